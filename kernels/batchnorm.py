@@ -1,0 +1,154 @@
+"""Batch norm with scale and shift, the residual add and ReLU that follow it, and the way back.
+
+One pass takes the statistics, a second normalises, adds and clips: fused, because a pass over an
+activation costs as much as the arithmetic of a small convolution. Statistics are summed in float64.
+Ioffe and Szegedy, arXiv 1502.03167; biased variance, as in Caffe's BatchNorm and Scale layers.
+"""
+
+import numba
+import numpy as np
+
+from kernels.check import expect, expect_stored
+from kernels.jit import parallel_jit
+from kernels.vector import load, splat, store, where_above, where_below, widen, zero64
+
+PARTS = 14  # pieces of each block of channels, the same for every number of threads
+
+
+def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None):
+    """y = [relu] ((x - mean) / sqrt(var + eps) * gamma + beta [+ residual]) with the batch's own statistics.
+
+    x, residual, y activations and gamma, beta vectors as in `layout`. Returns (y, mean, var), the biased
+    variance, both float64 vectors. y is written to `out` if given, which may be x or residual.
+    """
+    _expect_batchnorm(x, gamma, beta)
+    blocks, pixels = x.shape[0], x[0].size // 16
+    sums = np.zeros((blocks, PARTS, 2, 16))
+    _moments(x.reshape(-1), pixels, sums)
+    mean, square = (sums.sum(axis=1) / pixels).transpose(1, 0, 2)
+    var = np.maximum(square - mean * mean, 0)
+    y = batchnorm_inference(x, gamma, beta, mean.reshape(-1), var.reshape(-1), eps, residual, relu, out)
+    return y, mean.reshape(-1), var.reshape(-1)
+
+
+def batchnorm_inference(x, gamma, beta, mean, var, eps, residual=None, relu=False, out=None):
+    """The same with the statistics given, as running ones are at test time. Returns y."""
+    _expect_batchnorm(x, gamma, beta)
+    y = np.empty_like(x) if out is None else out
+    expect(y.shape == x.shape, f"out is {y.shape}, expected {x.shape}")
+    if residual is not None:
+        expect(residual.shape == x.shape, f"residual is {residual.shape}, expected {x.shape}")
+    factors = np.stack([mean, gamma / np.sqrt(var + eps), beta]).astype(np.float32)
+    added = x if residual is None else residual
+    floor = np.float32(0 if relu else -np.inf)
+    _normalise(x.reshape(-1), factors, added.reshape(-1), residual is not None, floor, y.reshape(-1))
+    return y
+
+
+def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=False, out=None, dresidual=None):
+    """The gradients of batchnorm_forward, from its input x, output y and statistics.
+
+    With d = dy where y > 0 (if relu; else dy) and z = (x - mean) / sqrt(var + eps):
+        dbeta += sum d;  dgamma += sum d z;  dx = gamma / sqrt(var + eps) * (d - mean(d) - z mean(d z)).
+    Returns dx, in `out` if given (which may be dy); d goes to `dresidual` if given (which may be dy, too,
+    unless out is): it is the gradient of the residual.
+    """
+    _expect_batchnorm(x, gamma, dgamma)
+    expect(dy.shape == x.shape and y.shape == x.shape, f"dy {dy.shape}, x {x.shape} and y {y.shape} differ")
+    blocks, pixels = x.shape[0], x[0].size // 16
+    dx = np.empty_like(x) if out is None else out
+    sums = np.zeros((blocks, PARTS, 2, 16))
+    mean32 = mean.astype(np.float32)
+    dyf, xf, yf = dy.reshape(-1), x.reshape(-1), y.reshape(-1)
+    _gradient_sums(dyf, xf, yf, mean32, relu, pixels, sums)
+    total, along = sums.sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
+    inverse = 1 / np.sqrt(var + eps)
+    dbeta += total.astype(np.float32)
+    dgamma += (along * inverse).astype(np.float32)
+    factor = gamma * inverse
+    factors = np.stack([mean, factor, factor * inverse**2 * along / pixels, factor * total / pixels])
+    kept = dx if dresidual is None else dresidual
+    _gradient(dyf, xf, yf, factors.astype(np.float32), relu, pixels, dx.reshape(-1),
+              kept.reshape(-1), dresidual is not None)  # fmt: skip
+    return dx
+
+
+def _expect_batchnorm(x, gamma, other):
+    expect_stored(x=(x, 5), gamma=(gamma, 1))
+    expect(x.shape[4] == 16, f"x {x.shape} holds few channels, expected blocks of 16")
+    for vector in (gamma, other):
+        expect(vector.shape == (x.shape[0] * 16,), f"a vector of {vector.shape} for an activation {x.shape}")
+
+
+@parallel_jit
+def _moments(x, pixels, sums):
+    """sums[block, part] = (sum x, sum x^2)."""
+    out = sums.reshape(-1)
+    for task in numba.prange(sums.shape[0] * PARTS):
+        block, part = task // PARTS, task % PARTS
+        total, squares = zero64(), zero64()
+        for p in range(part * pixels // PARTS, (part + 1) * pixels // PARTS):
+            value = widen(load(x, (block * pixels + p) * 16))
+            total = total + value
+            squares = squares + value * value
+        store(out, task * 32, total)
+        store(out, task * 32 + 16, squares)
+
+
+@parallel_jit
+def _normalise(x, factors, residual, add, floor, y):
+    """y = max((x - mean) * factor + shift [+ residual], floor), and NaN where that is NaN."""
+    channels = factors.shape[1]
+    means, scales, shifts = factors[0], factors[1], factors[2]
+    pixels = x.size // channels
+    lowest = splat(floor)
+    for task in numba.prange(channels // 16 * PARTS):
+        block, part = task // PARTS, task % PARTS
+        mean, scale, shift = load(means, block * 16), load(scales, block * 16), load(shifts, block * 16)
+        for p in range(part * pixels // PARTS, (part + 1) * pixels // PARTS):
+            at = (block * pixels + p) * 16
+            value = (load(x, at) - mean) * scale + shift
+            if add:
+                value = value + load(residual, at)
+            store(y, at, where_below(value, lowest, lowest, value))
+
+
+@parallel_jit
+def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
+    """sums[block, part] = (sum d, sum d (x - mean))."""
+    out = sums.reshape(-1)
+    zero = splat(np.float32(0))
+    for task in numba.prange(sums.shape[0] * PARTS):
+        block, part = task // PARTS, task % PARTS
+        centre = load(mean, block * 16)
+        total, along = zero64(), zero64()
+        for p in range(part * pixels // PARTS, (part + 1) * pixels // PARTS):
+            at = (block * pixels + p) * 16
+            d = load(dy, at)
+            if relu:
+                d = where_above(load(y, at), zero, d, zero)
+            total = total + widen(d)
+            along = along + widen(d) * widen(load(x, at) - centre)
+        store(out, task * 32, total)
+        store(out, task * 32 + 16, along)
+
+
+@parallel_jit
+def _gradient(dy, x, y, factors, relu, pixels, dx, dresidual, keep):
+    """dx = factor * d - (x - mean) * slope - level, and d itself where it is kept."""
+    channels = factors.shape[1]
+    means, scales, slopes, levels = factors[0], factors[1], factors[2], factors[3]
+    zero = splat(np.float32(0))
+    for task in numba.prange(channels // 16 * PARTS):
+        block, part = task // PARTS, task % PARTS
+        mean, scale = load(means, block * 16), load(scales, block * 16)
+        slope, level = load(slopes, block * 16), load(levels, block * 16)
+        for p in range(part * pixels // PARTS, (part + 1) * pixels // PARTS):
+            at = (block * pixels + p) * 16
+            d = load(dy, at)
+            if relu:
+                d = where_above(load(y, at), zero, d, zero)
+            value = d * scale - (load(x, at) - mean) * slope - level
+            if keep:
+                store(dresidual, at, d)
+            store(dx, at, value)

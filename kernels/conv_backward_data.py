@@ -1,0 +1,47 @@
+"""The gradient of a convolution's data: a convolution of dy with the weights turned round."""
+
+import numba
+import numpy as np
+
+from kernels.check import expect, expect_stored
+from kernels.convolve import convolve
+from kernels.jit import parallel_jit
+from kernels.layout import FEW
+from kernels.scratch import scratch
+
+
+def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False):
+    """dx[n, c, y, x] = sum over k, r, s of dy[n, k, (y + pad - r) / stride, ...] * w[k, c, r, s].
+
+    `size` is x's (height, width), which a stride leaves open. `accumulate` adds to `out` in place.
+    dy, w and dx as in `layout`. Raises ValueError on shapes that do not fit.
+    """
+    expect_stored(dy=(dy, 5), w=(w, 6))
+    expect(dy.shape[0] == w.shape[0], f"dy {dy.shape} has other channels than w {w.shape}")
+    expected = tuple((size[i] + 2 * pad - w.shape[2 + i]) // stride + 1 for i in (0, 1))
+    expect(dy.shape[1:3] == expected, f"dy {dy.shape} is no gradient of a {size} image, expected {expected}")
+    few = w.shape[4] <= FEW
+    shape = (w.shape[1], *size, dy.shape[3], FEW if few else 16)
+    dx = np.zeros(shape, np.float32) if out is None else out
+    expect(dx.shape == shape, f"out is {dx.shape}, expected {shape}")
+    turned = scratch("turned weights", (w.shape[1], w.shape[0], *w.shape[2:4], 16, 16))
+    _turn(w.reshape(w.shape[0], w.shape[1], -1, *w.shape[4:]), turned.reshape(*turned.shape[:2], -1, 16, 16))
+    target = np.empty((*shape[:4], 16), np.float32) if few else dx
+    convolve(dy, turned, target, 1, pad, -1, stride, accumulate and not few)
+    if few:
+        dx[...] = dx * accumulate + target[..., :FEW]
+    return dx
+
+
+@parallel_jit
+def _turn(w, turned):
+    """(K/16, C/16, taps, lanes, 16) -> (C/16, K/16, taps, 16, 16), filled up with zeros."""
+    k_blocks, c_blocks, n_taps, lanes, _ = w.shape
+    for pair in numba.prange(k_blocks * c_blocks):
+        k, c = pair // c_blocks, pair % c_blocks
+        for tap in range(n_taps):
+            for row in range(16):
+                for lane in range(lanes):
+                    turned[c, k, tap, row, lane] = w[k, c, tap, lane, row]
+                for lane in range(lanes, 16):
+                    turned[c, k, tap, row, lane] = 0

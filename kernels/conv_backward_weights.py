@@ -1,0 +1,103 @@
+"""The gradient of a convolution's weights: for every tap, outer products summed over all pixels."""
+
+import functools
+
+import numba
+
+from kernels.check import expect, expect_stored
+from kernels.jit import parallel_jit
+from kernels.scratch import scratch
+from kernels.tiles import outer_tile
+
+TASKS = 56  # as in convolve
+PARTS_BYTES = 2 << 20  # of partial sums for one part of the image: they stay in a core's L2 cache
+BAND_BYTES = (
+    256 << 10
+)  # of the smaller operand in a band of rows: it is read once for every block of the other
+
+
+def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
+    """dw[k, c, r, s] += sum over n, h, w of x[n, c, h * stride - pad + r, ...] * dy[n, k, h, w].
+
+    Adds to dw in place, and the sum of dy to dbias; all arrays as in `layout`. Raises ValueError on shapes
+    that do not fit.
+    """
+    expect_stored(x=(x, 5), dy=(dy, 5), dw=(dw, 6))
+    k_blocks, c_blocks, rows, cols, lanes, _ = dw.shape
+    expect(
+        x.shape[0] == c_blocks and x.shape[4] >= lanes, f"x {x.shape} has other channels than dw {dw.shape}"
+    )
+    size = tuple((x.shape[1 + i] + 2 * pad - dw.shape[2 + i]) // stride + 1 for i in (0, 1))
+    expected = (k_blocks, *size, x.shape[3], 16)
+    expect(dy.shape == expected, f"dy is {dy.shape}, expected {expected}")
+    if dbias is not None:
+        dbias += dy.reshape(k_blocks, -1, 16).sum(axis=1, dtype="float64").reshape(-1).astype(dbias.dtype)
+    if rows == cols == stride == 1:  # a row of pixels is as good as many images
+        x, dy = (a.reshape(a.shape[0], a.shape[1], 1, -1, a.shape[4]) for a in (x, dy))
+    parts = max(1, min(14, dy.shape[1], PARTS_BYTES // dw.nbytes))
+    partial = scratch("partial dw", (parts, dw.size))
+    _outer_for(lanes, x.shape[4])(x, dy, dw, partial, stride, pad, rows, cols)
+
+
+@functools.cache
+def _outer_for(lanes, pitch):
+    """The kernel for one size of input block; the ints are literals inside it and part of its key."""
+
+    @parallel_jit
+    def _outer(x, dy, dw, parts, stride, pad, rows, cols):
+        # The rows of the image are cut into slices, summed apart in `parts` and then together, in order.
+        blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+        k_blocks, h_out, w_out = dy.shape[0], dy.shape[1], dy.shape[2]
+        slices = parts.shape[0]
+        xf, yf, pf = x.reshape(-1), dy.reshape(-1), parts.reshape(-1)
+        x_pixel, x_row, x_block = images * pitch, w_in * images * pitch, h_in * w_in * images * pitch
+        y_row, y_block = w_out * images * 16, h_out * w_out * images * 16
+        tap = lanes * 16
+        k_size = blocks * rows * cols * tap
+        size = k_blocks * k_size
+        k_parts = min(k_blocks, (TASKS + slices - 1) // slices)
+        more_k = k_blocks >= blocks
+        band = max(1, BAND_BYTES // (min(blocks * x_row * stride, k_blocks * y_row) * 4))
+        for task in numba.prange(slices * k_parts):
+            piece, part = task // k_parts, task % k_parts
+            k_first, k_last = part * k_blocks // k_parts, (part + 1) * k_blocks // k_parts
+            h_first, h_last = piece * h_out // slices, (piece + 1) * h_out // slices
+            pf[piece * size + k_first * k_size : piece * size + k_last * k_size] = 0
+            for top in range(h_first, h_last, band):
+                bottom = min(top + band, h_last)
+                mine = k_last - k_first
+                for pair in range(mine * blocks):
+                    if more_k:
+                        k, c = k_first + pair // blocks, pair % blocks
+                    else:
+                        k, c = k_first + pair % mine, pair // mine
+                    for h in range(top, bottom):
+                        for r in range(rows):
+                            h_x = h * stride - pad + r
+                            if h_x < 0 or h_x >= h_in:
+                                continue
+                            for s in range(cols):
+                                # output columns whose input column w * stride - pad + s exists
+                                first = max(0, (pad - s + stride - 1) // stride)
+                                last = min(w_out, (w_in - 1 + pad - s) // stride + 1)
+                                if last <= first:
+                                    continue
+                                count, run = last - first, images
+                                if stride == 1:
+                                    count, run = 1, count * images
+                                outer_tile(
+                                    lanes, pitch,
+                                    xf, c * x_block + h_x * x_row + (first * stride - pad + s) * x_pixel,
+                                    stride * x_pixel,
+                                    yf, k * y_block + h * y_row + first * images * 16, images * 16,
+                                    pf, piece * size + ((k * blocks + c) * rows * cols + r * cols + s) * tap,
+                                    count, run)  # fmt: skip
+        wf = dw.reshape(-1)
+        for row in numba.prange(k_blocks * blocks):
+            for i in range(row * rows * cols * tap, (row + 1) * rows * cols * tap):
+                total = pf[i]
+                for piece in range(1, slices):
+                    total += pf[piece * size + i]
+                wf[i] += total
+
+    return _outer

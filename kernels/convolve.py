@@ -1,0 +1,83 @@
+"""The loop nest shared by the forward pass and the gradient of data: sums of taps over an image.
+
+With the images of a batch innermost, no map needs a padded border, and the taps that fall outside an
+image are not computed at all: on a 7x7 map a 3x3 kernel saves 18 % of its products.
+"""
+
+import functools
+
+import numba
+
+from kernels.jit import parallel_jit
+from kernels.taps import taps
+from kernels.tiles import product_tile
+
+TASKS = 56  # pieces of work, at least, where the shape allows: the same for every number of threads
+PIXELS = 16  # sums held in registers; measured best on AVX-512, and a multiple of it is a usual batch
+
+
+def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False):
+    """y[k, h, w, n] (+)= sum over c and taps of x[c, tap's pixel, n] * w[k, c, tap], all arrays as stored.
+
+    A tap's pixel in each direction is (out * scale + offset + direction * tap) / divisor, where it exists.
+    """
+    rows, cols, lanes = w.shape[2:5]
+    if rows == cols == scale == divisor == 1:  # a row of pixels is as good as many images
+        x = x.reshape(x.shape[0], x.shape[1], 1, -1, x.shape[4])
+        y = y.reshape(y.shape[0], y.shape[1], 1, -1, y.shape[4])
+    kernel = _convolve_for(PIXELS, lanes, x.shape[4])
+    kernel(x, w.reshape(-1), y, scale, offset, direction, divisor, rows, cols, accumulate)
+
+
+@functools.cache
+def _convolve_for(pixels, lanes, pitch):
+    """The kernel for one tile; the ints are literals inside it and part of its key in the cache."""
+
+    @parallel_jit
+    def _convolve(x, w, y, scale, offset, direction, divisor, rows, cols, accumulate):
+        blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+        k_blocks, h_out, w_out = y.shape[0], y.shape[1], y.shape[2]
+        xf, yf = x.reshape(-1), y.reshape(-1)
+        x_pixel, x_row, x_block = images * pitch, w_in * images * pitch, h_in * w_in * images * pitch
+        w_tap, w_block = lanes * 16, rows * cols * lanes * 16
+        parts = min(k_blocks, (TASKS + h_out - 1) // h_out)
+        for task in numba.prange(h_out * parts):
+            h, part = task // parts, task % parts
+            r, n_rows, h_first = taps(h, scale, offset, direction, divisor, rows, h_in)
+            for k in range(part * k_blocks // parts, (part + 1) * k_blocks // parts):
+                column = 0
+                while column < w_out:
+                    s, n_cols, w_first = taps(column, scale, offset, direction, divisor, cols, w_in)
+                    following = column + 1
+                    while following < w_out and scale == divisor:
+                        # at stride 1, columns with the same taps are one run of pixels
+                        s_next, n_next, _ = taps(following, scale, offset, direction, divisor, cols, w_in)
+                        if s_next != s or n_next != n_cols:
+                            break
+                        following += 1
+                    run = (following - column) * images
+                    y0 = ((k * h_out + h) * w_out + column) * images * 16
+                    x0 = h_first * x_row + w_first * x_pixel
+                    w0 = k * blocks * w_block + (r * cols + s) * w_tap
+                    column = following
+                    if n_rows * n_cols == 0:
+                        if not accumulate:
+                            yf[y0 : y0 + run * 16] = 0
+                        continue
+                    done = 0
+                    while done + pixels <= run:
+                        product_tile(
+                            pixels, lanes, pitch, xf, x0 + done * pitch, x_block,
+                            direction * x_row, direction * x_pixel,
+                            w, w0, w_block, divisor * cols * w_tap, divisor * w_tap,
+                            yf, y0 + done * 16, blocks, n_rows, n_cols, accumulate)  # fmt: skip
+                        done += pixels
+                    while done < run:
+                        product_tile(
+                            1, lanes, pitch, xf, x0 + done * pitch, x_block,
+                            direction * x_row, direction * x_pixel,
+                            w, w0, w_block, divisor * cols * w_tap, divisor * w_tap,
+                            yf, y0 + done * 16, blocks, n_rows, n_cols, accumulate)  # fmt: skip
+                        done += 1
+
+    return _convolve

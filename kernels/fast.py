@@ -1,0 +1,34 @@
+"""The compiled kernels under one name, with the signatures of their twins in `naive`. float32 only."""
+
+from kernels.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
+from kernels.conv_backward_data import conv_backward_data
+from kernels.conv_backward_weights import conv_backward_weights
+from kernels.conv_forward import conv_forward
+from kernels.layout import (
+    activation_shape,
+    pack,
+    pack_images,
+    pack_vector,
+    pack_weights,
+    unpack,
+    unpack_vector,
+    unpack_weights,
+    unpacked_size,
+    vector_shape,
+    weights_shape,
+)
+from kernels.linear import linear_backward, linear_forward
+from kernels.pooling import average_backward, average_forward, maxpool_backward, maxpool_forward
+from kernels.sgd import sgd_update, squared_norm
+from kernels.softmax_loss import softmax_loss, softmax_loss_backward, top_k
+
+IN_PLACE = True  # results go to the `out` they are given: buffers are worth keeping
+
+__all__ = [
+    "IN_PLACE",
+    "activation_shape", "average_backward", "average_forward", "batchnorm_backward", "batchnorm_forward",
+    "batchnorm_inference", "conv_backward_data", "conv_backward_weights", "conv_forward", "linear_backward",
+    "linear_forward", "maxpool_backward", "maxpool_forward", "pack", "pack_images", "pack_vector",
+    "pack_weights", "sgd_update", "softmax_loss", "softmax_loss_backward", "squared_norm", "top_k", "unpack",
+    "unpack_vector", "unpack_weights", "unpacked_size", "vector_shape", "weights_shape",
+]  # fmt: skip

@@ -1,0 +1,248 @@
+"""What every kernel means: the obvious NumPy, on plain NCHW arrays of any float dtype.
+
+Each function is the definition of its compiled twin in `fast` and has its signature; arrays are NCHW
+activations, KCRS weights and (C,) vectors. A result is a new array: `out` is filled only if given.
+"""
+
+import numpy as np
+
+from kernels.softmax_loss import softmax_loss, softmax_loss_backward, top_k  # noqa: F401  (plain arrays already)
+
+IN_PLACE = False  # a result is a new array
+
+
+def _into(out, value):
+    if out is None:
+        return value
+    out[...] = value
+    return out
+
+
+# --- convolution: stride, pad, taps --------------------------------------------------------------------
+
+
+def _taps(h, w, rows, cols, stride, pad):
+    """(r, s, slices of the padded image that tap (r, s) meets) for every tap, and the output's size."""
+    height, width = (h + 2 * pad - rows) // stride + 1, (w + 2 * pad - cols) // stride + 1
+    span_h, span_w = stride * (height - 1) + 1, stride * (width - 1) + 1
+    taps = [
+        (r, s, (..., slice(r, r + span_h, stride), slice(s, s + span_w, stride)))
+        for r in range(rows)
+        for s in range(cols)
+    ]
+    return taps, height, width
+
+
+def _padded(x, pad):
+    return np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+
+
+def conv_forward(x, w, bias=None, stride=1, pad=0, out=None):
+    """y[n, k, h, w] = bias[k] + sum over c, r, s of x[n, c, h * stride - pad + r, ...] * w[k, c, r, s]."""
+    taps, height, width = _taps(*x.shape[2:], *w.shape[2:], stride, pad)
+    padded = _padded(x, pad)
+    y = np.zeros((w.shape[0], x.shape[0], height, width), x.dtype)
+    for r, s, window in taps:
+        y += np.tensordot(w[:, :, r, s], padded[window], axes=(1, 1))
+    if bias is not None:
+        y += bias[:, None, None, None]
+    return _into(out, np.ascontiguousarray(y.transpose(1, 0, 2, 3)))
+
+
+def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False):
+    """dx: each tap sends w[k, c, r, s] * dy back to the pixel it read. `size` is x's (height, width)."""
+    taps, _, _ = _taps(*size, *w.shape[2:], stride, pad)
+    dx = np.zeros((dy.shape[0], w.shape[1], size[0] + 2 * pad, size[1] + 2 * pad), dy.dtype)
+    for r, s, window in taps:
+        dx[window] += np.tensordot(dy, w[:, :, r, s], axes=(1, 0)).transpose(0, 3, 1, 2)
+    dx = dx[:, :, pad : pad + size[0], pad : pad + size[1]]
+    return _into(out, out + dx if accumulate else np.ascontiguousarray(dx))
+
+
+def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
+    """dw[k, c, r, s] += sum over n, h, w of x at the tap * dy; dbias += sum of dy. In place."""
+    taps, _, _ = _taps(*x.shape[2:], *dw.shape[2:], stride, pad)
+    padded = _padded(x, pad)
+    for r, s, window in taps:
+        dw[:, :, r, s] += np.tensordot(dy, padded[window], axes=((0, 2, 3), (0, 2, 3)))
+    if dbias is not None:
+        dbias += dy.sum(axis=(0, 2, 3))
+
+
+# --- batch norm with scale and shift; ReLU; the residual add -------------------------------------------
+
+
+def _channels(vector):
+    return vector[None, :, None, None]
+
+
+def relu_forward(x):
+    """max(x, 0), and NaN where x is."""
+    return np.maximum(x, 0)
+
+
+def relu_backward(dy, y):
+    """dx = dy where y > 0, else 0."""
+    return dy * (y > 0)
+
+
+def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None):
+    """y = [relu] ((x - mean) / sqrt(var + eps) * gamma + beta [+ residual]). Returns (y, mean, var)."""
+    mean, var = x.mean(axis=(0, 2, 3), dtype=np.float64), x.var(axis=(0, 2, 3), dtype=np.float64)
+    return batchnorm_inference(x, gamma, beta, mean, var, eps, residual, relu, out), mean, var
+
+
+def batchnorm_inference(x, gamma, beta, mean, var, eps, residual=None, relu=False, out=None):
+    """The same with the statistics given. Returns y, in x's dtype."""
+    y = (x - _channels(mean)) * _channels(gamma / np.sqrt(var + eps)) + _channels(beta)
+    if residual is not None:
+        y = y + residual
+    return _into(out, (relu_forward(y) if relu else y).astype(x.dtype))
+
+
+def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=False, out=None, dresidual=None):
+    """With d = dy through the ReLU and z = (x - mean) / sqrt(var + eps):
+
+        dbeta += sum d;  dgamma += sum d z;  dx = gamma / sqrt(var + eps) * (d - mean(d) - z mean(d z))
+
+    Returns dx; d, the residual's gradient, goes to `dresidual` if given.
+    """
+    d = relu_backward(dy, y) if relu else dy
+    inverse = 1 / np.sqrt(var + eps)
+    z = (x - _channels(mean)) * _channels(inverse)
+    axes, count = (0, 2, 3), x.size // x.shape[1]
+    total, along = d.sum(axis=axes, dtype=np.float64), (d * z).sum(axis=axes, dtype=np.float64)
+    dbeta += total.astype(dbeta.dtype)
+    dgamma += along.astype(dgamma.dtype)
+    dx = _channels(gamma * inverse) * (d - _channels(total / count) - z * _channels(along / count))
+    if dresidual is not None:
+        dresidual[...] = d
+    return _into(out, dx.astype(x.dtype))
+
+
+# --- pooling -------------------------------------------------------------------------------------------
+
+
+def _windows(x, kernel, stride):
+    """Caffe's ceil mode: windows may hang over the border. (N, C, H', W', kernel * kernel), -inf outside."""
+    n, c, h, w = x.shape
+    height, width = -(-(h - kernel) // stride) + 1, -(-(w - kernel) // stride) + 1
+    over = ((height - 1) * stride + kernel - h, (width - 1) * stride + kernel - w)
+    padded = np.pad(x, ((0, 0), (0, 0), (0, max(0, over[0])), (0, max(0, over[1]))), constant_values=-np.inf)
+    view = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
+    return view[:, :, ::stride, ::stride].reshape(n, c, height, width, kernel * kernel)
+
+
+def maxpool_forward(x, kernel=3, stride=2, out=None):
+    """The largest value of each window, and its place (the first, if several), r * kernel + s."""
+    windows = _windows(x, kernel, stride)
+    winner = windows.argmax(axis=-1)
+    return _into(out, np.take_along_axis(windows, winner[..., None], -1)[..., 0]), winner.astype(x.dtype)
+
+
+def maxpool_backward(dy, winner, size, kernel=3, stride=2, out=None):
+    """dx = dy at each window's winner, summed over windows that overlap."""
+    n, c, height, width = dy.shape
+    dx = np.zeros((n, c, *size), dy.dtype)
+    r, s = np.divmod(winner.astype(np.int64), kernel)
+    images, channels, i, j = np.ogrid[:n, :c, :height, :width]
+    np.add.at(dx, (images, channels, i * stride + r, j * stride + s), dy)
+    return _into(out, dx)
+
+
+def average_forward(x):
+    """Mean over each map: (N, C, H, W) -> (N, C, 1, 1)."""
+    return x.mean(axis=(2, 3), keepdims=True, dtype=np.float64).astype(x.dtype)
+
+
+def average_backward(dy, size, out=None):
+    """dx = dy / (height * width) everywhere."""
+    return _into(out, np.broadcast_to(dy / (size[0] * size[1]), (*dy.shape[:2], *size)).astype(dy.dtype))
+
+
+# --- inner product -------------------------------------------------------------------------------------
+
+
+def linear_forward(x, w, bias, outputs):
+    """x (N, C, 1, 1), w (outputs, C, 1, 1) -> x w' + bias, (N, outputs)."""
+    return x[:, :, 0, 0] @ w[:outputs, :, 0, 0].T + bias
+
+
+def linear_backward(dy, x, w, dw, dbias):
+    """dw += dy' x, dbias += sum dy; returns dx = dy w, (N, C, 1, 1)."""
+    dy = dy.astype(x.dtype)
+    dw[:, :, 0, 0] += dy.T @ x[:, :, 0, 0]
+    dbias += dy.sum(axis=0)
+    return (dy @ w[:, :, 0, 0])[:, :, None, None]
+
+
+# --- the update ----------------------------------------------------------------------------------------
+
+
+def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False):
+    """history = rate * (scale * g + decay * (sign(w) if l1 else w)) + momentum * history;  w -= history."""
+    history[...] = rate * (scale * g + decay * (np.sign(w) if l1 else w)) + momentum * history
+    w -= history
+
+
+def squared_norm(v):
+    """The sum of squares, in float64."""
+    return float(np.square(v, dtype=np.float64).sum())
+
+
+# --- layout: nothing to do -----------------------------------------------------------------------------
+
+
+def activation_shape(n, c, h, w):
+    """(n, c, h, w): stored as it is."""
+    return n, c, h, w
+
+
+def unpacked_size(x):
+    """(images, height, width) of an activation."""
+    return x.shape[0], x.shape[2], x.shape[3]
+
+
+def weights_shape(k, c, r, s):
+    """(k, c, r, s): stored as it is."""
+    return k, c, r, s
+
+
+def vector_shape(c):
+    """(c,): stored as it is."""
+    return (c,)
+
+
+def pack_images(pixels, mean, scale, dtype=np.float32, out=None):
+    """uint8 pixels (N, 3, H, W) -> (pixel - mean) * scale; mean a value a channel."""
+    return _into(out, ((pixels - _channels(np.asarray(mean, np.float64))) * scale).astype(dtype))
+
+
+def pack(x, out=None):
+    """x itself."""
+    return _into(out, x)
+
+
+def unpack(x, channels):
+    """x itself."""
+    return x
+
+
+def pack_weights(w):
+    """w itself."""
+    return w
+
+
+def unpack_weights(w, shape):
+    """w itself."""
+    return w.reshape(shape)
+
+
+def pack_vector(v):
+    """v itself."""
+    return v
+
+
+def unpack_vector(v, channels):
+    """v itself."""
+    return v

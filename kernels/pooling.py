@@ -1,0 +1,97 @@
+"""Max pooling in Caffe's ceil mode and global average pooling, forward and backward."""
+
+import numba
+import numpy as np
+
+from kernels.check import expect, expect_stored
+from kernels.jit import parallel_jit
+from kernels.vector import load, splat, store, where_equal, where_larger
+
+
+def pooled_size(size, kernel, stride):
+    """Caffe's ceil mode: the last window may hang over the border, where it is clipped."""
+    return -(-(size - kernel) // stride) + 1
+
+
+def maxpool_forward(x, kernel=3, stride=2, out=None):
+    """The largest value of each window; NaN wins. No padding. x and y are activations as in `layout`.
+
+    Returns (y, winner): winner is the place of the first maximum in its window, r * kernel + s, as float32.
+    """
+    expect_stored(x=(x, 5))
+    expect(min(x.shape[1:3]) >= kernel, f"a window of {kernel} does not fit into x {x.shape}")
+    blocks, h, w, n, lanes = x.shape
+    expect(lanes == 16, f"x {x.shape} holds few channels, expected blocks of 16")
+    shape = (blocks, pooled_size(h, kernel, stride), pooled_size(w, kernel, stride), n, 16)
+    y = np.empty(shape, np.float32) if out is None else out
+    expect(y.shape == shape, f"out is {y.shape}, expected {shape}")
+    winner = np.empty(shape, np.float32)
+    _maxpool_forward(x, y, winner, kernel, stride)
+    return y, winner
+
+
+def maxpool_backward(dy, winner, size, kernel=3, stride=2, out=None):
+    """dx = dy at each window's winner, summed over windows that overlap; `size` is x's (height, width)."""
+    expect_stored(dy=(dy, 5), winner=(winner, 5))
+    expect(dy.shape == winner.shape, f"dy {dy.shape} and winner {winner.shape} differ")
+    shape = (dy.shape[0], *size, dy.shape[3], 16)
+    dx = np.empty(shape, np.float32) if out is None else out
+    expect(dx.shape == shape, f"out is {dx.shape}, expected {shape}")
+    _maxpool_backward(dy, winner, dx, kernel, stride)
+    return dx
+
+
+def average_forward(x):
+    """Mean over each map: activation (C/16, H, W, N, 16) -> (C/16, 1, 1, N, 16), summed in float64."""
+    expect_stored(x=(x, 5))
+    return x.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
+
+
+def average_backward(dy, size, out=None):
+    """dx = dy / (height * width) everywhere; `size` is x's (height, width)."""
+    shape = (dy.shape[0], *size, *dy.shape[3:])
+    dx = np.empty(shape, np.float32) if out is None else out
+    dx[...] = dy * np.float32(1 / (size[0] * size[1]))
+    return dx
+
+
+@parallel_jit
+def _maxpool_forward(x, y, winner, kernel, stride):
+    blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    h_out, w_out = y.shape[1], y.shape[2]
+    xf, yf, wf = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
+    for task in numba.prange(blocks * h_out):
+        block, h = task // h_out, task % h_out
+        for w in range(w_out):
+            for n in range(images):
+                best, place = splat(np.float32(-np.inf)), splat(np.float32(0))
+                for r in range(min(kernel, h_in - h * stride)):
+                    for s in range(min(kernel, w_in - w * stride)):
+                        row = (block * h_in + h * stride + r) * w_in + w * stride + s
+                        value = load(xf, (row * images + n) * 16)
+                        place = where_larger(value, best, splat(np.float32(r * kernel + s)), place)
+                        best = where_larger(value, best, value, best)
+                at = ((task * w_out + w) * images + n) * 16
+                store(yf, at, best)
+                store(wf, at, place)
+
+
+@parallel_jit
+def _maxpool_backward(dy, winner, dx, kernel, stride):
+    h_out, w_out, images = dy.shape[1], dy.shape[2], dy.shape[3]
+    blocks, h_in, w_in = dx.shape[0], dx.shape[1], dx.shape[2]
+    yf, wf, xf = dy.reshape(-1), winner.reshape(-1), dx.reshape(-1)
+    zero = splat(np.float32(0))
+    for task in numba.prange(blocks * h_in):
+        block, h = task // h_in, task % h_in
+        top, bottom = max(0, (h - kernel + stride) // stride), min(h_out, h // stride + 1)
+        for w in range(w_in):
+            left, right = max(0, (w - kernel + stride) // stride), min(w_out, w // stride + 1)
+            for n in range(images):
+                total = zero
+                for i in range(top, bottom):
+                    for j in range(left, right):
+                        at = (((block * h_out + i) * w_out + j) * images + n) * 16
+                        place = splat(np.float32((h - i * stride) * kernel + w - j * stride))
+                        total = total + where_equal(load(wf, at), place, load(yf, at), zero)
+                store(xf, ((task * w_in + w) * images + n) * 16, total)

@@ -1,0 +1,53 @@
+"""The momentum update and the norms that clipping and LARS need, in passes over flat arrays."""
+
+import numba
+import numpy as np
+
+from kernels.check import expect_stored
+from kernels.jit import parallel_jit
+from kernels.vector import load, store, widen, zero64
+
+TASKS = 56
+
+
+def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False):
+    """Caffe's SGDSolver on flat arrays, in place:
+
+        step = scale * g + decay * (sign(w) if l1 else w)
+        history = rate * step + momentum * history;  w -= history
+
+    The rate sits inside the history, unlike in PyTorch. `scale` averages g over workers and clips it.
+    """
+    expect_stored(w=(w, 1), g=(g, 1), history=(history, 1))
+    _update(w, g, history, *(np.float32(v) for v in (rate, momentum, decay, scale)), l1)
+
+
+def squared_norm(v):
+    """The sum of squares of a flat float32 array, in float64 and in an order that threads do not change."""
+    expect_stored(v=(v, 1))
+    sums = np.zeros((TASKS, 16))
+    _squares(v, sums)
+    return float(sums.sum())
+
+
+@parallel_jit
+def _update(w, g, history, rate, momentum, decay, scale, l1):
+    for i in numba.prange(w.size):
+        pull = np.sign(w[i]) if l1 else w[i]
+        step = rate * (scale * g[i] + decay * pull) + momentum * history[i]
+        history[i] = step
+        w[i] -= step
+
+
+@parallel_jit
+def _squares(v, sums):
+    vectors = v.size // 16
+    out = sums.reshape(-1)
+    for task in numba.prange(TASKS):
+        total = zero64()
+        for i in range(task * vectors // TASKS, (task + 1) * vectors // TASKS):
+            value = widen(load(v, i * 16))
+            total = total + value * value
+        store(out, task * 16, total)
+    for i in range(vectors * 16, v.size):
+        out[0] += np.float64(v[i]) * np.float64(v[i])

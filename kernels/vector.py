@@ -1,0 +1,136 @@
+"""Vectors of 16 lanes as values that a compiled kernel can load, combine and store.
+
+`load` and `store` take a flat array and an offset in elements; + - * work lane by lane. float32 vectors
+come from float32 arrays; `widen` turns one into float64 for long sums. This file and `tiles` are the only
+ones that know LLVM.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+LANES = 16
+
+
+class Vector(types.Type):
+    """The Numba type of 16 floats of `bits` bits."""
+
+    def __init__(self, bits):
+        self.bits = bits
+        super().__init__(name=f"vector16x{bits}")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(
+            manager, kind, ir.VectorType(ir.FloatType() if kind.bits == 32 else ir.DoubleType(), LANES)
+        )
+
+
+V32, V64 = Vector(32), Vector(64)
+
+
+def pointer_at(context, builder, array_type, array, offset):
+    """The address of element `offset` of a flat array."""
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
+
+
+def broadcast(builder, scalar):
+    """A vector with `scalar` in every lane."""
+    kind = ir.VectorType(scalar.type, LANES)
+    lane = ir.IntType(32)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(lane, 0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(lane, LANES), [0] * LANES))
+
+
+@intrinsic
+def load(ctx, array, at):
+    """Elements at .. at + 15 of a flat float32 or float64 array."""
+
+    def codegen(context, builder, sig, args):
+        kind = context.get_value_type(sig.return_type)
+        pointer = pointer_at(context, builder, sig.args[0], *args)
+        vector = builder.load(builder.bitcast(pointer, kind.as_pointer()))
+        vector.align = 4
+        return vector
+
+    return (V32 if array.dtype == types.float32 else V64)(array, at), codegen
+
+
+@intrinsic
+def store(ctx, array, at, value):
+    """Write a vector to elements at .. at + 15 of a flat array of its own kind."""
+    if (array.dtype == types.float32) != (value == V32):
+        return None
+
+    def codegen(context, builder, sig, args):
+        pointer = pointer_at(context, builder, sig.args[0], args[0], args[1])
+        builder.store(args[2], builder.bitcast(pointer, args[2].type.as_pointer())).align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, at, value), codegen
+
+
+@intrinsic
+def splat(ctx, scalar):
+    """A float32 in every lane."""
+    return V32(types.float32), lambda context, builder, sig, args: broadcast(builder, args[0])
+
+
+@intrinsic
+def widen(ctx, value):
+    """A float32 vector as float64."""
+    return V64(V32), lambda context, builder, sig, args: builder.fpext(args[0], context.get_value_type(V64))
+
+
+@intrinsic
+def zero64(ctx):
+    """Sixteen float64 zeros."""
+    return V64(), lambda context, builder, sig, args: context.get_constant_null(V64)
+
+
+def _choice(comparison, nan_counts=False):
+    @intrinsic
+    def choose(ctx, value, bound, then, otherwise):
+        def codegen(context, builder, sig, args):
+            value, bound, then, otherwise = args
+            chosen = builder.fcmp_ordered(comparison, value, bound)
+            if nan_counts:
+                chosen = builder.or_(chosen, builder.fcmp_unordered("uno", value, value))
+            return builder.select(chosen, then, otherwise)
+
+        return V32(V32, V32, V32, V32), codegen
+
+    return choose
+
+
+# (value, bound, then, otherwise), lane by lane; comparisons with NaN choose `otherwise` ...
+where_above, where_below, where_equal = _choice(">"), _choice("<"), _choice("==")
+# ... but here a NaN is larger than everything
+where_larger = _choice(">", nan_counts=True)
+
+
+def _operator(python_operator, instruction):
+    @intrinsic
+    def combine(ctx, a, b):
+        return a(a, b), lambda context, builder, sig, args: getattr(builder, instruction)(*args)
+
+    @overload(python_operator)
+    def _combine(a, b):
+        if isinstance(a, Vector) and a == b:
+            return lambda a, b: combine(a, b)
+
+
+_operator(operator.add, "fadd")
+_operator(operator.sub, "fsub")
+_operator(operator.mul, "fmul")
+
+
+def fma(builder, a, b, c):
+    """a * b + c in one instruction, on LLVM values."""
+    kind = ir.FunctionType(a.type, [a.type] * 3)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32"), [a, b, c])
