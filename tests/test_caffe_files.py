@@ -1,0 +1,152 @@
+"""Weights and solver states: bit for bit through our files, and read from Caffe's own."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from nptrain.caffe import caffe_pb2
+from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
+from nptrain.errors import InputError
+from nptrain.files import atomic_write
+from tests.shared import shared
+
+
+def arrays(dtype):
+    """Blobs of four, one and no dimensions, with the values that formatting or rounding would lose."""
+    rng = np.random.Generator(np.random.Philox(1))
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, np.finfo(dtype).tiny / 2, 1 / 3], dtype)
+    return [
+        rng.standard_normal((4, 3, 2, 2)).astype(dtype),
+        special,
+        np.array(7, dtype),
+        np.empty((0, 2), dtype),
+    ]
+
+
+def assert_same_bits(found, expected):
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_round_trip(tmp_path, dtype):
+    blobs = arrays(dtype)
+    write_caffemodel(
+        tmp_path / "w", "net", [("a", "Convolution", blobs), ("b", "ReLU", []), ("c", "Scale", blobs[:1])]
+    )
+    layers = read_caffemodel(tmp_path / "w")
+    assert list(layers) == ["a", "c"]
+    assert_same_bits(layers["a"], blobs)
+    assert_same_bits(layers["c"], blobs[:1])
+    assert layers["a"][0].dtype == dtype
+
+    state = SolverState(402, "w.caffemodel", blobs, 3)
+    write_solverstate(tmp_path / "s", state)
+    found = read_solverstate(tmp_path / "s")
+    assert (found.iteration, found.learned_net, found.current_step) == (402, "w.caffemodel", 3)
+    assert_same_bits(found.history, blobs)
+
+
+def test_files_are_plain_caffe_messages(tmp_path):
+    """What another protobuf reader sees: ordinary repeated floats, names and types."""
+    write_caffemodel(tmp_path / "w", "net", [("a", "Scale", [np.float32([[1, 2.5]])]), ("b", "ReLU", [])])
+    net = caffe_pb2.NetParameter.FromString((tmp_path / "w").read_bytes())
+    assert (net.name, [(x.name, x.type) for x in net.layer]) == ("net", [("a", "Scale"), ("b", "ReLU")])
+    assert list(net.layer[0].blobs[0].data) == [1, 2.5]
+    assert list(net.layer[0].blobs[0].shape.dim) == [1, 2]
+
+
+def test_noncontiguous_array(tmp_path):
+    x = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    write_caffemodel(tmp_path / "w", "net", [("a", "Scale", [x])])
+    assert (read_caffemodel(tmp_path / "w")["a"][0] == x).all()
+
+
+def test_every_legal_coding_of_floats(tmp_path):
+    """Protobuf allows a packed field to come unpacked or in pieces."""
+    blob = b"\x08\x04\x10\x01\x18\x01\x20\x01"  # num 4, the other three 1
+    blob += (
+        b"\x2d"
+        + struct.pack("<f", 1)
+        + b"\x2a\x08"
+        + struct.pack("<2f", 2, 3)
+        + b"\x2a\x04"
+        + struct.pack("<f", 4)
+    )
+    layer = caffe_pb2.LayerParameter(name="a").SerializeToString() + b"\x3a" + bytes([len(blob)]) + blob
+    (tmp_path / "w").write_bytes(b"\xa2\x06" + bytes([len(layer)]) + layer)
+    (x,) = read_caffemodel(tmp_path / "w")["a"]
+    assert x.shape == (4, 1, 1, 1)
+    assert x.ravel().tolist() == [1, 2, 3, 4]
+
+
+def test_caffes_own_files():
+    layers = read_caffemodel(shared("formats/real/cifar10_quick_iter_4000.caffemodel"))
+    state = read_solverstate(shared("formats/real/cifar10_quick_iter_4000.solverstate"))
+    shapes = [x.shape for blobs in layers.values() for x in blobs]
+    assert list(layers) == ["conv1", "conv2", "conv3", "ip1", "ip2"]
+    assert shapes[:2] == [(32, 3, 5, 5), (32,)]
+    assert state.iteration == 4000
+    assert state.learned_net.endswith("cifar10_quick_iter_4000.caffemodel")
+    assert [x.shape for x in state.history] == shapes
+    assert all(np.isfinite(x).all() and x.any() for x in state.history)
+
+
+def test_errors(tmp_path):
+    path = tmp_path / "f"
+    with pytest.raises(InputError, match=r"f: cannot be read: No such file"):
+        read_caffemodel(path)
+
+    write_solverstate(path, SolverState(1, "w", [np.ones(3, np.float32)]))
+    with pytest.raises(InputError, match=r"f: no NetParameter message: .*another kind of file"):
+        read_caffemodel(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"f: no SolverState message: damaged, cut short"):
+        read_solverstate(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"f: holds no layers: not a .caffemodel"):
+        read_caffemodel(path)
+
+    write_caffemodel(path, "net", [("a", "Scale", [np.ones(3, np.float32)])])
+    with pytest.raises(InputError, match=r"f: holds no iteration: not a .solverstate"):
+        read_solverstate(path)
+
+    net = caffe_pb2.NetParameter()
+    net.layer.add(name="a").blobs.add(shape=caffe_pb2.BlobShape(dim=[2, 2]), data=[1, 2, 3])
+    path.write_bytes(net.SerializeToString())
+    with pytest.raises(InputError, match=r"f: layer a, blob 0: found 3 numbers for a blob of shape \(2, 2\)"):
+        read_caffemodel(path)
+    net.layer[0].blobs[0].shape.dim[:] = [-1, -3]
+    path.write_bytes(net.SerializeToString())
+    with pytest.raises(InputError, match=r"found 3 numbers for a blob of shape \(-1, -3\)"):
+        read_caffemodel(path)
+
+    path.write_bytes(caffe_pb2.NetParameter(layers=[caffe_pb2.V1LayerParameter()]).SerializeToString())
+    with pytest.raises(InputError, match=r"f: found layers in the old format"):
+        read_caffemodel(path)
+
+    with pytest.raises(TypeError, match="int64"):
+        write_caffemodel(path, "net", [("a", "Scale", [np.arange(3)])])
+
+
+def test_atomic_write(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("old")
+
+    def write_half():
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_half()
+    assert path.read_text() == "old"
+    with atomic_write(path, "w") as file:
+        file.write("neu: ü")
+        assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "neu: ü"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
