@@ -11,9 +11,7 @@ from kernels.tiles import outer_tile
 
 TASKS = 56  # as in convolve
 PARTS_BYTES = 2 << 20  # of partial sums for one part of the image: they stay in a core's L2 cache
-BAND_BYTES = (
-    256 << 10
-)  # of the smaller operand in a band of rows: it is read once for every block of the other
+BAND_BYTES = 256 << 10  # of the smaller operand in a band of rows: it is read once for every block of the other
 
 
 def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
@@ -24,9 +22,7 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
     """
     expect_stored(x=(x, 5), dy=(dy, 5), dw=(dw, 6))
     k_blocks, c_blocks, rows, cols, lanes, _ = dw.shape
-    expect(
-        x.shape[0] == c_blocks and x.shape[4] >= lanes, f"x {x.shape} has other channels than dw {dw.shape}"
-    )
+    expect(x.shape[0] == c_blocks and x.shape[4] >= lanes, f"x {x.shape} has other channels than dw {dw.shape}")
     size = tuple((x.shape[1 + i] + 2 * pad - dw.shape[2 + i]) // stride + 1 for i in (0, 1))
     expected = (k_blocks, *size, x.shape[3], 16)
     expect(dy.shape == expected, f"dy is {dy.shape}, expected {expected}")

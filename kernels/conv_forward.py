@@ -13,9 +13,7 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None):
     """
     expect_stored(x=(x, 5), w=(w, 6))
     rows, cols, lanes, _ = w.shape[2:]
-    expect(
-        x.shape[0] == w.shape[1] and x.shape[4] >= lanes, f"x {x.shape} has other channels than w {w.shape}"
-    )
+    expect(x.shape[0] == w.shape[1] and x.shape[4] >= lanes, f"x {x.shape} has other channels than w {w.shape}")
     h, width = ((x.shape[1 + i] + 2 * pad - w.shape[2 + i]) // stride + 1 for i in (0, 1))
     expect(h > 0 and width > 0, f"a {rows}x{cols} kernel with pad {pad} does not fit into x {x.shape}")
     shape = (w.shape[0], h, width, x.shape[3], 16)

@@ -80,9 +80,7 @@ def _walk(builder, steps, carried, body):
 
 
 def _literals(*kinds):
-    return (
-        [k.literal_value for k in kinds] if all(isinstance(k, types.IntegerLiteral) for k in kinds) else None
-    )
+    return [k.literal_value for k in kinds] if all(isinstance(k, types.IntegerLiteral) for k in kinds) else None
 
 
 @intrinsic(prefer_literal=True)

@@ -26,9 +26,7 @@ class Vector(types.Type):
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(
-            manager, kind, ir.VectorType(ir.FloatType() if kind.bits == 32 else ir.DoubleType(), LANES)
-        )
+        super().__init__(manager, kind, ir.VectorType(ir.FloatType() if kind.bits == 32 else ir.DoubleType(), LANES))
 
 
 V32, V64 = Vector(32), Vector(64)

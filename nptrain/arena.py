@@ -163,9 +163,7 @@ class Arena:
 
     def _fill(self, layer, blobs, flat, where):
         if len(blobs) != len(layer.blobs):
-            raise InputError(
-                f"{where}: layer {layer.name} has {len(blobs)} blobs, expected {len(layer.blobs)}"
-            )
+            raise InputError(f"{where}: layer {layer.name} has {len(blobs)} blobs, expected {len(layer.blobs)}")
         for index, (values, blob) in enumerate(zip(blobs, layer.blobs, strict=True)):
             if _squeezed(values.shape) != _squeezed(blob.shape):
                 raise InputError(f"{where}: layer {layer.name} blob {index} has shape {tuple(values.shape)}, "

@@ -94,9 +94,7 @@ def _letter(depth, index, count):
 
 def _block(name, inputs, width, stride, bottleneck):
     shapes = (
-        ((1, 1, width), (3, stride, width), (1, 1, 4 * width))
-        if bottleneck
-        else ((3, stride, width), (3, 1, width))
+        ((1, 1, width), (3, stride, width), (1, 1, 4 * width)) if bottleneck else ((3, stride, width), (3, 1, width))
     )
     channels = (inputs, *(outputs for _, _, outputs in shapes))
     branch = tuple(

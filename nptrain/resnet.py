@@ -155,9 +155,7 @@ class ResNet:
     def backward(self):
         """Adds the gradient of the last forward pass's loss to the arena's gradients."""
         dscores = self.ops.softmax_loss_backward(self.probabilities, self.labels)
-        dpooled = self.ops.linear_backward(
-            dscores, self.pooled, self.weights.w, self.weights.dw, self.bias.dw
-        )
+        dpooled = self.ops.linear_backward(dscores, self.pooled, self.weights.w, self.weights.dw, self.bias.dw)
         dx = self.ops.average_backward(dpooled, self.last_size)
         for block in reversed(self.blocks):
             dx = block.backward(dx)
@@ -172,3 +170,18 @@ class ResNet:
             x = block.infer(x)
         pooled = self.ops.average_forward(x)
         return self.ops.linear_forward(pooled, self.weights.w, self.bias.w, self.classes)
+
+
+def compile_kernels(recipe):
+    """Run a smallest step and an inference, so that every kernel is compiled, or loaded from the cache."""
+    from kernels import fast
+
+    network = ResNet(fast, recipe.classes, recipe.depth)
+    network.arena.initialise(0)
+    x = network.pack_images(np.zeros((2, 3, 32, 32), np.uint8), recipe.mean_bgr, recipe.scale)
+    network.forward(x, np.zeros(2, np.int64))
+    network.backward()
+    network.infer(x)
+    flat = np.zeros(32, np.float32)
+    fast.sgd_update(flat, flat.copy(), flat.copy(), 0.0, 0.0, 0.0)
+    fast.squared_norm(flat)

@@ -72,9 +72,7 @@ def test_batchnorm(relu, residual):
 
 def test_relu():
     x, dy = normal(3, 4, 5, 6), normal(3, 4, 5, 6, seed=1)
-    check(
-        lambda v: (naive.relu_forward(v) * dy).sum(), x, naive.relu_backward(dy, naive.relu_forward(x)), 1e-7
-    )
+    check(lambda v: (naive.relu_forward(v) * dy).sum(), x, naive.relu_backward(dy, naive.relu_forward(x)), 1e-7)
 
 
 @pytest.mark.parametrize("size", [(9, 8), (7, 7), (3, 4)])
@@ -122,9 +120,7 @@ def test_whole_network(depth):
         parameter.w[...] = values
         return network.forward(x, labels)[0]
 
-    chosen = [
-        p for p in arena.parameters if p.layer == "fc1000" or "2a_" in p.layer or p.layer == "scale_conv1"
-    ]
+    chosen = [p for p in arena.parameters if p.layer == "fc1000" or "2a_" in p.layer or p.layer == "scale_conv1"]
     assert len(chosen) > 8
     for parameter in chosen:
         shape = parameter.w.shape

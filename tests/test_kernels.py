@@ -70,9 +70,7 @@ def test_convolution(shape):
     assert error(fast.unpack(plain, k), exact - bias[:, None, None]) < RTOL
 
     dy = normal(*exact.shape, seed=1)
-    exact_dx = naive.conv_backward_data(
-        dy.astype(np.float64), weights.astype(np.float64), (h, w), stride, pad
-    )
+    exact_dx = naive.conv_backward_data(dy.astype(np.float64), weights.astype(np.float64), (h, w), stride, pad)
     dys = blocked(dy)
     dx = fast.conv_backward_data(dys, ws, (h, w), stride, pad)
     assert error(fast.unpack(dx, c), exact_dx) < RTOL
@@ -113,9 +111,7 @@ def test_batchnorm(shape, relu, residual):
     assert np.array_equal(still, y)
 
     dg, db, kept = np.ones(c), np.ones(c), np.zeros_like(exact)
-    exact_dx = naive.batchnorm_backward(
-        wide[4], wide[0], exact, wide[1], mean, var, eps, dg, db, relu, None, kept
-    )
+    exact_dx = naive.batchnorm_backward(wide[4], wide[0], exact, wide[1], mean, var, eps, dg, db, relu, None, kept)
     dgs, dbs, d = fast.pack_vector(np.ones(c)), fast.pack_vector(np.ones(c)), np.empty_like(dys)
     dx = fast.batchnorm_backward(dys, xs, y, gs, m, v, eps, dgs, dbs, relu, None, d)
     if shape != (2, 7, 1, 1):  # two values normalise to +-1: dx is rounding noise
@@ -136,10 +132,7 @@ def test_max_pooling(shape):
     assert np.array_equal(fast.unpack(winners, shape[1]), winner)
     dy = normal(*y.shape)
     dx = fast.maxpool_backward(blocked(dy), winners, shape[2:])
-    assert (
-        error(fast.unpack(dx, shape[1]), naive.maxpool_backward(dy.astype(np.float64), winner, shape[2:]))
-        < RTOL
-    )
+    assert error(fast.unpack(dx, shape[1]), naive.maxpool_backward(dy.astype(np.float64), winner, shape[2:])) < RTOL
 
 
 def test_max_pooling_is_caffe_s_ceil_mode():
@@ -189,9 +182,7 @@ def test_softmax_loss_by_hand():
     loss, probabilities = naive.softmax_loss(scores, np.array([1, 0]))
     assert probabilities == pytest.approx(np.array([[0.25, 0.75], [0.5, 0.5]]))
     assert loss == pytest.approx(-(np.log(0.75) + np.log(0.5)) / 2)
-    assert naive.softmax_loss(np.array([[0, 1e9]]), np.array([0]))[0] == pytest.approx(
-        -np.log(1.17549435e-38)
-    )
+    assert naive.softmax_loss(np.array([[0, 1e9]]), np.array([0]))[0] == pytest.approx(-np.log(1.17549435e-38))
 
 
 def test_top_k():
@@ -213,9 +204,7 @@ def test_twins_have_one_signature():
     for name in fast.__all__:
         twin = getattr(naive, name)
         if callable(twin):
-            assert list(inspect.signature(getattr(fast, name)).parameters) == list(
-                inspect.signature(twin).parameters
-            )
+            assert list(inspect.signature(getattr(fast, name)).parameters) == list(inspect.signature(twin).parameters)
 
 
 def test_a_nan_surfaces():

@@ -1,0 +1,36 @@
+"""What this machine can do: threads, and the measured FMA peak that kernels are compared with."""
+
+import time
+
+import numba
+import numpy as np
+
+from kernels.jit import parallel_jit
+from kernels.tiles import fma_chain
+
+
+def set_threads(threads):
+    """How many threads the kernels use. Raises ValueError beyond what Numba started with (the cores)."""
+    numba.set_num_threads(threads)
+
+
+def fma_peak(repeats=5):
+    """The float32 FMA peak of the threads in use, in GFLOP/s: the best of `repeats` runs of nothing else."""
+    threads, count = numba.get_num_threads(), 1_000_000
+    _chains(1, threads)
+    best = min(_seconds(lambda: _chains(count, threads)) for _ in range(repeats))
+    return threads * count * 24 * 4 * 2 * 16 / best / 1e9
+
+
+def _seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+@parallel_jit
+def _chains(count, threads):
+    out = np.zeros(threads, np.float32)
+    for thread in numba.prange(threads):
+        out[thread] = fma_chain(count)
+    return out

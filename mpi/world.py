@@ -1,0 +1,81 @@
+"""Ranks: who and how many they are, and what they tell each other. Knows no layers."""
+
+import os
+import socket
+import sys
+
+from mpi.solo import Solo
+
+# any of these in the environment: an MPI launcher started this process
+LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS")
+CHUNK = 1 << 26  # elements a message: below MPI's counts of 2**31 bytes
+
+_connected = None
+
+
+def connect():
+    """The world of this process: MPI's, if a launcher started it, else `Solo`. The same one at every call."""
+    global _connected
+    if _connected is None:
+        _connected = World() if any(name in os.environ for name in LAUNCHERS) else Solo()
+    return _connected
+
+
+def end(status):
+    """End all ranks at once, if there are others; what this rank had to say is printed already."""
+    if _connected is not None and _connected.size > 1:
+        _connected.abort(status)
+
+
+class World:
+    """The ranks of MPI's world communicator."""
+
+    def __init__(self):
+        import mpi4py
+
+        mpi4py.rc.thread_level = "funneled"  # kernels and decoders have threads; one thread talks to MPI
+        from mpi4py import MPI
+
+        self.mpi, self.comm = MPI, MPI.COMM_WORLD
+        self.rank, self.size = self.comm.rank, self.comm.size
+        self.host = socket.gethostname()
+        self.local = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = self.local.rank, self.local.size
+        self.library = MPI.Get_library_version().strip("\0").split(",")[0].splitlines()[0].strip()
+
+    def broadcast(self, array):
+        """Rank 0's values for everybody, in place. `array` is contiguous."""
+        flat = array.reshape(-1)
+        for at in range(0, flat.size, CHUNK):
+            self.comm.Bcast(flat[at : at + CHUNK], root=0)
+
+    def sum(self, array):
+        """The sum over ranks of a flat array, in place."""
+        for at in range(0, array.size, CHUNK):
+            self.comm.Allreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM)
+
+    def sum_scalars(self, values):
+        """The sums over ranks of a few floats, in float64; added in order of rank, the same on all."""
+        return [sum(column) for column in zip(*self.comm.allgather([float(v) for v in values]), strict=True)]
+
+    def share(self, value):
+        """Rank 0's value, a small object."""
+        return self.comm.bcast(value, root=0)
+
+    def gather(self, value):
+        """Every rank's value, in order of rank, on all ranks."""
+        return self.comm.allgather(value)
+
+    def barrier(self):
+        """Wait for all ranks."""
+        self.comm.Barrier()
+
+    def local_barrier(self):
+        """Wait for the ranks of this host."""
+        self.local.Barrier()
+
+    def abort(self, status):
+        """End all ranks."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.comm.Abort(status)

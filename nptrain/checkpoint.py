@@ -1,0 +1,101 @@
+"""Checkpoints: weights and momentum as Caffe's files, and a manifest that says they are whole.
+
+PHASE_iter_N.caffemodel, .solverstate and .json, the manifest last: what has none is not a checkpoint.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
+from nptrain.errors import InputError
+from nptrain.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: `iteration` updates of `phase` are in it."""
+
+    folder: Path
+    phase: str
+    iteration: int
+
+    @property
+    def stem(self):
+        return f"phase{self.phase}_iter_{self.iteration}"
+
+    @property
+    def model(self):
+        return self.folder / f"{self.stem}.caffemodel"
+
+    @property
+    def state(self):
+        return self.folder / f"{self.stem}.solverstate"
+
+    @property
+    def manifest(self):
+        return self.folder / f"{self.stem}.json"
+
+
+def save(folder, phase, iteration, arena):
+    """Write a checkpoint of the arena. Returns it."""
+    saved = Checkpoint(Path(folder), phase, iteration)
+    saved.folder.mkdir(parents=True, exist_ok=True)
+    write_caffemodel(saved.model, "ResNet", arena.export())
+    write_solverstate(saved.state, SolverState(iteration, saved.model.name, arena.export_history()))
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in (saved.model, saved.state)}
+    manifest = {"phase": phase, "iteration": iteration, "files": files}
+    with atomic_write(saved.manifest) as file:
+        file.write(json.dumps(manifest, indent=2).encode() + b"\n")
+    return saved
+
+
+def complete(folder, phases):
+    """The checkpoints in a folder whose manifests are there, in order of phase and iteration."""
+    order = {phase: index for index, phase in enumerate(phases)}
+    found = []
+    for manifest in Path(folder).glob("phase*_iter_*.json"):
+        try:
+            entry = json.loads(manifest.read_bytes())
+            checkpoint = Checkpoint(Path(folder), entry["phase"], entry["iteration"])
+        except (ValueError, KeyError, TypeError):
+            continue  # no manifest of ours
+        if checkpoint.phase in order and checkpoint.manifest == manifest:
+            found.append(checkpoint)
+    return sorted(found, key=lambda c: (order[c.phase], c.iteration))
+
+
+def damage(checkpoint):
+    """What is wrong with a checkpoint's files by its manifest, in one line, or None."""
+    for name, expected in json.loads(checkpoint.manifest.read_bytes())["files"].items():
+        path = checkpoint.folder / name
+        if not path.is_file():
+            return f"{path}: missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{path}: {path.stat().st_size} bytes, expected {expected['bytes']}"
+        if _sha256(path) != expected["sha256"]:
+            return f"{path}: its checksum is not the manifest's"
+    return None
+
+
+def load(checkpoint, arena):
+    """Fill the arena with a checkpoint's weights, statistics and momentum."""
+    load_weights(checkpoint.model, arena)
+    arena.load_history(read_solverstate(checkpoint.state).history, checkpoint.state)
+
+
+def load_weights(path, arena):
+    """Fill the arena with the weights and statistics of a .caffemodel. Returns the names of layers in the file
+    that the network has not, which are skipped. Raises InputError if the file lacks one of the network's.
+    """
+    missing, extra = arena.load(read_caffemodel(path), path)
+    if missing:
+        raise InputError(f"{path}: no layer {missing[0]} ({len(missing)} of the network's layers are missing)")
+    return extra
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,26 @@
+"""Loss, top-1 and top-5 over every record exactly once, on any number of ranks."""
+
+import numpy as np
+
+from nptrain.data.loader import TestLoader
+
+
+def evaluate(network, dataset, transform, recipe, world, threads):
+    """Each rank takes a contiguous share of the records; the last, shorter batch is filled up with zeros.
+
+    Returns {"loss", "top1", "top5", "records"}: means over all records, the same on every rank.
+    """
+    ops, size, total = network.ops, recipe.batch_size, len(dataset)
+    first, stop = (total * r // world.size for r in (world.rank, world.rank + 1))
+    sums = np.zeros(3)
+    with TestLoader(dataset, transform, size, first, stop, threads) as loader:
+        for batch in loader:
+            count = len(batch.labels)
+            pixels = np.zeros((size, *batch.images.shape[1:]), np.uint8)
+            pixels[:count] = batch.images
+            scores = network.infer(network.pack_images(pixels, recipe.mean_bgr, recipe.scale))[:count]
+            loss, _ = ops.softmax_loss(scores, batch.labels)
+            hits = [ops.top_k(scores, batch.labels, k) for k in (1, 5)]
+            sums += (loss * count, *hits)
+    loss, top1, top5 = (value / total for value in world.sum_scalars(list(sums)))
+    return {"loss": loss, "top1": top1, "top5": top5, "records": total}

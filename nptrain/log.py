@@ -1,0 +1,98 @@
+"""What a run says while it runs: metrics.jsonl for programs, a progress line or log lines for people."""
+
+import json
+import shutil
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+from nptrain.files import atomic_write
+
+
+class Log:
+    """Rank 0's record of a run; on the other ranks (`folder` None) it keeps silent."""
+
+    def __init__(self, folder, stream=None):
+        self.file = open(Path(folder) / "metrics.jsonl", "a") if folder else None  # noqa: SIM115
+        self.stream = stream or sys.stdout
+        self.on_terminal = self.stream.isatty()
+        self.line_open = False
+
+    def begin(self, phase, start, stop):
+        """A phase begins at iteration `start` and runs to `stop`."""
+        self.phase, self.start, self.stop, self.began = phase, start, stop, time.monotonic()
+        self.recent = deque(maxlen=phase.average_loss)
+
+    def iteration(self, iteration, lr, loss, images_per_s, data_wait_s):
+        """One iteration's line; its loss is the mean over all workers."""
+        if not self.file:
+            return
+        self._write(phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
+                    images_per_s=round(images_per_s, 3), data_wait_s=round(data_wait_s, 4))  # fmt: skip
+        self.recent.append(loss)
+        last = iteration + 1 == self.stop
+        if self.on_terminal or iteration % self.phase.display == 0 or last:
+            done = iteration + 1 - self.start
+            left = (time.monotonic() - self.began) / done * (self.stop - iteration - 1)
+            smoothed = sum(self.recent) / len(self.recent)
+            self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}  loss {smoothed:.4f}  lr {lr:.4g}  "
+                       f"{images_per_s:.1f} images/s  {duration(left)} left", last)  # fmt: skip
+
+    def test(self, iteration, result):
+        """The result of a test after `iteration` updates."""
+        if not self.file:
+            return
+        self._write(phase=self.phase.name, iteration=iteration, test_loss=result["loss"],
+                    top1=result["top1"], top5=result["top5"])  # fmt: skip
+        self.say(f"phase {self.phase.name}  test after {iteration} iterations: loss {result['loss']:.4f}, "
+                 f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")  # fmt: skip
+
+    def say(self, text):
+        """A line for people, below what was there."""
+        if self.file:
+            print(("\n" if self.line_open else "") + text, file=self.stream, flush=True)
+            self.line_open = False
+
+    def close(self):
+        if self.file:
+            self.file.close()
+
+    def _write(self, **entry):
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
+
+    def _show(self, text, last):
+        if not self.on_terminal:
+            print(text, file=self.stream, flush=True)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        print("\r" + text[:width].ljust(width), end="\n" if last else "", file=self.stream, flush=True)
+        self.line_open = not last
+
+
+def duration(seconds):
+    """75 -> '1:15', 3700 -> '1:01:40'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def forget_after(path, checkpoint, phases):
+    """Drop the lines of a metrics.jsonl that were written after a checkpoint (None: all), and one that was cut off.
+
+    A checkpoint of iteration n is saved after the line of iteration n - 1 and before a test after n updates.
+    """
+    path, kept = Path(path), []
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        place = (phases.index(entry["phase"]), entry["iteration"] + ("loss" in entry))
+        if checkpoint and place <= (phases.index(checkpoint.phase), checkpoint.iteration):
+            kept.append(line + "\n")
+    with atomic_write(path) as file:
+        file.write("".join(kept).encode())

@@ -1,0 +1,228 @@
+"""Recipes: every value of a training run. A Recipe is a tuple of Phases and what they have in common."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
+
+from nptrain.data.augment import KINDS, Transform
+from nptrain.errors import InputError
+from nptrain.layers import DEPTHS
+from nptrain.schedule import check_policy
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One solver's run, with the fields of Caffe's SolverParameter and of its net's training data layer.
+
+    starts_from: the iteration of the phase before whose weights (not momentum) it starts from; None: the last.
+    """
+
+    name: str
+    base_lr: float
+    max_iter: int
+    weight_decay: float
+    lr_policy: str = "poly"
+    power: float = 1.0
+    gamma: float | None = None
+    stepsize: int | None = None
+    stepvalue: tuple[int, ...] = ()
+    lr_iter: int | None = None
+    warmup_iter: int = 0
+    warmup_start_lr: float = 0.0
+    momentum: float = 0.9
+    momentum_correction: bool = False
+    regularization: str = "L2"
+    decay_scale_and_shift: bool = False  # the published engine's: it forgot the net file's decay_mult of 0
+    clip_gradients: float = -1.0
+    iter_size: int = 1
+    local_lr_auto: bool = False
+    local_gw_ratio: float = 0.001
+    snapshot: int = 0
+    display: int = 40
+    average_loss: int = 1
+    test_interval: int = 0
+    test_initialization: bool = False
+    augmentation: str = "random_aspect_ratio"
+    min_area: float = 0.08
+    aspect: float = 0.75
+    resize: int | None = None  # shorter side before a random crop
+    pad: int = 0
+    mirror: bool = True
+    shuffle: bool = True
+    prefetch: int = 2
+    starts_from: int | None = None
+
+    def train_transform(self, recipe):
+        """What happens to a training image."""
+        return Transform(self.augmentation, recipe.crop_size, resize=self.resize, mirror=self.mirror,
+                         min_area=self.min_area, aspect=self.aspect, pad=self.pad)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The network, the data and the phases. `batch_size` images for each of `workers` make one step."""
+
+    name: str
+    description: str
+    phases: tuple[Phase, ...]
+    classes: int = 1000
+    crop_size: int = 224
+    workers: int = 896
+    batch_size: int = 16
+    depth: int = 50
+    mean_bgr: tuple[float, ...] = (104.0, 117.0, 123.0)
+    scale: float = 0.0078125
+    bn_eps: float = 1e-5
+    moving_average_fraction: float = 0.95
+    test_resize: int | None = 256
+
+    def __post_init__(self):
+        _check(self)
+
+    def test_transform(self):
+        """What happens to a test image: shorter side to test_resize, centre crop."""
+        return Transform("test", self.crop_size, resize=self.test_resize, mirror=False)
+
+    def phase(self, name):
+        """The phase of that name. Raises InputError if there is none."""
+        for phase in self.phases:
+            if phase.name == name:
+                return phase
+        raise InputError(f"phase: found {name!r}, expected one of {', '.join(p.name for p in self.phases)}")
+
+
+def _check(recipe):
+    positive = ("classes", "workers", "batch_size", "scale")
+    for field in positive:
+        _expect(getattr(recipe, field) > 0, field, getattr(recipe, field), "a positive number")
+    _expect(recipe.crop_size >= 32, "crop_size", recipe.crop_size, "32 or more")
+    _expect(recipe.depth in DEPTHS, "depth", recipe.depth, f"one of {', '.join(map(str, DEPTHS))}")
+    _expect(len(recipe.mean_bgr) == 3, "mean_bgr", recipe.mean_bgr, "three values")
+    for phase in recipe.phases:
+        name = f"{phase.name}."
+        for field in ("base_lr", "max_iter", "iter_size", "display", "average_loss", "prefetch"):
+            _expect(getattr(phase, field) > 0, name + field, getattr(phase, field), "a positive number")
+        for field in ("weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "test_interval", "pad"):
+            _expect(getattr(phase, field) >= 0, name + field, getattr(phase, field), "0 or more")
+        _expect(0 <= phase.momentum < 1, name + "momentum", phase.momentum, "a number from 0 to below 1")
+        _expect(phase.regularization in ("L1", "L2"), name + "regularization", phase.regularization, "L1 or L2")
+        kinds = [kind for kind in KINDS if kind != "test"]
+        _expect(phase.augmentation in kinds, name + "augmentation", phase.augmentation, f"one of {', '.join(kinds)}")
+        check_policy(phase)
+
+
+def _expect(condition, field, found, expected):
+    if not condition:
+        raise InputError(f"{field}: found {found}, expected {expected}")
+
+
+_PART_1 = Phase(
+    "1", base_lr=4.8, max_iter=8040, power=1.0, warmup_iter=446, warmup_start_lr=0.1, weight_decay=0.00005,
+    snapshot=402, display=40, test_interval=402, augmentation="random_aspect_ratio")  # fmt: skip
+_PART_2 = Phase(
+    "2", base_lr=0.254, max_iter=402, power=2.0, weight_decay=0.0001, snapshot=402, display=40,
+    augmentation="random_crop", starts_from=7638)  # fmt: skip
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "resnet50-448nodes",
+            "ImageNet-1K at batch 14336: 90 epochs with warm-up, then the collapse (arXiv 1711.04291)",
+            (_PART_1, _PART_2),
+        ),
+        Recipe(
+            "cifar10",
+            "CIFAR-10 as JPEG at 32x32, batch 128: 12 epochs, then the collapse",
+            (
+                replace(_PART_1, base_lr=0.1, max_iter=4680, warmup_iter=390, warmup_start_lr=0.01, weight_decay=0.0005,
+                        snapshot=234, test_interval=1170, augmentation="random_crop", pad=4),
+                replace(_PART_2, base_lr=0.01, max_iter=390, weight_decay=0.001, snapshot=390, starts_from=4446),
+            ),
+            classes=10, crop_size=32, workers=2, batch_size=64, test_resize=None,
+        ),
+        Recipe(
+            "digits",
+            "scikit-learn's handwritten digits at 32x32, batch 32: 14 epochs, then the collapse",
+            (
+                replace(_PART_1, base_lr=0.02, max_iter=640, warmup_iter=40, warmup_start_lr=0.001, snapshot=32,
+                        test_interval=160, augmentation="random_crop", mirror=False, pad=2),
+                replace(_PART_2, base_lr=0.001, max_iter=45, snapshot=45, mirror=False, starts_from=608),
+            ),
+            classes=10, crop_size=32, workers=2, batch_size=16, test_resize=None,
+        ),
+    )
+}  # fmt: skip
+
+
+def get_recipe(name):
+    """The recipe of that name. Raises InputError, listing the names, if there is none."""
+    if name not in RECIPES:
+        raise InputError(f"--recipe: found {name!r}, expected one of {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def to_dict(recipe):
+    """The recipe in full, as JSON can hold it."""
+    return asdict(recipe)
+
+
+def from_dict(values):
+    """The recipe that `to_dict` gave. Raises InputError on an unknown or missing field."""
+    phases = tuple(_build(Phase, phase) for phase in values.get("phases", ()))
+    return _build(Recipe, {**values, "phases": phases})
+
+
+def _build(kind, values):
+    names = {field.name for field in fields(kind)}
+    for name in values:
+        _expect(name in names, name, "an unknown field", f"one of {', '.join(sorted(names))}")
+    try:
+        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    except TypeError as error:
+        raise InputError(f"{kind.__name__}: {error}") from None
+
+
+def override(recipe, assignments):
+    """The recipe with FIELD=VALUE or PHASE.FIELD=VALUE replaced; a phase's field without PHASE is set in every phase.
+
+    Raises InputError on an unknown field or phase, or a value of another type.
+    """
+    for assignment in assignments:
+        target, equals, text = assignment.partition("=")
+        _expect(equals, "--set", repr(assignment), "FIELD=VALUE or PHASE.FIELD=VALUE")
+        phase_name, dot, field = target.rpartition(".")
+        if not dot and field in {f.name for f in fields(Recipe)} - {"name", "phases"}:
+            recipe = replace(recipe, **{field: _parsed(Recipe, field, text)})
+            continue
+        chosen = [recipe.phase(phase_name)] if dot else recipe.phases
+        known = [f.name for f in fields(Phase) if f.name != "name"]
+        _expect(
+            field in known,
+            "--set",
+            f"the unknown field {field!r}",
+            f"a field of the recipe or of a phase: {', '.join(known)}",
+        )
+        value = _parsed(Phase, field, text)
+        recipe = replace(
+            recipe, phases=tuple(replace(p, **{field: value}) if p in chosen else p for p in recipe.phases)
+        )
+    return recipe
+
+
+def _parsed(kind, field, text):
+    """`text` as the type of a dataclass's field."""
+    hint = get_type_hints(kind)[field]
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    target = next(k for k in kinds if k is not type(None))
+    try:
+        if target is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if get_origin(target) is tuple:
+            return tuple(get_args(target)[0](part) for part in text.split(",") if part)
+        return target(text)
+    except (ValueError, KeyError):
+        name = getattr(target, "__name__", str(target))
+        raise InputError(f"--set {field}: found {text!r}, expected a value of type {name}") from None

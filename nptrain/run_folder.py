@@ -1,0 +1,83 @@
+"""The folder of a run: recipe in full, versions and hosts in run.json; metrics; checkpoints."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from nptrain.errors import InputError
+from nptrain.files import atomic_write
+from nptrain.recipes import to_dict
+
+PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
+
+
+class RunFolder:
+    """Where a run lives."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.description = self.path / "run.json"
+
+    def begin(self, recipe, hosts, arguments, library):
+        """Describe a new run. Raises InputError if the folder holds one already."""
+        if self.description.exists() or self.metrics.exists():
+            raise InputError(f"--run-dir: {self.path} holds a run already; go on with --resume or choose another")
+        self._describe(recipe, hosts, arguments, library)
+
+    def go_on(self, recipe, hosts, arguments, library):
+        """Describe a run that is resumed. Raises InputError if there is none or it had another recipe or seed."""
+        if not self.description.exists():
+            raise InputError(f"--resume: {self.description} does not exist, expected a run begun before")
+        try:
+            before = json.loads(self.description.read_bytes())
+            old, seed = before["recipe"], before["arguments"]["seed"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{self.description}: not the description of a run") from None
+        if seed != arguments["seed"]:
+            raise InputError(f"--seed: found {arguments['seed']}, but the run in {self.path} began with {seed}")
+        new = json.loads(json.dumps(to_dict(recipe)))
+        for field, value in _differences(old, new):
+            raise InputError(f"{field}: found {value[1]!r}, but the run in {self.path} began with {value[0]!r}")
+        self._describe(recipe, hosts, arguments, library)
+
+    def _describe(self, recipe, hosts, arguments, library):
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        entry = {"recipe": to_dict(recipe), "arguments": arguments, "versions": versions(library), "hosts": hosts}
+        with atomic_write(self.description) as file:
+            file.write(json.dumps(entry, indent=2).encode() + b"\n")
+
+
+def _differences(old, new, prefix=""):
+    """(dotted field, (old, new)) wherever two dictionaries differ."""
+    for field in sorted({*old, *new}):
+        a, b = old.get(field), new.get(field)
+        if field == "phases" and a and b and len(a) == len(b):
+            for p, q in zip(a, b, strict=True):
+                yield from _differences(p, q, f"{q['name']}.")
+        elif a != b and field != "description":
+            yield prefix + field, (a, b)
+
+
+def versions(library):
+    """What computed: Python, the packages, the MPI library and the commit of this project, if there is one."""
+    project = Path(__file__).resolve().parent.parent
+    try:
+        commit = subprocess.run(["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        commit = commit.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    packages = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **packages, "mpi": library, "commit": commit}
+
+
+def host_table(entries):
+    """The hosts of a run as text, a line a rank: entries are dictionaries of host, rank, threads, workers."""
+    lines = ["host                 rank  threads  workers"]
+    for e in entries:
+        workers = f"{e['workers'][0]}..{e['workers'][-1]}" if e["workers"] else "none"
+        lines.append(f"{e['host'][:20]:20} {e['rank']:5}  {e['threads']:7}  {workers}")
+    return "\n".join(lines)

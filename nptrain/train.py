@@ -1,0 +1,173 @@
+"""The training loop: phases, iterations, workers; tests and checkpoints in between.
+
+The recipe's workers are logical. A rank carries a contiguous share of them and runs one after another,
+adding gradients; what worker w sees at iteration i depends on (seed, i, w) alone.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nptrain import checkpoint
+from nptrain.data.loader import TrainLoader
+from nptrain.errors import InputError, TrainingError
+from nptrain.evaluate import evaluate
+from nptrain.schedule import learning_rate
+from nptrain.update import update
+
+
+def share(total, rank, size):
+    """The workers of a rank: a contiguous range; sizes differ by one at most."""
+    return range(total * rank // size, total * (rank + 1) // size)
+
+
+@dataclass
+class Trainer:
+    """One run of a recipe on this rank.
+
+    network   a ResNet          world    rank, size, broadcast, sum, sum_scalars, barrier
+    log       nptrain.log.Log
+    val_data  None: no tests    folder   of the checkpoints
+    threads   that decode images ahead of the step
+    """
+
+    recipe: Any
+    network: Any
+    train_data: Any
+    val_data: Any
+    folder: Path
+    world: Any
+    log: Any
+    seed: int
+    threads: int
+
+    def run(self, phases, iterations=None, resume_from=None):
+        """Train the named phases in order, each for `iterations` at most. Weights are in the network already;
+        `resume_from` is the checkpoint they (and the momentum) came from, if they did.
+        """
+        names = [phase.name for phase in self.recipe.phases]
+        self._synchronise()
+        for name in phases:
+            phase = self.recipe.phases[names.index(name)]
+            stop = phase.max_iter if iterations is None else min(iterations, phase.max_iter)
+            start = 0
+            if resume_from and resume_from.phase == name:
+                start = resume_from.iteration
+            elif resume_from and names.index(resume_from.phase) > names.index(name):
+                continue
+            elif name != phases[0] or resume_from:
+                self._start_from_phase_before(phase)
+            self.log.begin(phase, start, stop)
+            self._phase(phase, start, stop)
+        return checkpoint.Checkpoint(self.folder, phase.name, max(start, stop))
+
+    def _start_from_phase_before(self, phase):
+        """Weights (not the momentum) of the phase before, at the iteration that the recipe names."""
+        if self.world.rank == 0:
+            self.log.say(f"phase {phase.name}: {start_weights(self.recipe, phase, self.folder, self.network.arena)}")
+        self.network.arena.history[:] = 0
+        self._synchronise()
+
+    def _synchronise(self):
+        """Rank 0's weights, statistics and momentum for everybody."""
+        arena = self.network.arena
+        for array in (arena.weights, arena.statistics, arena.factors, arena.history):
+            self.world.broadcast(array)
+
+    def _phase(self, phase, start, stop):
+        recipe, arena = self.recipe, self.network.arena
+        index = [p.name for p in recipe.phases].index(phase.name)
+        mine = share(recipe.workers, self.world.rank, self.world.size)
+        if phase.test_initialization and start == 0:
+            self._test(phase, 0)
+        loader = TrainLoader(
+            self.train_data, phase.train_transform(recipe), seed=self.seed + 1_000_003 * index,
+            workers=recipe.workers, batch_size=recipe.batch_size, my_workers=mine, start_iteration=start,
+            stop_iteration=stop, iter_size=phase.iter_size, shuffle=phase.shuffle,
+            prefetch=phase.prefetch, threads=self.threads)  # fmt: skip
+        count = recipe.workers * phase.iter_size
+        with loader:
+            batches = iter(loader)
+            for iteration in range(start, stop):
+                began = time.perf_counter()
+                loss = self._gradients(phase, batches, mine)
+                self.world.sum(arena.gradients)
+                loss, waited = self.world.sum_scalars([loss / count, loader.take_wait_s() / self.world.size])
+                self._check(loss, phase, iteration)
+                update(arena, phase, iteration, count)
+                arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
+                speed = count * recipe.batch_size / (time.perf_counter() - began)
+                self.log.iteration(iteration, learning_rate(phase, iteration), loss, speed, waited)
+                done = iteration + 1
+                if done == stop or (phase.snapshot and done % phase.snapshot == 0):
+                    self._save(phase, done)
+                if done == stop or (phase.test_interval and done % phase.test_interval == 0):
+                    self._test(phase, done)
+
+    def _gradients(self, phase, batches, mine):
+        """Sum the gradients and batch statistics of this rank's workers; returns the sum of their losses."""
+        arena, network, recipe = self.network.arena, self.network, self.recipe
+        arena.gradients[:] = 0
+        loss = 0.0
+        for turn in range(phase.iter_size):
+            if turn:
+                arena.batch_statistics *= recipe.moving_average_fraction
+            for _ in mine:
+                batch = next(batches)
+                x = network.pack_images(batch.images, recipe.mean_bgr, recipe.scale)
+                loss += network.forward(x, batch.labels)[0]
+                network.backward()
+        return loss
+
+    def _check(self, loss, phase, iteration):
+        if not math.isfinite(loss):
+            saved = checkpoint.complete(self.folder, [p.name for p in self.recipe.phases])
+            last = f"the last checkpoint is {saved[-1].model}" if saved else "there is no checkpoint"
+            raise TrainingError(f"phase {phase.name}, iteration {iteration}: the loss is {loss}; {last}")
+
+    def _save(self, phase, iteration):
+        if self.world.rank == 0:
+            saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena)
+            self.log.say(f"saved {saved.model}")
+        self.world.barrier()
+
+    def _test(self, phase, iteration):
+        if self.val_data is None:
+            return
+        transform = self.recipe.test_transform()
+        result = evaluate(self.network, self.val_data, transform, self.recipe, self.world, self.threads)
+        self.log.test(iteration, result)
+
+
+def start_weights(recipe, phase, folder, arena):
+    """Load into the arena what `phase` starts from, and say what: the checkpoint of the phase before at the
+    recipe's iteration or, where a shortened run never reached it, the newest one before.
+    Raises InputError if there is none.
+    """
+    names = [p.name for p in recipe.phases]
+    before = names[names.index(phase.name) - 1]
+    found = [c for c in checkpoint.complete(folder, names) if c.phase == before]
+    wanted = phase.starts_from
+    usable = [c for c in found if wanted is None or c.iteration <= wanted]
+    if not usable:
+        raise InputError(f"{folder}: no checkpoint of phase {before} at iteration {wanted}, where phase "
+                         f"{phase.name} starts; give --weights or run phase {before}")  # fmt: skip
+    chosen = usable[-1]
+    broken = checkpoint.damage(chosen)
+    if broken:
+        raise InputError(broken)
+    checkpoint.load_weights(chosen.model, arena)
+    note = "" if wanted in (None, chosen.iteration) else f" (the recipe says {wanted}, which this run did not reach)"
+    return f"starts from the weights of phase {before} at iteration {chosen.iteration}{note}"
+
+
+def newest(recipe, folder, say):
+    """The newest checkpoint of a run whose files are whole, or None; damaged ones are said and passed over."""
+    for candidate in reversed(checkpoint.complete(folder, [p.name for p in recipe.phases])):
+        broken = checkpoint.damage(candidate)
+        if broken is None:
+            return candidate
+        say(f"passing over a damaged checkpoint: {broken}")
+    return None

@@ -1,0 +1,50 @@
+"""Caffe's SGDSolver: from summed gradients to new weights, one parameter after another."""
+
+from math import sqrt
+
+import numpy as np
+
+from nptrain.schedule import learning_rate
+
+
+def momentum_at(phase, iteration):
+    """The momentum factor. With `momentum_correction`, during the warm-up it is scaled by
+    rate(i) / rate(i - 1), since the history holds rates (the original's unfused path).
+    """
+    if not phase.momentum_correction or iteration >= phase.warmup_iter:
+        return phase.momentum
+    return phase.momentum * learning_rate(phase, iteration) / learning_rate(phase, max(iteration - 1, 0))
+
+
+def update(arena, phase, iteration, count):
+    """w -= history for every parameter, in the order of the original: average the gradients, summed over
+    `count` batches; clip; decay; local rate; history. `arena.gradients` is used up.
+    """
+    ops, gradients = arena.ops, arena.gradients[: arena.size]
+    rate, momentum = learning_rate(phase, iteration), momentum_at(phase, iteration)
+    scale = 1 / count
+    if phase.clip_gradients >= 0:
+        norm = sqrt(ops.squared_norm(gradients)) * scale
+        if norm > phase.clip_gradients:
+            scale *= phase.clip_gradients / norm
+    l1 = phase.regularization == "L1"
+    for parameter in arena.parameters:
+        w, g, history = (flat[parameter.part] for flat in (arena.weights, gradients, arena.history))
+        decay_mult = parameter.blob.decay_mult
+        if phase.decay_scale_and_shift and parameter.kind == "Scale":
+            decay_mult = 1.0
+        decay, local_rate = phase.weight_decay * decay_mult, rate * parameter.blob.lr_mult
+        if phase.local_lr_auto and local_rate > 0:
+            g[...] = scale * g + decay * (np.sign(w) if l1 else w)
+            local_rate *= trust_ratio(ops, w, g, phase)
+            ops.sgd_update(w, g, history, local_rate, momentum, 0.0)
+        else:
+            ops.sgd_update(w, g, history, local_rate, momentum, decay, scale, l1)
+
+
+def trust_ratio(ops, w, g, phase):
+    """LARS (You et al., arXiv 1708.03888) as the original has it; g is decayed already. 1 where w or g is zero."""
+    weight, gradient = sqrt(ops.squared_norm(w)), sqrt(ops.squared_norm(g))
+    if weight == 0 or gradient == 0:
+        return 1.0
+    return phase.local_gw_ratio * weight / (gradient + phase.weight_decay * weight)
