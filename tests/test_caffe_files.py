@@ -35,9 +35,7 @@ def assert_same_bits(found, expected):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_round_trip(tmp_path, dtype):
     blobs = arrays(dtype)
-    write_caffemodel(
-        tmp_path / "w", "net", [("a", "Convolution", blobs), ("b", "ReLU", []), ("c", "Scale", blobs[:1])]
-    )
+    write_caffemodel(tmp_path / "w", "net", [("a", "Convolution", blobs), ("b", "ReLU", []), ("c", "Scale", blobs[:1])])
     layers = read_caffemodel(tmp_path / "w")
     assert list(layers) == ["a", "c"]
     assert_same_bits(layers["a"], blobs)
@@ -69,14 +67,7 @@ def test_noncontiguous_array(tmp_path):
 def test_every_legal_coding_of_floats(tmp_path):
     """Protobuf allows a packed field to come unpacked or in pieces."""
     blob = b"\x08\x04\x10\x01\x18\x01\x20\x01"  # num 4, the other three 1
-    blob += (
-        b"\x2d"
-        + struct.pack("<f", 1)
-        + b"\x2a\x08"
-        + struct.pack("<2f", 2, 3)
-        + b"\x2a\x04"
-        + struct.pack("<f", 4)
-    )
+    blob += b"\x2d" + struct.pack("<f", 1) + b"\x2a\x08" + struct.pack("<2f", 2, 3) + b"\x2a\x04" + struct.pack("<f", 4)
     layer = caffe_pb2.LayerParameter(name="a").SerializeToString() + b"\x3a" + bytes([len(blob)]) + blob
     (tmp_path / "w").write_bytes(b"\xa2\x06" + bytes([len(layer)]) + layer)
     (x,) = read_caffemodel(tmp_path / "w")["a"]

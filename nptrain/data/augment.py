@@ -1,33 +1,28 @@
-"""From a stored image to what the network sees: the recipe's transforms.
+"""From a stored image to the network's input: the recipe's three transforms.
 
-The original resizes with OpenCV (cubic, a = -0.75, no antialiasing), this with Pillow (a = -0.5, antialiased).
+Each takes a PIL RGB image and returns uint8 (3, size, size), channels in the order B, G, R. Resizing is
+Pillow's bicubic (a = -0.5, antialiased); the original program used OpenCV's (a = -0.75, not antialiased),
+so shrunk images are smoother here.
 """
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from nptrain.data.datum import bgr
+from nptrain.errors import InputError
 
-KINDS = ("random_aspect_ratio", "random_crop", "plain", "test")
-ATTEMPTS = 10
-GRID = 1000  # area ratios and aspect changes are multiples of 1/1000
+KINDS = ("random_aspect_ratio", "random_crop", "test", "plain")
 
 
 @dataclass(frozen=True)
 class Transform:
-    """RGB image and random stream -> uint8 (3, crop_size, crop_size), BGR.
+    """A choice of transform with its parameters: call it with a PIL image and a Generator.
 
-    kind                 random_aspect_ratio, random_crop, plain (nothing: the image has the size already) or test
-    resize               shorter side before a random or centre crop; None: as stored
-    mirror               flip half of the images (not in plain and test)
-    min_area, max_area   share of the image's area that random_aspect_ratio cuts out
-    aspect               and how far it may change the sides' ratio: uniform in [aspect, 1 / aspect]
-    pad                  pixels put around the image, repeating its border, before a random crop
-
-    Calling it raises ValueError if the crop is larger than the image.
+    `kind` is "random_aspect_ratio" (which takes `min_area`, `max_area`, `aspect` and `mirror`),
+    "random_crop" (`resize`, `pad` and `mirror`), "test" (`resize`) or "plain" (nothing: the image must
+    have the size already). Raises InputError for an unknown kind or senseless ranges, and when called for
+    an image that is too small to be cropped.
     """
 
     kind: str
@@ -39,73 +34,96 @@ class Transform:
     aspect: float = 0.75
     pad: int = 0
 
-    def __call__(self, image, rng=None):
-        if self.kind == "random_aspect_ratio":
-            return bgr(self._maybe_mirrored(self._random_aspect_ratio(image, rng), rng))
-        if self.kind == "random_crop":
-            image = self._resized(image)
-            pixels = np.asarray(image)
-            if self.pad:
-                image = Image.fromarray(np.pad(pixels, ((self.pad,) * 2, (self.pad,) * 2, (0, 0)), mode="edge"))
-            return bgr(self._maybe_mirrored(_random_crop(image, self.crop_size, rng), rng))
-        if self.kind == "test":
-            image = self._resized(image)
-            _expect_room(image, self.crop_size)
-            left, top = ((side - self.crop_size) // 2 for side in image.size)
-            return bgr(image.crop((left, top, left + self.crop_size, top + self.crop_size)))
-        if image.size != (self.crop_size, self.crop_size):
-            raise ValueError(
-                f"an image of {_size(image)}, expected {self.crop_size}x{self.crop_size} without a transform"
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise InputError(f"augmentation: found {self.kind!r}, expected one of {', '.join(KINDS)}")
+        if not (0 < self.min_area <= self.max_area <= 1 and 0 < self.aspect <= 1):
+            raise InputError(
+                f"augmentation: found min_area {self.min_area}, max_area {self.max_area}, aspect {self.aspect}: "
+                "expected 0 < min_area <= max_area <= 1 and 0 < aspect <= 1"
             )
-        return bgr(image)
 
-    def _random_aspect_ratio(self, image, rng):
-        """A part of random area and aspect, resized to the crop; a random crop if none fits in ten attempts."""
-        width, height = image.size
-        for _ in range(ATTEMPTS):
-            area = _on_grid(self.min_area, self.max_area, rng) * width * height
-            change = _on_grid(self.aspect, 1 / self.aspect, rng)
-            h, w = int(sqrt(area) * change), int(sqrt(area) / change)
-            if rng.random() < 0.5:
-                h, w = w, h
-            if 0 < h <= height and 0 < w <= width:
-                top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-                part = image.crop((left, top, left + w, top + h))
-                return part.resize((self.crop_size, self.crop_size), Image.Resampling.BICUBIC)
-        return _random_crop(shorter_side_to(image, self.crop_size), self.crop_size, rng)
-
-    def _resized(self, image):
-        return image if self.resize is None else shorter_side_to(image, self.resize)
-
-    def _maybe_mirrored(self, image, rng):
-        return ImageOps.mirror(image) if self.mirror and rng.random() < 0.5 else image
+    def __call__(self, image, rng=None):
+        size = self.crop_size
+        if self.kind == "random_aspect_ratio":
+            return random_aspect_ratio(image, size, rng, self.mirror, self.min_area, self.max_area, self.aspect)
+        if self.kind == "random_crop":
+            return random_crop(image, size, rng, self.mirror, self.resize, self.pad)
+        if self.kind == "test":
+            return center_crop(image, size, self.resize)
+        if image.size != (size, size):
+            raise InputError(f"found an image of {_size(image)}, expected {size}x{size}")
+        return bgr_planes(image)
 
 
-def shorter_side_to(image, side):
-    """The image resized (cubic) so that its shorter side is `side` and its aspect kept; as it is if it has that."""
+def random_aspect_ratio(image, size, rng, mirror=True, min_area=0.08, max_area=1.0, aspect=0.75):
+    """A random part of the image, of random area and aspect, resized to `size`; mirrored half the time.
+
+    Area ratio and aspect change are drawn from grids of 0.001, [min_area, max_area] and
+    [aspect, 1 / aspect]. If ten attempts give no part that fits, it is a random crop of the image whose
+    shorter side was resized to `size`.
+    """
     width, height = image.size
-    shorter = min(width, height)
-    if shorter == side:
-        return image
-    size = (max(side, round(width * side / shorter)), max(side, round(height * side / shorter)))
-    return image.resize(size, Image.Resampling.BICUBIC)
+    for _ in range(10):
+        area = _grid(rng, min_area, max_area) * width * height
+        change = _grid(rng, aspect, 1 / aspect)
+        h, w = int(area**0.5 * change), int(area**0.5 / change)
+        if rng.random() < 0.5:
+            h, w = w, h
+        if 0 < h <= height and 0 < w <= width:
+            y, x = rng.integers(height - h, endpoint=True), rng.integers(width - w, endpoint=True)
+            part = image.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
+            return bgr_planes(part, mirror and rng.random() < 0.5)
+    return random_crop(image, size, rng, mirror, resize=size)
 
 
-def _on_grid(low, high, rng):
-    """Uniform in [low, high] on a grid of 1/1000."""
-    return low + int(rng.integers(0, int((high - low) * GRID + 0.5) + 1)) / GRID
+def random_crop(image, size, rng, mirror=True, resize=None, pad=0):
+    """A random crop, mirrored half the time, of the image as stored, or after its shorter side was resized to
+    `resize`, or its border pixels repeated `pad` times all around. Raises InputError if the crop is larger."""
+    if resize:
+        image = shorter_side(image, resize)
+    if pad:
+        image = Image.fromarray(np.pad(np.asarray(image), ((pad, pad), (pad, pad), (0, 0)), mode="edge"))
+    _check_crop(image, size)
+    y = rng.integers(image.height - size, endpoint=True)
+    x = rng.integers(image.width - size, endpoint=True)
+    return bgr_planes(image.crop((x, y, x + size, y + size)), mirror and rng.random() < 0.5)
 
 
-def _random_crop(image, size, rng):
-    _expect_room(image, size)
-    left, top = (int(rng.integers(0, side - size + 1)) for side in image.size)
-    return image.crop((left, top, left + size, top + size))
+def center_crop(image, size, resize=None):
+    """The test transform: shorter side to `resize` (None: as stored), then the crop in the middle.
+
+    Raises InputError if the crop is larger than the image.
+    """
+    if resize:
+        image = shorter_side(image, resize)
+    _check_crop(image, size)
+    x, y = (image.width - size) // 2, (image.height - size) // 2
+    return bgr_planes(image.crop((x, y, x + size, y + size)))
 
 
-def _expect_room(image, size):
+def shorter_side(image, size):
+    """The image resized so that its shorter side is `size` pixels, the longer in proportion."""
+    scale = size / min(image.size)
+    shape = tuple(max(size, round(side * scale)) for side in image.size)
+    return image if shape == image.size else image.resize(shape, Image.Resampling.BICUBIC)
+
+
+def bgr_planes(image, mirror=False):
+    """A PIL RGB image as uint8 (3, height, width), B first; mirrored left to right if `mirror`."""
+    planes = np.asarray(image).transpose(2, 0, 1)[::-1]
+    return np.ascontiguousarray(planes[:, :, ::-1] if mirror else planes)
+
+
+def _grid(rng, low, high):
+    """A number from `low`, low + 0.001, ... up to `high`, each as likely."""
+    return low + 0.001 * rng.integers(int((high - low) * 1000 + 1e-6), endpoint=True)
+
+
+def _check_crop(image, size):
     if min(image.size) < size:
-        raise ValueError(f"an image of {_size(image)}, smaller than the crop of {size}, and no resize is asked for")
+        raise InputError(f"found an image of {_size(image)}, smaller than the crop of {size}x{size}")
 
 
 def _size(image):
-    return "x".join(map(str, image.size))
+    return f"{image.width}x{image.height} pixels"

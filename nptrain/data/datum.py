@@ -1,6 +1,7 @@
-"""Caffe's Datum: one labelled image, encoded or raw."""
+"""One record of a data set, Caffe's Datum: to and from bytes, to an image."""
 
 import io
+import warnings
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -9,58 +10,70 @@ from PIL import Image
 from nptrain.caffe.caffe_pb2 import Datum
 from nptrain.errors import InputError
 
+# What Pillow may try on a file; its other readers include some that start programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+MAX_PIXELS = 100_000_000  # a small file can claim to be any size: read no larger image
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked instead
 
-def encoded_datum(data, label):
-    """A Datum of an image file's bytes (JPEG, PNG), as convert_imageset --encoded writes it."""
-    return Datum(data=data, label=label, encoded=True)
+
+def encoded_datum(file, label):
+    """The record (bytes) of an image file's bytes, as `convert_imageset --encoded` writes it."""
+    return Datum(data=file, label=label, encoded=True).SerializeToString()
 
 
 def raw_datum(image, label):
-    """A Datum of an RGB image's pixels: channels x height x width, BGR."""
-    pixels = bgr(image)
-    channels, height, width = pixels.shape
-    return Datum(channels=channels, height=height, width=width, data=pixels.tobytes(), label=label)
+    """The record (bytes) of a PIL image (RGB; or L: one channel) as uint8 planes, BGR, as `convert_imageset` writes."""
+    pixels = np.atleast_3d(np.asarray(image))
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)[::-1])
+    channels, height, width = planes.shape
+    return Datum(
+        channels=channels, height=height, width=width, data=planes.tobytes(), label=label, encoded=False
+    ).SerializeToString()
 
 
-def parse_datum(data, where):
-    """Bytes -> Datum with an image in it. Raises InputError, naming `where`, if they are anything else."""
+def parse_datum(record, where):
+    """The Datum in `record` (bytes). Raises InputError, beginning with `where`, if there is none."""
     try:
-        datum = Datum.FromString(bytes(data))
+        datum = Datum.FromString(record)
     except DecodeError:
-        raise InputError(f"{where}: not a Datum") from None
+        raise InputError(f"{where}: found {len(record)} bytes that are no Datum") from None
     if datum.float_data:
-        raise InputError(f"{where}: a Datum of floats, expected 8-bit pixels or an encoded image")
+        raise InputError(f"{where}: found a Datum of floats: expected an encoded image or raw uint8 planes")
     if not datum.data or not datum.HasField("label"):
-        raise InputError(f"{where}: a Datum without {'a label' if datum.data else 'data'}, or no Datum at all")
+        missing = "label" if datum.data else "image data"
+        raise InputError(f"{where}: found {len(record)} bytes that are no Datum or one without {missing}")
     return datum
 
 
 def decode(datum, where):
-    """The image of a Datum, RGB. Raises InputError, naming `where`, if it cannot be decoded."""
-    return open_image(datum.data, where) if datum.encoded else _raw_image(datum, where)
+    """The image of a Datum, as PIL RGB. Raises InputError, beginning with `where`, if it does not decode."""
+    if datum.encoded:
+        return decode_file(datum.data, where)
+    channels, height, width = shape = (datum.channels, datum.height, datum.width)
+    if channels not in (1, 3) or min(height, width) <= 0 or channels * height * width != len(datum.data):
+        raise InputError(
+            f"{where}: found {len(datum.data)} bytes of raw data for channels, height, width {shape}: "
+            "expected 1 or 3 full planes"
+        )
+    pixels = np.frombuffer(datum.data, np.uint8).reshape(shape)[::-1].transpose(1, 2, 0)
+    return Image.fromarray(np.repeat(pixels, 3 // channels, axis=2))
 
 
-def open_image(data, where):
-    """The image in an image file's bytes, RGB, its orientation tag ignored as Caffe's training does."""
+def decode_file(file, where):
+    """Decode an image file's bytes to PIL RGB: alpha is dropped, an EXIF orientation is not applied.
+
+    Raises InputError, beginning with `where`, for a file that is no image, damaged, cut short or larger
+    than MAX_PIXELS.
+    """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{where}: an image that does not decode ({str(error).splitlines()[0]})") from None
-
-
-def _raw_image(datum, where):
-    shape = (datum.channels, datum.height, datum.width)
-    if min(shape) <= 0 or len(datum.data) != datum.channels * datum.height * datum.width:
-        raise InputError(f"{where}: {len(datum.data)} bytes of pixels, which are no {shape} image")
-    if datum.channels not in (1, 3):
-        raise InputError(f"{where}: {datum.channels} channels, expected 1 or 3")
-    pixels = np.frombuffer(datum.data, np.uint8).reshape(shape)
-    if datum.channels == 1:
-        pixels = pixels.repeat(3, axis=0)
-    return Image.fromarray(np.ascontiguousarray(pixels[::-1].transpose(1, 2, 0)))
-
-
-def bgr(image):
-    """An RGB image as uint8 (3, height, width) in the order blue, green, red."""
-    return np.ascontiguousarray(np.asarray(image)[..., ::-1].transpose(2, 0, 1))
+        image = Image.open(io.BytesIO(file), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+        if image.mode.startswith("I;16"):  # 16-bit grey, which convert() would clip
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{where}: found {len(file)} bytes that are no image file") from None
+    except Exception as error:  # each of Pillow's readers fails in its own ways
+        raise InputError(f"{where}: the image does not decode: {error}") from None

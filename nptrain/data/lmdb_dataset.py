@@ -1,96 +1,155 @@
-"""LMDBs of Datum records, as Caffe reads and writes them."""
+"""Data sets: LMDBs of Caffe Datums, as `convert_imageset` writes them, read and written."""
 
-import functools
+import os
 import shutil
+from array import array
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import lmdb
-import numpy as np
 
 from nptrain.data.datum import decode, parse_datum
 from nptrain.errors import InputError
+from nptrain.files import sync_folder
 
-COMMIT_EVERY = 1000  # records a transaction when writing
+_open = WeakValueDictionary()  # a process may open an LMDB only once: {(device, inode): environment}
 
 
 class LmdbDataset:
-    """Labelled images by number, in key order. Reads from any thread.
+    """The records of an LMDB, in key order: `dataset[i]` is (PIL RGB image, label).
 
-    Raises InputError if there is no LMDB at `path`, if it is empty, or, on reading, if a record is no Datum,
-    its image does not decode, or its label is not below `classes` (None: any label will do).
+    Any number of threads may read it, and any number of LmdbDatasets in a process the same LMDB; nothing
+    is written to its folder. With `classes`, labels must be in 0..classes-1. Raises InputError where `path`
+    is no LMDB, an empty or an incomplete one, and on access to a record that is no Datum, does not decode
+    or has another label.
     """
 
     def __init__(self, path, classes=None):
         self.path, self.classes = Path(path), classes
-        if not (self.path / "data.mdb").is_file():
-            found = "no data.mdb in this folder" if self.path.is_dir() else "no such folder"
-            raise InputError(f"{path}: {found}, expected an LMDB")
+        self._environment = _environment(self.path)
+        # All keys in one string and where each ends: a million bytes objects would take several times that.
+        self._keys, self._ends = bytearray(), array("q", [0])
         try:
-            self.environment = _open(self.path.resolve())
-            with self.environment.begin() as transaction:
-                keys = list(transaction.cursor().iternext(keys=True, values=False))
+            with self._environment.begin() as transaction:
+                for key in transaction.cursor().iternext(values=False):
+                    self._keys += key
+                    self._ends.append(len(self._keys))
         except lmdb.Error as error:
-            raise InputError(f"{path}: not an LMDB ({error})") from None
-        if not keys:
-            raise InputError(f"{path}: an empty LMDB, expected records")
-        # one buffer, not a million objects
-        self._keys = b"".join(keys)
-        self._ends = np.cumsum([len(key) for key in keys])
+            raise InputError(f"{path}: damaged LMDB: {error}") from None
+        if not len(self):
+            raise InputError(f"{path}: found an LMDB without records")
 
     def __len__(self):
-        return len(self._ends)
+        return len(self._ends) - 1
 
     def key(self, index):
-        """The key of a record, as bytes."""
-        return self._keys[self._ends[index - 1] if index else 0 : self._ends[index]]
+        """The key (bytes) of record `index`, 0..len-1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        return bytes(self._keys[self._ends[index] : self._ends[index + 1]])
 
     def where(self, index):
-        """The file and key of a record, for messages."""
-        return f"{self.path}: record {self.key(index).decode(errors='replace')}"
+        """The beginning of every error line about record `index`: file and key."""
+        return f"{self.path}: record {self.key(index).decode(errors='backslashreplace')}"
 
     def __getitem__(self, index):
-        """(RGB image, label)."""
         where = self.where(index)
-        with self.environment.begin() as transaction:
-            datum = parse_datum(transaction.get(self.key(index)), where)
+        with self._environment.begin() as transaction:
+            record = transaction.get(self.key(index))
+        datum = parse_datum(record, where)
         if self.classes is not None and not 0 <= datum.label < self.classes:
-            raise InputError(f"{where}: label {datum.label}, expected 0 to {self.classes - 1}")
+            raise InputError(f"{where}: found label {datum.label}, expected 0..{self.classes - 1}")
         return decode(datum, where), datum.label
 
 
-@functools.cache
-def _open(path):
-    """LMDB allows a file to be open only once in a process. No lock file: folders may be read-only."""
-    return lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=1024)
+def _environment(path):
+    """The process's one read-only environment of the LMDB in folder `path`."""
+    data = path / "data.mdb"
+    try:
+        stat = data.stat()
+    except OSError as error:
+        raise InputError(f"{path}: no LMDB: {data} cannot be read: {error.strerror}") from None
+    identity = (stat.st_dev, stat.st_ino)
+    environment = _open.get(identity)
+    if environment is None:
+        try:
+            environment = lmdb.open(str(path), readonly=True, lock=False, create=False)
+        except lmdb.Error as error:
+            raise InputError(f"{path}: no LMDB: {error}") from None
+        size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if stat.st_size < size:  # reading a missing page would end the process
+            raise InputError(f"{path}: cut short: found {stat.st_size} bytes in data.mdb, expected {size}")
+        _open[identity] = environment
+    return environment
 
 
 def write_lmdb(path, records):
-    """Write (name, Datum) pairs, in their order, under the keys of convert_imageset: number_name.
+    """Write an LMDB of (name, Datum bytes) pairs to the new folder `path`; returns how many there were.
 
-    What is not complete never has the name `path`. Returns (records, bytes). Raises InputError if `path` exists.
+    Raises InputError if `path` exists.
     """
-    path = Path(path)
-    if path.exists():
-        raise InputError(f"{path}: exists already, expected a new folder's name")
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    count = size = 0
-    try:
-        # the map is address space, not disk: files stay as large as their records
-        with lmdb.open(str(partial), map_size=1 << 40, sync=False, writemap=False) as environment:
-            transaction = environment.begin(write=True)
-            for name, datum in records:
-                value = datum.SerializeToString()
-                transaction.put(b"%08d_" % count + name.encode()[:400], value, append=True)
-                count, size = count + 1, size + len(value)
-                if count % COMMIT_EVERY == 0:
-                    transaction.commit()
-                    transaction = environment.begin(write=True)
-            transaction.commit()
-            environment.sync(True)
-        (partial / "lock.mdb").unlink(missing_ok=True)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return count, size
+    with LmdbWriter(path) as writer:
+        for name, datum in records:
+            writer.add(name, datum)
+    return writer.records
+
+
+class LmdbWriter:
+    """Writes an LMDB, with the keys of `convert_imageset`: number and name, in the order added.
+
+    A context manager: the LMDB is made in `folder`, a temporary one beside `path`, where the user may put
+    other files; it gets its name when the block ends, and is removed after an exception. The map grows as
+    needed. Raises InputError if `path` exists.
+    """
+
+    BATCH_BYTES = 32 << 20  # what a transaction takes
+
+    def __init__(self, path, map_size=64 << 20):
+        self.path = Path(path)
+        if os.path.lexists(self.path):
+            raise InputError(f"{path}: exists already: remove it or choose another name")
+        self.folder = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self.records, self._map_size = 0, map_size
+        self._batch, self._batch_bytes = [], 0
+
+    def __enter__(self):
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be made: {error.strerror}") from None
+        # Nothing is to last until the end, so nothing need be synced before.
+        self._environment = lmdb.open(str(self.folder), map_size=self._map_size, sync=False, lock=False)
+        return self
+
+    def add(self, name, datum):
+        """Add the record `datum` (bytes) under the next number and `name`."""
+        key = f"{self.records:08d}_{name}".encode()[: self._environment.max_key_size()]
+        self._batch.append((key, datum))
+        self._batch_bytes += len(datum)
+        self.records += 1
+        if self._batch_bytes >= self.BATCH_BYTES:
+            self._commit()
+
+    def _commit(self):
+        while True:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for key, datum in self._batch:
+                        transaction.put(key, datum, append=True)
+                break
+            except lmdb.MapFullError:
+                self._map_size *= 2
+                self._environment.set_mapsize(self._map_size)
+        self._batch, self._batch_bytes = [], 0
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is None:
+                self._commit()
+                self._environment.sync(True)
+                self._environment.close()
+                os.rename(self.folder, self.path)
+                sync_folder(self.path.parent)
+        finally:
+            self._environment.close()
+            shutil.rmtree(self.folder, ignore_errors=True)  # gone already if all went well

@@ -1,5 +1,6 @@
-"""Batches decoded and augmented ahead of the step, in threads (Pillow decodes without the interpreter's lock)."""
+"""Batches, decoded ahead of the step in threads (Pillow decodes without the interpreter's lock)."""
 
+import itertools
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -10,66 +11,33 @@ import numpy as np
 from nptrain.data.sampler import generator, record_indices
 from nptrain.errors import InputError
 
-CHUNK = 8  # images a task
+CHUNK = 4  # images a task: one each would cost as much to hand out as a small one takes to decode
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images uint8 (N, 3, H, W), BGR; labels int64 (N,)."""
+    """`images`: uint8 (N, 3, H, W), channels B, G, R; `labels`: int64 (N,)."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 class _Loader:
-    """Batches in the order of a plan, `prefetch` of them in the making. An error in a thread is raised by next().
+    """Iterates over batches, with `prefetch` beyond the one waited for being made by `threads` threads.
 
-    plan: an iterable of batches, each a list of (record, function that makes its random stream).
+    `plans` yields a batch's records, (N,), and a function from a place in the batch to its Generator. What
+    is yielded does not depend on prefetch or threads. A context manager; an exception in a thread is
+    raised by the iteration at the batch it belongs to.
     """
 
-    def __init__(self, dataset, transform, plan, prefetch, threads):
-        self.dataset, self.transform, self.plan, self.prefetch = dataset, transform, iter(plan), prefetch
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self.pending = deque()
-        self.waited = 0.0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        start = time.perf_counter()
-        while len(self.pending) <= self.prefetch:
-            entries = next(self.plan, None)
-            if entries is None:
-                break
-            chunks = [entries[at : at + CHUNK] for at in range(0, len(entries), CHUNK)]
-            self.pending.append([self.pool.submit(self._load, chunk) for chunk in chunks])
-        if not self.pending:
-            raise StopIteration
-        loaded = [image for chunk in self.pending.popleft() for image in chunk.result()]
-        images, labels = zip(*loaded, strict=True)
-        batch = Batch(np.stack(images), np.array(labels, np.int64))
-        self.waited += time.perf_counter() - start
-        return batch
-
-    def _load(self, entries):
-        return [self._image(index, stream) for index, stream in entries]
-
-    def _image(self, index, stream):
-        image, label = self.dataset[index]
-        try:
-            return self.transform(image, stream()), label
-        except ValueError as error:
-            raise InputError(f"{self.dataset.where(index)}: {error}") from None
-
-    def take_wait_s(self):
-        """Seconds that next() made its caller wait since the last call."""
-        waited, self.waited = self.waited, 0.0
-        return waited
-
-    def close(self):
-        """Drop what is in the making."""
-        self.pool.shutdown(wait=True, cancel_futures=True)
+    def __init__(self, dataset, transform, plans, prefetch, threads, max_bad_records=0):
+        self.dataset, self.transform = dataset, transform
+        self.bad_records = {}  # {index: its error line} of the bad records met so far
+        self._max_bad_records = min(max_bad_records, len(dataset) - 1)
+        self._plans, self._prefetch = plans, prefetch
+        self._queue = deque()
+        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
+        self._waited = 0.0
 
     def __enter__(self):
         return self
@@ -77,35 +45,88 @@ class _Loader:
     def __exit__(self, *_):
         self.close()
 
+    def close(self):
+        """Stop the threads: each finishes the few images it has begun, the rest is dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def take_wait_s(self):
+        """Seconds that the iteration has waited for images since the last call."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        for indices, rng_of in itertools.islice(self._plans, self._prefetch + 1 - len(self._queue)):
+            self._queue.append(self._begin(indices, rng_of))
+        if not self._queue:
+            raise StopIteration
+        batch, tasks = self._queue.popleft()
+        began = time.perf_counter()
+        for task in tasks:
+            task.result()
+        self._waited += time.perf_counter() - began
+        return batch
+
+    def _begin(self, indices, rng_of):
+        count, size = len(indices), self.transform.crop_size
+        batch = Batch(np.empty((count, 3, size, size), np.uint8), np.empty(count, np.int64))
+        starts = range(0, count, CHUNK)
+        return batch, [self._pool.submit(self._fill, batch, indices, rng_of, start) for start in starts]
+
+    def _fill(self, batch, indices, rng_of, start):
+        for place in range(start, min(start + CHUNK, len(indices))):
+            batch.images[place], batch.labels[place] = self._image(int(indices[place]), rng_of, place)
+
+    def _image(self, index, rng_of, place):
+        """The transformed image and label of a record, or of the next good one, as long as bad ones are allowed."""
+        while True:
+            try:
+                image, label = self.dataset[index]
+                try:
+                    return self.transform(image, rng_of(place)), label
+                except InputError as error:
+                    raise InputError(f"{self.dataset.where(index)}: {error}") from None
+            except InputError as error:
+                self.bad_records[index] = str(error)
+                if len(self.bad_records) > self._max_bad_records:
+                    raise
+                index = (index + 1) % len(self.dataset)
+
 
 class TrainLoader(_Loader):
-    """A batch for every iteration from start_iteration below stop_iteration, pass and worker of `my_workers`."""
+    """The batches of the logical workers `my_workers`, of all `workers`, from `start_iteration` on.
 
-    def __init__(self, dataset, transform, *, seed, workers, batch_size, my_workers, start_iteration, stop_iteration,
-                 iter_size=1, shuffle=True, prefetch=2, threads=1):  # fmt: skip
-        def plan():
-            for iteration in range(start_iteration, stop_iteration):
-                for turn in range(iter_size):
-                    for worker in my_workers:
-                        indices = record_indices(
-                            seed, iteration, worker, workers=workers, batch_size=batch_size,
-                            records=len(dataset), turn=turn, iter_size=iter_size, shuffle=shuffle)  # fmt: skip
-                        key = (seed, iteration, worker, turn)
-                        yield [(int(i), lambda key=key, j=j: generator(*key, j)) for j, i in enumerate(indices)]
+    Yields a Batch for each iteration, pass (of `iter_size`) and worker, in this order, up to before
+    `stop_iteration` (None: without end). What a batch holds is a pure function of `seed`, iteration, pass
+    and worker. Up to `max_bad_records` bad records, which `bad_records` lists, are each replaced by the
+    next good one; at one more the iteration raises InputError.
+    """
 
-        super().__init__(dataset, transform, plan(), prefetch, threads)
+    def __init__(
+        self, dataset, transform, *, seed, workers, batch_size, my_workers, start_iteration=0, stop_iteration=None,
+        iter_size=1, shuffle=True, prefetch=2, threads=2, max_bad_records=0,
+    ):  # fmt: skip
+        def plans():
+            endless = stop_iteration is None
+            for iteration in itertools.count(start_iteration) if endless else range(start_iteration, stop_iteration):
+                for pass_, worker in itertools.product(range(iter_size), my_workers):
+                    indices = record_indices(
+                        seed, iteration, worker, pass_=pass_, iter_size=iter_size,
+                        workers=workers, batch_size=batch_size, records=len(dataset), shuffle=shuffle,
+                    )  # fmt: skip
+                    yield indices, lambda place, at=(iteration, worker, pass_): generator(seed, *at, place)
+
+        super().__init__(dataset, transform, plans(), prefetch, threads, max_bad_records)
 
 
 class TestLoader(_Loader):
-    """Records first .. stop - 1, once each, in order; the last batch may be shorter."""
+    """Records first..stop-1, each once and in order; the last Batch may be short."""
 
-    __test__ = False  # not a test, whatever its name says
+    __test__ = False  # no test of pytest's
 
-    def __init__(self, dataset, transform, batch_size, first, stop, threads=1, prefetch=2):
-        plan = ([(index, _no_stream) for index in range(at, min(at + batch_size, stop))]
-                for at in range(first, stop, batch_size))  # fmt: skip
-        super().__init__(dataset, transform, plan, prefetch, threads)
-
-
-def _no_stream():
-    return None
+    def __init__(self, dataset, transform, batch_size, first, stop, threads=2, prefetch=2):
+        starts = range(first, stop, batch_size)
+        plans = ((np.arange(start, min(start + batch_size, stop)), lambda place: None) for start in starts)
+        super().__init__(dataset, transform, plans, prefetch, threads)

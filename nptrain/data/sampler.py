@@ -1,37 +1,49 @@
-"""Which records a worker sees, and its random streams: pure functions of seed, iteration and worker.
+"""Which records a worker sees, and the random streams of augmentation: pure functions, nothing to save.
 
-Nothing about randomness is saved or restored: a resumed run, and one on other ranks, sees the same images.
+Streams are Philox4x64 keyed by (seed, purpose), so no two purposes share numbers; the upper three of its
+four counter words say which stream, the lowest counts the draws.
 """
 
-import functools
+from functools import lru_cache
 
 import numpy as np
 
-_ORDER, _AUGMENTATION = 1, 2  # purposes: streams of different purposes share nothing
-_WORD = (1 << 64) - 1
+SHUFFLE, AUGMENT, CONVERT = 1, 2, 3  # purposes
+_WORD = 2**64
 
 
-def record_indices(seed, iteration, worker, *, workers, batch_size, records, turn=0, iter_size=1, shuffle=True):
-    """The records, int64 (batch_size,), of a worker in pass `turn` (below iter_size) of an iteration.
+def stream(seed, purpose, a=0, b=0, c=0):
+    """The np.random.Generator of an integer `seed`, a purpose and three numbers in 0..2**64-1."""
+    key, counter = np.array([seed % _WORD, purpose], np.uint64), np.array([0, a, b, c], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
-    All workers together walk through the records in an order that is new in every epoch, or the order of the
-    file without `shuffle`; an epoch may end within a batch.
+
+def generator(seed, iteration, worker, pass_, image):
+    """The stream that augments the `image`-th image of a worker's batch."""
+    return stream(seed, AUGMENT, iteration, (pass_ << 32) + worker, image)
+
+
+def record_indices(seed, iteration, worker, *, pass_=0, iter_size=1, workers, batch_size, records, shuffle=True):
+    """Records of a worker's batch in one pass of one iteration: int64 (batch_size,), each in 0..records-1.
+
+    The batches of all iterations, passes and workers, one after the other, go through the records epoch
+    by epoch: every record once an epoch, in the order of the epoch's own permutation, or in key order if
+    not `shuffle`. An epoch may end inside a batch.
     """
-    first = ((iteration * iter_size + turn) * workers + worker) * batch_size
-    positions = np.arange(first, first + batch_size)
+    first = ((iteration * iter_size + pass_) * workers + worker) * batch_size
+    epochs, places = np.divmod(np.arange(first, first + batch_size, dtype=np.int64), records)
     if not shuffle:
-        return positions % records
-    epochs = positions // records
-    return np.array([_permutation(seed, int(e), records)[p % records] for e, p in zip(epochs, positions, strict=True)])
+        return places
+    indices = np.empty(batch_size, np.int64)
+    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+        here = epochs == epoch
+        indices[here] = permutation(seed, epoch, records)[places[here]]
+    return indices
 
 
-def generator(seed, iteration, worker, turn, image):
-    """The random stream that augments image number `image` of a worker's batch."""
-    counter = [0, image << 32 | turn, worker, iteration]
-    return np.random.Generator(np.random.Philox(key=[seed & _WORD, _AUGMENTATION], counter=counter))
-
-
-@functools.lru_cache(maxsize=3)
-def _permutation(seed, epoch, records):
-    stream = np.random.Philox(key=[seed & _WORD, _ORDER], counter=[0, 0, 0, epoch])
-    return np.random.Generator(stream).permutation(records)
+@lru_cache(maxsize=4)
+def permutation(seed, epoch, records):
+    """The order of the records in an epoch: int64 (records,), to be read only."""
+    order = stream(seed, SHUFFLE, epoch).permutation(records)
+    order.setflags(write=False)
+    return order
