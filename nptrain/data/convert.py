@@ -1,0 +1,110 @@
+"""Making a data set: from folders, lists or archives of images to an LMDB."""
+
+import io
+import itertools
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+
+from nptrain.data.augment import shorter_side
+from nptrain.data.datum import decode_file, encoded_datum, raw_datum
+from nptrain.data.lmdb_dataset import LmdbWriter
+from nptrain.data.sampler import CONVERT, stream
+from nptrain.data.sources import by_class_folders, by_list, open_source
+from nptrain.errors import InputError
+
+JPEG_QUALITY = 95
+
+
+@dataclass
+class Summary:
+    """What a conversion did: `bytes` of records written; `skipped` is [(file name, why)]."""
+
+    records: int = 0
+    classes: int = 0
+    bytes: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def convert(
+    source, out, *, split=None, list_file=None, resize=None, raw=False, limit=None, seed=0, shuffle=True,
+    threads=None, progress=lambda records, total: records,
+):  # fmt: skip
+    """Write the images of `source` (a folder or tar archive) to the new LMDB folder `out`.
+
+    Labels are the places of the class folders in sorted order (their names go to `out`/classes.txt), or
+    those of `list_file`, whose lines are "path label". Stored is the file as it is; with `resize`, its
+    shorter side is made `resize` pixels (JPEG, quality 95) unless it is so already; with `raw`, uint8
+    BGR planes. The order is shuffled by `seed`, or else sorted (that of the list); `limit` cuts it.
+    What does not decode is skipped. `progress(records, total)` wraps an iterator.
+
+    Files are read in the new order, so images never fill the memory; a compressed archive, which can only
+    be read from its beginning, is first unpacked to a temporary file beside `out`. Returns a Summary.
+    Raises InputError for a user's mistake, and if no image is left.
+    """
+    if list_file and split:
+        raise InputError("--split: cannot be used with --list, which names the images itself")
+    for flag, value in (("--resize", resize), ("--limit", limit)):
+        if value is not None and value < 1:
+            raise InputError(f"{flag}: found {value}, expected at least 1")
+    if not os.path.exists(source):
+        raise InputError(f"{source}: no such folder or archive")
+    summary, labels = Summary(), set()
+    with ExitStack() as stack:
+        writer = stack.enter_context(LmdbWriter(out))
+        files = stack.enter_context(closing(open_source(source, writer.folder)))
+        if list_file:
+            entries, names, stray = by_list(files, list_file), [], []
+        else:
+            entries, names, stray = by_class_folders(files, split)
+        summary.skipped += [(name, "in no class folder") for name in stray]
+        if shuffle:
+            entries = [entries[i] for i in stream(seed, CONVERT).permutation(len(entries))]
+        entries = entries[:limit]
+
+        def make(entry):
+            name, label = entry
+            try:
+                return name, label, _record(files.read(name), label, name, resize, raw)
+            except (InputError, OSError) as error:
+                return name, label, error
+
+        threads = threads or len(os.sched_getaffinity(0))
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        for name, label, record in progress(_ahead(pool, make, entries, 4 * threads), len(entries)):
+            if isinstance(record, Exception):
+                summary.skipped.append((name, str(record).removeprefix(f"{name}: ")))
+            else:
+                writer.add(name, record)
+                summary.bytes += len(record)
+                labels.add(label)
+        summary.records, summary.classes = writer.records, len(names or labels)
+        if not summary.records:
+            first = "; the first, {}: {}".format(*summary.skipped[0]) if summary.skipped else ""
+            raise InputError(f"{source}: found no image in {len(summary.skipped)} files{first}")
+        if names:
+            text = "".join(f"{name}\n" for name in names)
+            (writer.folder / "classes.txt").write_text(text, encoding="utf-8")
+    return summary
+
+
+def _record(file, label, where, resize, raw):
+    image = decode_file(file, where)  # in any case: what does not decode now would stop the training
+    if resize and min(image.size) != resize:
+        image = shorter_side(image, resize)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        file = buffer.getvalue()
+    return raw_datum(image, label) if raw else encoded_datum(file, label)
+
+
+def _ahead(pool, function, items, count):
+    """The results of `function` in the order of `items`, `count` of them made ahead in the pool."""
+    items, queue = iter(items), deque()
+    while True:
+        queue.extend(pool.submit(function, item) for item in itertools.islice(items, count - len(queue)))
+        if not queue:
+            return
+        yield queue.popleft().result()
