@@ -10,7 +10,9 @@ from kernels.tiles import fma_chain
 
 
 def set_threads(threads):
-    """How many threads the kernels use. Raises ValueError beyond what Numba started with (the cores)."""
+    """How many threads the kernels use. Raises ValueError if there are fewer cores."""
+    if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
+        raise ValueError(f"{threads} threads, expected 1 to {numba.config.NUMBA_NUM_THREADS} (cores of this machine)")
     numba.set_num_threads(threads)
 
 

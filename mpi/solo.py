@@ -33,5 +33,6 @@ class Solo:
     def barrier(self):
         """Wait for all ranks."""
 
-    def local_barrier(self):
-        """Wait for the ranks of this host."""
+    def one_a_host_first(self, action):
+        """Do something on one rank of each host, then on its others."""
+        action()

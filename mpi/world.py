@@ -70,8 +70,13 @@ class World:
         """Wait for all ranks."""
         self.comm.Barrier()
 
-    def local_barrier(self):
-        """Wait for the ranks of this host."""
+    def one_a_host_first(self, action):
+        """Do something on one rank of each host, then on its others: they find what the first has cached."""
+        if self.local_rank == 0:
+            action()
+        self.local.Barrier()
+        if self.local_rank > 0:
+            action()
         self.local.Barrier()
 
     def abort(self, status):

@@ -86,14 +86,19 @@ def load(checkpoint, arena):
     arena.load_history(read_solverstate(checkpoint.state).history, checkpoint.state)
 
 
-def load_weights(path, arena):
-    """Fill the arena with the weights and statistics of a .caffemodel. Returns the names of layers in the file
-    that the network has not, which are skipped. Raises InputError if the file lacks one of the network's.
+def fill_arena(arena, blobs, where):
+    """Fill the arena with {layer: blobs} from the file `where`. Returns the names of layers that the network
+    has not, which are skipped. Raises InputError if one of the network's is missing.
     """
-    missing, extra = arena.load(read_caffemodel(path), path)
+    missing, extra = arena.load(blobs, where)
     if missing:
-        raise InputError(f"{path}: no layer {missing[0]} ({len(missing)} of the network's layers are missing)")
+        raise InputError(f"{where}: no layer {missing[0]} ({len(missing)} of the network's layers are missing)")
     return extra
+
+
+def load_weights(path, arena):
+    """Fill the arena with the weights and statistics of a .caffemodel; the same as `fill_arena` otherwise."""
+    return fill_arena(arena, read_caffemodel(path), path)
 
 
 def _sha256(path):

