@@ -6,6 +6,8 @@ puts the project on the path, so that the commands work from any folder and unde
 
 import os
 import sys
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -22,26 +24,34 @@ if (
 sys.path.insert(0, str(PROJECT))
 
 
+def parse(parser):
+    """The command line, parsed; of several ranks, which all see the same one, only the first shows help or errors."""
+    rank = next((os.environ[name] for name in ("PMIX_RANK", "PMI_RANK") if name in os.environ), "0")
+    if rank == "0":
+        return parser.parse_args()
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+        return parser.parse_args()
+
+
 def run(main):
     """Call main() and return its exit status: 0, or 2 for a user's mistake (one line), 1 for a failure (one line
     if it is foreseen, else the traceback), 130 when interrupted. A failure on one rank ends all ranks.
     """
+    status, all_know = 0, False
     try:
         main()
-        status = 0
     except KeyboardInterrupt:
         _say("interrupted")
         status = 130
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except SystemExit as end:
+    except SystemExit as end:  # usage errors, and the ranks that leave a common error to the first
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        all_know = True
     except Exception as error:
-        status = getattr(error, "exit_status", None)
+        status, all_know = getattr(error, "exit_status", None), getattr(error, "all_know", False)
         if status is None:
-            import traceback
-
             traceback.print_exc()
             status = 1
         else:
@@ -49,7 +59,7 @@ def run(main):
     sys.stdout.flush()
     sys.stderr.flush()
     world = sys.modules.get("mpi.world")
-    if status and world:
+    if status and world and not all_know:
         world.end(status)
     return status
 

@@ -21,5 +21,7 @@ def together(world, mistake):
     if world.rank:
         raise SystemExit(mistake.exit_status)
     rank, host, line = failed[0]
-    everywhere = len({report[2] for report in failed}) == 1 and len(failed) == world.size
-    raise mistake(line if everywhere else f"rank {rank} on {host}: {line}")
+    everywhere = len(failed) == world.size and len({report[2] for report in failed}) == 1
+    shared = mistake(line if everywhere or world.size == 1 else f"rank {rank} on {host}: {line}")
+    shared.all_know = True  # no rank is left waiting: all end by themselves
+    raise shared

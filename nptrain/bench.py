@@ -10,12 +10,6 @@ from nptrain.layers import convolutions
 from nptrain.resnet import ResNet
 
 
-def set_threads(threads):
-    """Use so many threads; None leaves all that Numba found."""
-    if threads:
-        cpu.set_threads(threads)
-
-
 def inputs_of_convolutions(size):
     """(Convolution, height of its input) for every convolution of ResNet-50 at a crop of `size`."""
     at = inner = None

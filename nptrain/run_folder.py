@@ -22,29 +22,28 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.description = self.path / "run.json"
 
-    def begin(self, recipe, hosts, arguments, library):
-        """Describe a new run. Raises InputError if the folder holds one already."""
+    def expect_new(self):
+        """Raise InputError if the folder holds a run already."""
         if self.description.exists() or self.metrics.exists():
             raise InputError(f"--run-dir: {self.path} holds a run already; go on with --resume or choose another")
-        self._describe(recipe, hosts, arguments, library)
 
-    def go_on(self, recipe, hosts, arguments, library):
-        """Describe a run that is resumed. Raises InputError if there is none or it had another recipe or seed."""
+    def expect_same(self, recipe, seed):
+        """Raise InputError unless the folder holds a run of this recipe and seed, to be resumed."""
         if not self.description.exists():
             raise InputError(f"--resume: {self.description} does not exist, expected a run begun before")
         try:
             before = json.loads(self.description.read_bytes())
-            old, seed = before["recipe"], before["arguments"]["seed"]
+            old, old_seed = before["recipe"], before["arguments"]["seed"]
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{self.description}: not the description of a run") from None
-        if seed != arguments["seed"]:
-            raise InputError(f"--seed: found {arguments['seed']}, but the run in {self.path} began with {seed}")
+        if seed != old_seed:
+            raise InputError(f"--seed: found {seed}, but the run in {self.path} began with {old_seed}")
         new = json.loads(json.dumps(to_dict(recipe)))
-        for field, value in _differences(old, new):
-            raise InputError(f"{field}: found {value[1]!r}, but the run in {self.path} began with {value[0]!r}")
-        self._describe(recipe, hosts, arguments, library)
+        for field, (was, is_now) in _differences(old, new):
+            raise InputError(f"{field}: found {is_now!r}, but the run in {self.path} began with {was!r}")
 
-    def _describe(self, recipe, hosts, arguments, library):
+    def describe(self, recipe, hosts, arguments, library):
+        """Write run.json."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         entry = {"recipe": to_dict(recipe), "arguments": arguments, "versions": versions(library), "hosts": hosts}
         with atomic_write(self.description) as file:

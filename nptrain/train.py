@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nptrain import checkpoint
 from nptrain.data.loader import TrainLoader
 from nptrain.errors import InputError, TrainingError
@@ -92,7 +94,8 @@ class Trainer:
             batches = iter(loader)
             for iteration in range(start, stop):
                 began = time.perf_counter()
-                loss = self._gradients(phase, batches, mine)
+                with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
+                    loss = self._gradients(phase, batches, mine)
                 self.world.sum(arena.gradients)
                 loss, waited = self.world.sum_scalars([loss / count, loader.take_wait_s() / self.world.size])
                 self._check(loss, phase, iteration)

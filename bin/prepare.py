@@ -1,0 +1,31 @@
+"""What train and evaluate do alike before they begin: choose kernels and threads, and compile."""
+
+from kernels import fast, naive
+from kernels.cpu import set_threads
+from mpi.affinity import threads_for
+from mpi.agree import together
+from nptrain.errors import InputError
+from nptrain.resnet import compile_kernels
+
+
+def add_arguments(parser):
+    """The flags that `kernels_and_threads` reads."""
+    parser.add_argument("--threads", metavar="N", type=int, help="a rank (cores it may use / ranks on its host)")
+    parser.add_argument(
+        "--kernels", choices=["fast", "numpy"], default="fast", help="compiled, or the plain reference")  # fmt: skip
+
+
+def kernels_and_threads(args, world, recipe):
+    """(kernels, threads of this rank). The compiled ones are ready: one rank of each host has compiled what its
+    others load. All ranks call it. Raises InputError if there are not so many cores.
+    """
+    threads = threads_for(world) if args.threads is None else args.threads
+    with together(world, InputError):
+        try:
+            set_threads(threads)
+        except ValueError as error:
+            raise InputError(f"--threads: found {error}") from None
+    if args.kernels == "numpy":
+        return naive, threads
+    world.one_a_host_first(lambda: compile_kernels(recipe))
+    return fast, threads

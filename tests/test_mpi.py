@@ -1,0 +1,103 @@
+"""Ranks: what they tell each other, on one and on several; a failure of one ends all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import MPIRUN, PROJECT
+
+from mpi.solo import Solo
+from nptrain.train import share
+
+HEAD = f"""
+import sys
+sys.path.insert(0, {str(PROJECT / "bin")!r})
+import command
+import numpy as np
+from mpi.affinity import threads_for
+from mpi.agree import together
+from mpi.world import connect
+from nptrain.errors import InputError
+
+def main():
+    world = connect()
+"""
+
+
+def ranks(count, body, folder, timeout=60):
+    """Run a main() on so many ranks; returns the finished process. A hang fails the test."""
+    script = Path(folder) / "script.py"
+    indented = "".join(f"    {line}\n" for line in body.strip().splitlines())
+    script.write_text(f"{HEAD}{indented}\nsys.exit(command.run(main))\n")
+    launcher = [str(MPIRUN), "-n", str(count)] if count else []
+    if count and not MPIRUN.exists():
+        pytest.skip("needs mpirun in the environment")
+    return subprocess.run([*launcher, sys.executable, str(script)], capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_what_ranks_tell_each_other(tmp_path, count):
+    done = ranks(count, """
+total = np.full(1000, world.rank + 1, np.float32)
+world.sum(total)
+first = np.full((3, 4), world.rank + 7.0)
+world.broadcast(first)
+scalars = world.sum_scalars([0.1, world.rank])
+shared = world.share({"from": world.rank})
+ranks = world.gather(world.rank)
+order = []
+world.one_a_host_first(lambda: order.append(world.local_rank))
+n = world.size
+assert (total == n * (n + 1) / 2).all()
+assert (first == 7).all()
+assert abs(scalars[0] - n / 10) < 1e-15 and scalars[1] == n * (n - 1) / 2
+assert shared == {"from": 0} and ranks == list(range(n)) and order == [world.local_rank]
+assert world.local_size == n and threads_for(world) >= 1
+world.barrier()
+print("fine")
+""", tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("fine") == max(count, 1)
+
+
+def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path):
+    done = ranks(3, "if world.rank == 1:\n    raise RuntimeError('boom')\nworld.barrier()", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert "RuntimeError: boom" in done.stderr
+
+
+def test_a_mistake_on_one_rank_is_said_once_with_rank_and_host(tmp_path):
+    body = "with together(world, InputError):\n    if world.rank == 2:\n        raise InputError('x: found y')\n"
+    done = ranks(3, body + "world.barrier()", tmp_path)
+    assert done.returncode == 2
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("script.py: rank 2 on ")
+    assert first.endswith(": x: found y")
+    assert "found y" not in "".join(rest)
+
+
+def test_a_mistake_on_all_ranks_is_said_once(tmp_path):
+    done = ranks(2, "with together(world, InputError):\n    raise InputError('x: found y')", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == "script.py: x: found y"
+    assert done.stderr.count("found y") == 1
+
+
+@pytest.mark.parametrize(("workers", "size"), [(896, 896), (896, 7), (4, 3), (2, 3), (1, 1)])
+def test_every_worker_is_carried_by_one_rank(workers, size):
+    shares = [share(workers, rank, size) for rank in range(size)]
+    assert [w for part in shares for w in part] == list(range(workers))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_solo_has_the_interface_of_the_world():
+    from mpi.world import World
+
+    public = {name for name in dir(World) if not name.startswith("_")} - {"abort"}
+    assert public <= set(dir(Solo))
+    values = np.arange(3.0)
+    Solo().sum(values)
+    assert values.tolist() == [0, 1, 2]

@@ -1,0 +1,97 @@
+"""Every value of the published recipe, and overriding any of them."""
+
+import json
+
+import pytest
+
+from nptrain.data.augment import Transform
+from nptrain.errors import InputError
+from nptrain.recipes import RECIPES, from_dict, get_recipe, override, to_dict
+
+
+def test_the_448_node_recipe_to_the_letter():
+    recipe = get_recipe("resnet50-448nodes")
+    common = {"workers": 896, "batch_size": 16, "classes": 1000, "crop_size": 224, "depth": 50,
+              "scale": 1 / 128, "mean_bgr": (104, 117, 123), "bn_eps": 1e-5, "moving_average_fraction": 0.95,
+              "test_resize": 256}  # fmt: skip
+    assert {field: getattr(recipe, field) for field in common} == common
+    shared = {"lr_policy": "poly", "momentum": 0.9, "momentum_correction": False, "regularization": "L2",
+              "iter_size": 1, "clip_gradients": -1, "local_lr_auto": False, "snapshot": 402, "display": 40,
+              "shuffle": True, "prefetch": 2, "mirror": True, "decay_scale_and_shift": False}  # fmt: skip
+    parts = [
+        {"base_lr": 4.8, "power": 1, "max_iter": 8040, "warmup_iter": 446, "warmup_start_lr": 0.1, "test_interval": 402,
+         "weight_decay": 0.00005, "starts_from": None, "augmentation": "random_aspect_ratio"},
+        {"base_lr": 0.254, "power": 2, "max_iter": 402, "warmup_iter": 0, "test_interval": 0,
+         "weight_decay": 0.0001, "starts_from": 7638, "augmentation": "random_crop"},
+    ]  # fmt: skip
+    for phase, values in zip(recipe.phases, parts, strict=True):
+        expected = {**shared, **values}
+        assert {field: getattr(phase, field) for field in expected} == expected
+    assert recipe.phases[0].train_transform(recipe) == Transform("random_aspect_ratio", 224, min_area=0.08, aspect=0.75)
+    assert recipe.phases[1].train_transform(recipe) == Transform("random_crop", 224)
+    assert recipe.test_transform() == Transform("test", 224, resize=256, mirror=False)
+    assert recipe.phases[1].starts_from == 19 * recipe.phases[0].snapshot
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_the_shape_of_the_published_one(name):
+    one, two = get_recipe(name).phases
+    assert (one.lr_policy, one.power, two.lr_policy, two.power) == ("poly", 1, "poly", 2)
+    assert one.warmup_iter > 0
+    assert two.warmup_iter == 0
+    assert two.weight_decay == 2 * one.weight_decay
+    assert 0.94 < two.starts_from / one.max_iter < 0.96
+    assert two.starts_from % one.snapshot == 0
+    assert two.augmentation == "random_crop"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_comes_back_from_json(name):
+    recipe = get_recipe(name)
+    assert from_dict(json.loads(json.dumps(to_dict(recipe)))) == recipe
+
+
+def test_override():
+    recipe = override(get_recipe("digits"), [
+        "workers=3", "1.base_lr=0.5", "momentum=0.8", "2.stepvalue=10,20", "1.resize=40", "shuffle=false",
+        "mean_bgr=1,2,3", "test_resize=none"])  # fmt: skip
+    one, two = recipe.phases
+    assert (recipe.workers, one.base_lr, one.momentum, two.momentum) == (3, 0.5, 0.8, 0.8)
+    assert (two.base_lr, two.stepvalue, one.stepvalue) == (0.001, (10, 20), ())
+    assert (one.resize, two.resize, one.shuffle, recipe.mean_bgr, recipe.test_resize) == (
+        40,
+        None,
+        False,
+        (1, 2, 3),
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("assignment", "line"),
+    [
+        ("base_lrr=1", "the unknown field 'base_lrr'"),
+        ("3.base_lr=1", "phase: found '3', expected one of 1, 2"),
+        ("base_lr=fast", "--set base_lr: found 'fast', expected a value of type float"),
+        ("shuffle=maybe", "--set shuffle: found 'maybe'"),
+        ("workers", "found 'workers', expected FIELD=VALUE"),
+        ("workers=0", "workers: found 0, expected a positive number"),
+        ("crop_size=16", "crop_size: found 16, expected 32 or more"),
+        ("depth=51", "depth: found 51, expected one of 18, 34, 50, 101, 152"),
+        ("1.max_iter=-1", "1.max_iter: found -1"),
+        ("augmentation=test", "augmentation: found test"),
+        ("lr_policy=step", "gamma: found none"),
+    ],
+)
+def test_mistakes_are_named(assignment, line):
+    with pytest.raises(InputError) as caught:
+        override(get_recipe("digits"), [assignment])
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_recipes_and_fields():
+    with pytest.raises(InputError, match="found 'resnet', expected one of resnet50-448nodes, cifar10, digits"):
+        get_recipe("resnet")
+    with pytest.raises(InputError, match="colour"):
+        from_dict({**to_dict(get_recipe("digits")), "colour": 1})

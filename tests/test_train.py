@@ -1,0 +1,246 @@
+"""The train and evaluate commands: resuming, ranks, checkpoints, and what a user's mistakes look like."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from commands import TINY, run, start
+from images import image, image_file, make_dataset
+
+from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.caffe.state import read_solverstate
+from nptrain.data.datum import encoded_datum
+from nptrain.data.lmdb_dataset import write_lmdb
+
+SHORT = ["--set", "1.max_iter=30", "--set", "1.snapshot=10", "--set", "2.max_iter=4", "--set", "2.starts_from=20",
+         "--set", "test_interval=15", "--workers", "3"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two LMDBs of small images, /train and /val; val's 7 records fill no batch of 2 evenly."""
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder / "train", 41, width=36, height=34)
+    make_dataset(folder / "val", 7, width=40, height=33)
+    return folder
+
+
+def arguments(data, run_dir, *more):
+    return [*TINY, "--train-data", data / "train", "--val-data", data / "val", "--run-dir", run_dir, *more]
+
+
+def metrics(run_dir):
+    """The lines of a run's metrics, without the times in them."""
+    entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in e.items() if k not in ("images_per_s", "data_wait_s")} for e in entries]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run of both phases that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    output, _ = run("train", *arguments(data, folder, *SHORT))
+    return folder, output
+
+
+def test_a_run_and_its_folder(whole):
+    folder, output = whole
+    entries = metrics(folder)
+    losses = [e for e in entries if "loss" in e]
+    assert [(e["phase"], e["iteration"]) for e in losses] == [("1", i) for i in range(30)] + [
+        ("2", i) for i in range(4)
+    ]
+    assert [(e["phase"], e["iteration"]) for e in entries if "top1" in e] == [("1", 15), ("1", 30), ("2", 4)]
+    assert losses[0]["lr"] == 0.001
+    names = {p.name for p in (folder / "checkpoints").iterdir()}
+    assert names == {f"phase{p}_iter_{i}.{kind}" for p, i in ((1, 10), (1, 20), (1, 30), (2, 4))
+                     for kind in ("caffemodel", "solverstate", "json")}  # fmt: skip
+    description = json.loads((folder / "run.json").read_text())
+    assert description["recipe"]["phases"][1]["starts_from"] == 20
+    assert description["hosts"][0]["workers"] == [0, 1, 2]
+    assert description["versions"]["numpy"] == np.__version__
+    assert "phase 2: starts from the weights of phase 1 at iteration 20" in output
+    assert "phase 1  30/30  loss" in output
+    assert "\r" not in output
+
+
+def test_the_second_phase_starts_with_fresh_momentum(whole):
+    history = read_solverstate(whole[0] / "checkpoints" / "phase2_iter_4.solverstate").history
+    before = read_solverstate(whole[0] / "checkpoints" / "phase1_iter_30.solverstate").history
+    assert np.abs(history[0]).max() < 0.5 * np.abs(before[0]).max()
+
+
+@pytest.mark.parametrize("lines", [12, 33])
+def test_a_killed_run_resumes_bit_for_bit(data, tmp_path, whole, lines):
+    folder = tmp_path / "run"
+    process = start("train", *arguments(data, folder, *SHORT))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "metrics.jsonl").exists() and len(metrics_lines(folder)) >= lines:
+            break
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert len(metrics_lines(folder)) < 37, "it was over before it was killed"
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"phase": "1", "iter')  # as a crash can leave it
+    output, _ = run("train", *arguments(data, folder, *SHORT), "--resume")
+    assert "resumes at phase 1, iteration" in output
+    assert metrics(folder) == metrics(whole[0])
+    for name in ("phase1_iter_30", "phase2_iter_4"):
+        for kind in ("caffemodel", "solverstate"):
+            ours, theirs = ((f / "checkpoints" / f"{name}.{kind}").read_bytes() for f in (folder, whole[0]))
+            assert ours == theirs
+
+
+def metrics_lines(folder):
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def test_a_damaged_checkpoint_is_passed_over(data, tmp_path, whole):
+    folder = tmp_path / "run"
+    run("train", *arguments(data, folder, *SHORT, "--phase", "1", "--iterations", "22"))
+    newest = folder / "checkpoints" / "phase1_iter_22.caffemodel"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    output, _ = run("train", *arguments(data, folder, *SHORT), "--resume")
+    assert "passing over a damaged checkpoint" in output
+    assert "resumes at phase 1, iteration 20" in output
+    assert metrics(folder) == metrics(whole[0])
+
+
+def test_resuming_what_is_done_changes_nothing(data, whole):
+    before = metrics(whole[0])
+    run("train", *arguments(data, whole[0], *SHORT), "--resume")
+    assert metrics(whole[0]) == before
+
+
+def test_resume_refuses_another_recipe(data, whole):
+    _, errors = run("train", *arguments(data, whole[0], *SHORT, "--set", "1.momentum=0.8"), "--resume", status=2)
+    assert errors.startswith("train: 1.momentum: found 0.8, but the run in")
+    _, errors = run("train", *arguments(data, whole[0], *SHORT), status=2)
+    assert "holds a run already" in errors
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_any_number_of_ranks_computes_the_same(data, tmp_path, whole, ranks):
+    """After one update: what differs is the order of sums. Later losses of so small batches amplify rounding."""
+    short = [*SHORT, "--phase", "1", "--iterations", "1"]
+    for folder, count in ((tmp_path / "ranks", ranks), (tmp_path / "alone", 0)):
+        run("train", *arguments(data, folder, *short), ranks=count)
+    assert metrics(tmp_path / "ranks")[0]["loss"] == pytest.approx(metrics(whole[0])[0]["loss"], rel=1e-6)
+    ours, alone = (
+        read_caffemodel(tmp_path / f / "checkpoints" / "phase1_iter_1.caffemodel") for f in ("ranks", "alone")
+    )
+    for layer, blobs in alone.items():
+        for blob, expected in zip(ours[layer], blobs, strict=True):
+            assert np.abs(blob - expected).max() <= 1e-5 * np.abs(expected).max(), layer
+
+
+def test_threads_change_nothing(data, tmp_path):
+    import os
+
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    files = []
+    for threads in ("1", "2"):
+        folder = tmp_path / threads
+        run("train", *arguments(data, folder, *SHORT, "--phase", "1", "--iterations", "3", "--threads", threads))
+        files.append((folder / "checkpoints" / "phase1_iter_3.caffemodel").read_bytes())
+    assert files[0] == files[1]
+
+
+def test_evaluation_counts_every_record_once_on_any_ranks(data, whole):
+    weights = whole[0] / "checkpoints" / "phase2_iter_4.caffemodel"
+    expected = metrics(whole[0])[-1]
+    for ranks in (0, 2, 3):
+        output, _ = run("evaluate", "--weights", weights, "--data", data / "val", "--json", ranks=ranks)
+        result = json.loads(output)
+        assert result["records"] == 7
+        assert result["loss"] == pytest.approx(expected["test_loss"], rel=1e-6)
+        assert (result["top1"], result["top5"]) == (expected["top1"], 1)
+    output, _ = run("evaluate", "--weights", weights, "--data", data / "val", "--kernels", "numpy", "--json")
+    assert json.loads(output)["loss"] == pytest.approx(expected["test_loss"], rel=1e-4)
+
+
+def test_weights_alone_start_a_run(data, tmp_path, whole):
+    weights = whole[0] / "checkpoints" / "phase1_iter_20.caffemodel"
+    run("train", *arguments(data, tmp_path / "run", *SHORT, "--phase", "2", "--weights", weights))
+    losses, expected = ([e for e in metrics(f) if e["phase"] == "2"] for f in (tmp_path / "run", whole[0]))
+    assert losses == expected
+
+
+def test_plain_kernels_train_too(data, tmp_path, whole):
+    short = [*SHORT, "--phase", "1", "--iterations", "1", "--kernels", "numpy", "--dtype", "float64"]
+    run("train", *arguments(data, tmp_path / "run", *short))
+    assert metrics(tmp_path / "run")[0]["loss"] == pytest.approx(metrics(whole[0])[0]["loss"], rel=1e-4)
+
+
+def bad_records(folder):
+    """LMDBs with one thing wrong in each: {name: part of the line that says so}."""
+    good = encoded_datum(image_file(image(width=36, height=36)), 1)
+    cases = {
+        "no datum": (b"\xff\xff\xff", "record 00000000_x"),
+        "broken image": (encoded_datum(b"\xff\xd8\xff\xe0 no JPEG", 1), "record 00000000_x"),
+        "label": (encoded_datum(image_file(image(width=36, height=36)), 5), "label 5"),
+        "small image": (encoded_datum(image_file(image(width=20, height=20)), 1), "20x20"),
+    }
+    for name, (record, line) in cases.items():
+        write_lmdb(folder / name, [("x", record), ("y", good)])
+        yield name, line
+
+
+def test_bad_data_is_one_line(data, tmp_path):
+    for name, line in bad_records(tmp_path):
+        more = ["--train-data", tmp_path / name, "--set", "pad=0", "--iterations", "1"]
+        _, errors = run("train", *arguments(data, tmp_path / f"run {name}", *more), status=2)
+        assert line in errors
+        assert errors.startswith("train: ")
+        assert errors.count("\n") == 1
+    (tmp_path / "empty").mkdir()
+    for path, line in ((tmp_path / "none", "none"), (tmp_path / "empty", "empty")):
+        _, errors = run("train", *arguments(data, tmp_path / "run", "--train-data", path), status=2)
+        assert line in errors
+        assert errors.count("\n") == 1
+
+
+def test_flags_and_files_are_checked(data, tmp_path, whole):
+    blobs = read_caffemodel(whole[0] / "checkpoints" / "phase1_iter_20.caffemodel")
+    blobs["conv1"][0] = np.zeros((64, 3, 5, 5), np.float32)
+    write_caffemodel(tmp_path / "other.caffemodel", "x", [(n, "x", b) for n, b in blobs.items()])
+    for more, line in (
+        (["--recipe", "resnet51"], "--recipe: found 'resnet51', expected one of"),
+        (["--set", "base_rate=1"], "the unknown field 'base_rate'"),
+        (["--phase", "3"], "phase: found '3'"),
+        (["--weights", tmp_path / "none.caffemodel"], "none.caffemodel"),
+        (["--weights", tmp_path / "other.caffemodel"],
+         "other.caffemodel: layer conv1 blob 0 has shape (64, 3, 5, 5), expected (64, 3, 7, 7)"),
+        (["--phase", "2"], "no checkpoint of phase 1"),
+        (["--resume"], "run.json does not exist"),
+        (["--dtype", "float64"], "--dtype: found float64"),
+        (["--threads", "0"], "--threads: found 0 threads, expected 1 to"),
+        (["--threads", "999"], "999 threads"),
+    ):  # fmt: skip
+        _, errors = run("train", *arguments(data, tmp_path / "run", *SHORT, *more), status=2)
+        assert line in errors
+        assert errors.count("\n") == 1, errors
+    _, errors = run("train", "--no-such-flag", status=2)
+    assert "unrecognized arguments: --no-such-flag" in errors
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
+    more = ["--set", "1.base_lr=1e30", "--set", "1.warmup_iter=0", "--set", "1.snapshot=1", "--phase", "1"]
+    _, errors = run("train", *arguments(data, tmp_path / "run", *more), status=1)
+    assert "the loss is " in errors
+    assert "the last checkpoint is " in errors
+    assert errors.count("\n") == 1
+
+
+def test_an_error_on_one_rank_ends_all_with_its_line(data, tmp_path):
+    records = [(f"{i}", encoded_datum(image_file(image(i, width=36, height=36)), i % 5)) for i in range(24)]
+    records[13] = ("bad", b"\xff\xff")
+    write_lmdb(tmp_path / "data", records)
+    more = ["--train-data", tmp_path / "data", "--workers", "2"]
+    _, errors = run("train", *arguments(data, tmp_path / "run", *more), ranks=2, status=2, timeout=120)
+    assert errors.startswith("train: ")
+    assert "record 00000013_bad" in errors
