@@ -1,0 +1,112 @@
+"""How commands begin and end: the project's environment from anywhere, one line for a mistake, exit statuses."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import PROJECT, run, start
+
+HEAD = f"""
+import sys
+sys.path.insert(0, {str(PROJECT / "bin")!r})
+import command
+from nptrain.errors import InputError, TrainingError
+
+def main():
+    BODY
+
+sys.exit(command.run(main))
+"""
+
+
+def script(folder, body):
+    """A command whose main() is `body`."""
+    path = folder / "script.py"
+    path.write_text(HEAD.replace("BODY", body))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "errors"),
+    [
+        ("pass", 0, ""),
+        ("raise InputError('x: found y, expected z')", 2, "script.py: x: found y, expected z\n"),
+        ("raise TrainingError('the loss is nan')", 1, "script.py: the loss is nan\n"),
+        ("raise KeyboardInterrupt", 130, "script.py: interrupted\n"),
+        ("raise SystemExit(3)", 3, ""),
+    ],
+)
+def test_endings_without_a_traceback(tmp_path, body, status, errors):
+    done = subprocess.run([sys.executable, script(tmp_path, body)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (status, errors, "")
+
+
+def test_an_unforeseen_error_shows_its_traceback(tmp_path):
+    done = subprocess.run([sys.executable, script(tmp_path, "[][0]")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert "IndexError" in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_error(tmp_path):
+    path = script(tmp_path, "for _ in range(100_000): print('a long line of output, more than a pipe holds')")
+    process = subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 1
+
+
+def test_another_interpreter_is_exchanged_for_the_environments(tmp_path):
+    environment = PROJECT / ".venv"
+    if Path(sys.prefix).resolve() != environment.resolve():
+        pytest.skip("these tests run in another environment than the project's .venv")
+    plain = Path(sys.base_prefix) / "bin" / "python3"
+    path = script(tmp_path, "import numpy; print(sys.prefix, *sys.argv[1:])")
+    done = subprocess.run([plain, path, "a b", "--c"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{environment} a b --c\n"
+
+
+def test_commands_work_from_any_folder(tmp_path):
+    done = subprocess.run([PROJECT / "bin" / "train", "--list-recipes"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["resnet50-448nodes", "cifar10", "digits"]
+
+
+def test_a_wrong_flag_is_one_message_of_all_ranks():
+    _, errors = run("train", "--no-such-flag", ranks=3, status=2)
+    assert errors.count("unrecognized arguments: --no-such-flag") == 1
+    assert errors.count("usage:") == 1
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_launcher_ends_all_ranks(tmp_path, stop):
+    body = """from mpi.world import connect
+    import os, time
+    world = connect()
+    open(f"{sys.argv[1]}/{world.rank}", "w").write(str(os.getpid()))
+    world.barrier()
+    time.sleep(120)"""
+    process = start(script(tmp_path, body), tmp_path, ranks=2)
+    for _ in range(300):
+        ranks = [tmp_path / str(rank) for rank in range(2)]
+        if all(path.exists() and path.read_text() for path in ranks):
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(stop)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert not any(running(int(path.read_text())) for path in ranks)
+
+
+def running(pid):
+    """Whether the process is there, and not only waiting to be reaped."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
