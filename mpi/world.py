@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import time
 
 from mpi.solo import Solo
 
@@ -83,4 +84,5 @@ class World:
         """End all ranks."""
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(0.5)  # the launcher drops what it has not passed on by then
         self.comm.Abort(status)

@@ -1,5 +1,7 @@
 """How commands begin and end: the project's environment from anywhere, one line for a mistake, exit statuses."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +39,7 @@ def script(folder, body):
         ("raise TrainingError('the loss is nan')", 1, "script.py: the loss is nan\n"),
         ("raise KeyboardInterrupt", 130, "script.py: interrupted\n"),
         ("raise SystemExit(3)", 3, ""),
+        ("raise SystemExit('the end')", 1, "script.py: the end\n"),
     ],
 )
 def test_endings_without_a_traceback(tmp_path, body, status, errors):
@@ -69,6 +72,18 @@ def test_another_interpreter_is_exchanged_for_the_environments(tmp_path):
     done = subprocess.run([plain, path, "a b", "--c"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{environment} a b --c\n"
+
+
+def test_without_an_environment_the_command_says_how_to_make_it(tmp_path):
+    plain = Path(sys.base_prefix) / "bin" / "python3"
+    (tmp_path / "bin").mkdir()
+    for name in ("train", "command.py"):
+        shutil.copy(PROJECT / "bin" / name, tmp_path / "bin")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [plain, "-S", tmp_path / "bin" / "train"]  # -S: none of that interpreter's packages either
+    done = subprocess.run(words, capture_output=True, text=True, env=clean)
+    assert done.returncode == 2
+    assert done.stderr == f"train: no environment in {tmp_path}/.venv: run `make setup` first\n"
 
 
 def test_commands_work_from_any_folder(tmp_path):
