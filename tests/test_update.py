@@ -1,0 +1,140 @@
+"""The update by hand: averaging, clipping, decay, multipliers, LARS, momentum, and the running statistics."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kernels import fast, naive
+from nptrain.arena import Arena
+from nptrain.layers import Blob, Layer, layers
+from nptrain.recipes import Phase
+from nptrain.update import momentum_at, update
+
+PHASE = Phase("x", base_lr=0.5, max_iter=10, weight_decay=0.1, lr_policy="fixed", momentum=0.9)
+LAYERS = (
+    Layer("conv", "Convolution", (Blob((2, 3, 1, 1)), Blob((2,), lr_mult=2.0, decay_mult=0.0))),
+    Layer("bn", "BatchNorm", (Blob((2,)), Blob((2,)), Blob((1,)))),
+    Layer("scale", "Scale", (Blob((2,), decay_mult=0.0), Blob((2,), decay_mult=0.0))),
+)
+
+
+def arena_with(ops=naive, dtype=np.float64):
+    """An arena whose weights, gradients and history are known numbers; returns (arena, copies of them)."""
+    arena = Arena(LAYERS, ops, dtype)
+    rng = np.random.default_rng(0)
+    for flat in (arena.weights, arena.gradients, arena.history):
+        for parameter in arena.parameters:
+            values = rng.standard_normal(parameter.blob.shape)
+            flat[parameter.part] = arena._pack(values).reshape(-1)
+    return arena, [flat[: arena.size].copy() for flat in (arena.weights, arena.gradients, arena.history)]
+
+
+def parts(arena):
+    weights, bias, gamma, beta = (parameter.part for parameter in arena.parameters)
+    return weights, bias, gamma, beta
+
+
+def test_rates_and_decay_have_multipliers():
+    arena, (w, g, h) = arena_with()
+    update(arena, PHASE, 0, count=4)
+    for part, rate, decay in zip(parts(arena), (0.5, 1.0, 0.5, 0.5), (0.1, 0, 0, 0), strict=True):
+        history = rate * (g[part] / 4 + decay * w[part]) + 0.9 * h[part]
+        assert arena.history[part] == pytest.approx(history)
+        assert arena.weights[part] == pytest.approx(w[part] - history)
+
+
+def test_the_published_engine_decayed_scale_and_shift():
+    arena, (w, g, h) = arena_with()
+    update(arena, replace(PHASE, decay_scale_and_shift=True), 0, count=1)
+    for part in parts(arena)[2:]:
+        assert arena.history[part] == pytest.approx(0.5 * (g[part] + 0.1 * w[part]) + 0.9 * h[part])
+
+
+def test_l1():
+    arena, (w, g, h) = arena_with()
+    update(arena, replace(PHASE, regularization="L1"), 0, count=1)
+    part = parts(arena)[0]
+    assert arena.history[part] == pytest.approx(0.5 * (g[part] + 0.1 * np.sign(w[part])) + 0.9 * h[part])
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [(0.25, True), (1e9, False), (-1.0, False)])
+def test_clipping_is_by_the_norm_of_the_averaged_gradient(limit, clipped):
+    arena, (w, g, h) = arena_with()
+    update(arena, replace(PHASE, clip_gradients=limit), 0, count=2)
+    scale = limit / np.linalg.norm(g / 2) if clipped else 1
+    part = parts(arena)[0]
+    assert arena.history[part] == pytest.approx(0.5 * (scale * g[part] / 2 + 0.1 * w[part]) + 0.9 * h[part])
+
+
+def test_lars():
+    arena, (w, g, h) = arena_with()
+    update(arena, replace(PHASE, local_lr_auto=True, local_gw_ratio=0.01), 0, count=2)
+    part = parts(arena)[0]
+    step = g[part] / 2 + 0.1 * w[part]
+    norm = np.linalg.norm(w[part])
+    rate = 0.5 * 0.01 * norm / (np.linalg.norm(step) + 0.1 * norm)
+    assert arena.history[part] == pytest.approx(rate * step + 0.9 * h[part])
+
+
+def test_momentum_correction_is_for_the_warm_up():
+    phase = replace(PHASE, warmup_iter=4, warmup_start_lr=0.1, momentum_correction=True)
+    assert momentum_at(phase, 0) == pytest.approx(0.9)
+    assert momentum_at(phase, 2) == pytest.approx(0.9 * 0.3 / 0.2)
+    assert momentum_at(phase, 4) == 0.9
+    assert momentum_at(replace(phase, momentum_correction=False), 2) == 0.9
+
+
+@pytest.mark.parametrize("more", [{}, {"clip_gradients": 0.3}, {"local_lr_auto": True}, {"regularization": "L1"}])
+def test_the_compiled_update_is_the_plain_one(more):
+    results = []
+    for ops, dtype in ((naive, np.float64), (fast, np.float32)):
+        arena, _ = arena_with(ops, dtype)
+        update(arena, replace(PHASE, **more), 0, count=3)
+        results.append([blob for _, _, blobs in arena.export() for blob in blobs] + arena.export_history())
+    for exact, ours in zip(*results, strict=True):
+        assert ours == pytest.approx(exact, rel=1e-5, abs=1e-6)
+
+
+def test_running_statistics_are_caffe_s():
+    """After two passes of each of three workers: f * (f * old + mean of first) + mean of second."""
+    arena, _ = arena_with()
+    norm = arena.norms["bn"]
+    norm.mean[:], norm.factor[:] = 5, 3
+    first, second = np.array([[1, 2], [3, 4], [5, 6]]), np.array([[2, 0], [0, 0], [1, 3]])
+    norm.batch_mean[:] = first.sum(axis=0)
+    arena.batch_statistics *= 0.95
+    norm.batch_mean += second.sum(axis=0)
+    arena.blend_statistics(0.95, passes=2, workers=3)
+    assert norm.mean == pytest.approx(0.95 * (0.95 * 5 + first.mean(axis=0)) + second.mean(axis=0))
+    assert norm.factor[0] == pytest.approx(0.95 * (0.95 * 3 + 1) + 1)
+
+
+@pytest.mark.parametrize("ops", [fast, naive])
+def test_what_is_exported_comes_back(ops):
+    one, two = (Arena(layers(50, 10), ops) for _ in range(2))
+    one.initialise(seed=7)
+    one.statistics[:] = np.arange(one.statistics.size) % 7 if ops is naive else 0
+    one.history[:] = one.weights
+    blobs = {name: arrays for name, _, arrays in one.export()}
+    assert two.load(blobs, "here") == ([], [])
+    two.load_history(one.export_history(), "here")
+    for name in ("weights", "history", "statistics", "factors"):
+        assert np.array_equal(getattr(one, name), getattr(two, name))
+    assert len(one.export_history()) == 321
+
+
+def test_the_recipe_s_initial_weights():
+    arena = Arena(layers(50, 1000), naive)
+    arena.initialise(seed=0)
+    blobs = {name: arrays for name, _, arrays in arena.export()}
+    assert blobs["conv1"][0].std() == pytest.approx(np.sqrt(2 / (64 * 49)), rel=0.05)
+    assert blobs["res3a_branch2b"][0].std() == pytest.approx(np.sqrt(2 / (128 * 9)), rel=0.02)
+    assert blobs["fc1000"][0].std() == pytest.approx(0.01, rel=0.01)
+    zero = {name for name in blobs if name.startswith("scale") and not blobs[name][0].any()}
+    assert zero == {"scale2c_branch2c", "scale3d_branch2c", "scale4f_branch2c", "scale5c_branch2c"}
+    again = Arena(layers(50, 1000), naive)
+    again.initialise(seed=0)
+    assert np.array_equal(arena.weights, again.weights)
+    again.initialise(seed=1)
+    assert not np.array_equal(arena.weights, again.weights)
