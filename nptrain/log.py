@@ -98,7 +98,7 @@ def duration(seconds):
 def forget_after(path, checkpoint, phases):
     """Drop the lines of a metrics.jsonl that were written after a checkpoint (None: all), and one that was cut off.
 
-    A checkpoint of iteration n is saved after the line of iteration n - 1 and before a test after n updates.
+    A checkpoint of iteration n is saved after the line of iteration n - 1 and that of a test after n updates.
     """
     path, kept = Path(path), []
     if not path.exists():

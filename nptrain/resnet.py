@@ -4,6 +4,8 @@ Works on either set of kernels (`kernels.fast` or `kernels.naive`), handed in as
 what their backward pass needs; gradients are added to the arena's, activations' gradients overwritten.
 """
 
+from math import prod
+
 import numpy as np
 
 from nptrain.arena import Arena
@@ -51,9 +53,9 @@ class ConvolutionNorm:
         out = self.buffers.get(f"{self.conv.name} y", z.shape)
         y, mean, var = self.ops.batchnorm_forward(
             z, self.gamma.w, self.beta.w, self.eps, residual, relu, out)  # fmt: skip
-        count = z.size // (z.shape[0] * z.shape[-1]) if z.ndim == 5 else z.size // z.shape[1]
+        count = prod(self.ops.unpacked_size(z))
         self.norm.batch_mean += mean.astype(z.dtype)
-        self.norm.batch_var += (var * (count / (count - 1))).astype(z.dtype)
+        self.norm.batch_var += (var * (count / max(count - 1, 1))).astype(z.dtype)  # unbiased, as Caffe keeps it
         self.x, self.z, self.y, self.mean, self.var, self.relu = x, z, y, mean, var, relu
         return y
 

@@ -104,10 +104,10 @@ class Trainer:
                 speed = count * recipe.batch_size / (time.perf_counter() - began)
                 self.log.iteration(iteration, learning_rate(phase, iteration), loss, speed, waited)
                 done = iteration + 1
-                if done == stop or (phase.snapshot and done % phase.snapshot == 0):
-                    self._save(phase, done)
                 if done == stop or (phase.test_interval and done % phase.test_interval == 0):
                     self._test(phase, done)
+                if done == stop or (phase.snapshot and done % phase.snapshot == 0):
+                    self._save(phase, done)  # last: whoever resumes from it need not test again
 
     def _gradients(self, phase, batches, mine):
         """Sum the gradients and batch statistics of this rank's workers; returns the sum of their losses."""

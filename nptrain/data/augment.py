@@ -72,7 +72,8 @@ def random_aspect_ratio(image, size, rng, mirror=True, min_area=0.08, max_area=1
             h, w = w, h
         if 0 < h <= height and 0 < w <= width:
             y, x = rng.integers(height - h, endpoint=True), rng.integers(width - w, endpoint=True)
-            part = image.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
+            # cut out first: the filter must not see beyond the part
+            part = image.crop((x, y, x + w, y + h)).resize((size, size), Image.Resampling.BICUBIC)
             return bgr_planes(part, mirror and rng.random() < 0.5)
     return random_crop(image, size, rng, mirror, resize=size)
 
