@@ -98,7 +98,7 @@ def duration(seconds):
 def forget_after(path, checkpoint, phases):
     """Drop the lines of a metrics.jsonl that were written after a checkpoint (None: all), and one that was cut off.
 
-    A checkpoint of iteration n is saved after the line of iteration n - 1 and that of a test after n updates.
+    A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n.
     """
     path, kept = Path(path), []
     if not path.exists():
@@ -108,7 +108,7 @@ def forget_after(path, checkpoint, phases):
             entry = json.loads(line)
         except ValueError:
             break
-        place = (phases.index(entry["phase"]), entry["iteration"] + ("loss" in entry))
+        place = (phases.index(entry["phase"]), entry["iteration"] + (1 if "loss" in entry else 0.5))
         if checkpoint and place <= (phases.index(checkpoint.phase), checkpoint.iteration):
             kept.append(line + "\n")
     with atomic_write(path) as file:

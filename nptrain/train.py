@@ -82,8 +82,8 @@ class Trainer:
         recipe, arena = self.recipe, self.network.arena
         index = [p.name for p in recipe.phases].index(phase.name)
         mine = share(recipe.workers, self.world.rank, self.world.size)
-        if phase.test_initialization and start == 0:
-            self._test(phase, 0)
+        if self._test_is_due(phase, start, stop):  # also where a run resumes: the test came after the checkpoint
+            self._test(phase, start)
         loader = TrainLoader(
             self.train_data, phase.train_transform(recipe), seed=self.seed + 1_000_003 * index,
             workers=recipe.workers, batch_size=recipe.batch_size, my_workers=mine, start_iteration=start,
@@ -104,10 +104,10 @@ class Trainer:
                 speed = count * recipe.batch_size / (time.perf_counter() - began)
                 self.log.iteration(iteration, learning_rate(phase, iteration), loss, speed, waited)
                 done = iteration + 1
-                if done == stop or (phase.test_interval and done % phase.test_interval == 0):
-                    self._test(phase, done)
                 if done == stop or (phase.snapshot and done % phase.snapshot == 0):
-                    self._save(phase, done)  # last: whoever resumes from it need not test again
+                    self._save(phase, done)
+                if self._test_is_due(phase, done, stop):
+                    self._test(phase, done)
 
     def _gradients(self, phase, batches, mine):
         """Sum the gradients and batch statistics of this rank's workers; returns the sum of their losses."""
@@ -135,6 +135,11 @@ class Trainer:
             saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena)
             self.log.say(f"saved {saved.model}")
         self.world.barrier()
+
+    def _test_is_due(self, phase, done, stop):
+        if done == 0:
+            return phase.test_initialization
+        return done >= stop or (phase.test_interval and done % phase.test_interval == 0)
 
     def _test(self, phase, iteration):
         if self.val_data is None:
