@@ -29,10 +29,11 @@ def share(total, rank, size):
 class Trainer:
     """One run of a recipe on this rank.
 
-    network   a ResNet          world    rank, size, broadcast, sum, sum_scalars, barrier
+    network   a ResNet          world    rank, size, broadcast, sum, sum_scalars, gather, barrier
     log       nptrain.log.Log
     val_data  None: no tests    folder   of the checkpoints
     threads   that decode images ahead of the step
+    max_bad_records   of the training data that a rank replaces by the next good one, instead of stopping
     """
 
     recipe: Any
@@ -44,6 +45,7 @@ class Trainer:
     log: Any
     seed: int
     threads: int
+    max_bad_records: int = 0
 
     def run(self, phases, iterations=None, resume_from=None):
         """Train the named phases in order, each for `iterations` at most. Weights are in the network already;
@@ -88,7 +90,7 @@ class Trainer:
             self.train_data, phase.train_transform(recipe), seed=self.seed + 1_000_003 * index,
             workers=recipe.workers, batch_size=recipe.batch_size, my_workers=mine, start_iteration=start,
             stop_iteration=stop, iter_size=phase.iter_size, shuffle=phase.shuffle,
-            prefetch=phase.prefetch, threads=self.threads)  # fmt: skip
+            prefetch=phase.prefetch, threads=self.threads, max_bad_records=self.max_bad_records)  # fmt: skip
         count = recipe.workers * phase.iter_size
         with loader:
             batches = iter(loader)
@@ -108,6 +110,14 @@ class Trainer:
                     self._save(phase, done)
                 if self._test_is_due(phase, done, stop):
                     self._test(phase, done)
+
+        self._report(loader.bad_records)
+
+    def _report(self, bad_records):
+        """Say which bad records any rank has replaced in this phase."""
+        lines = sorted({line for found in self.world.gather(bad_records) for line in found.values()})
+        for line in lines:
+            self.log.say(f"replaced a bad record: {line}")
 
     def _gradients(self, phase, batches, mine):
         """Sum the gradients and batch statistics of this rank's workers; returns the sum of their losses."""

@@ -204,6 +204,16 @@ def test_bad_data_is_one_line(data, tmp_path):
         assert errors.count("\n") == 1
 
 
+def test_bad_records_may_be_replaced(data, tmp_path):
+    records = [(f"{i}", encoded_datum(image_file(image(i, width=36, height=36)), i % 5)) for i in range(8)]
+    records[3] = ("bad", b"\xff\xff")
+    write_lmdb(tmp_path / "data", records)
+    more = ["--train-data", tmp_path / "data", "--iterations", "3", "--phase", "1", "--max-bad-records", "1"]
+    output, _ = run("train", *arguments(data, tmp_path / "run", *more))
+    assert "replaced a bad record: " in output
+    assert output.count("record 00000003_bad") == 1
+
+
 def test_flags_and_files_are_checked(data, tmp_path, whole):
     blobs = read_caffemodel(whole[0] / "checkpoints" / "phase1_iter_20.caffemodel")
     blobs["conv1"][0] = np.zeros((64, 3, 5, 5), np.float32)
