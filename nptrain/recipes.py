@@ -109,6 +109,11 @@ def _check(recipe):
         kinds = [kind for kind in KINDS if kind != "test"]
         _expect(phase.augmentation in kinds, name + "augmentation", phase.augmentation, f"one of {', '.join(kinds)}")
         check_policy(phase)
+        _expect(phase.resize is None or phase.resize >= recipe.crop_size, name + "resize", phase.resize,
+                f"none, or crop_size ({recipe.crop_size}) or more")  # fmt: skip
+        phase.train_transform(recipe)  # which checks its values
+    _expect(recipe.test_resize is None or recipe.test_resize >= recipe.crop_size, "test_resize", recipe.test_resize,
+            f"none, or crop_size ({recipe.crop_size}) or more")  # fmt: skip
 
 
 def _expect(condition, field, found, expected):
@@ -188,26 +193,21 @@ def override(recipe, assignments):
 
     Raises InputError on an unknown field or phase, or a value of another type.
     """
+    changes, of_phases = {}, {phase.name: {} for phase in recipe.phases}
+    known = [field.name for field in fields(Phase) if field.name != "name"]
     for assignment in assignments:
         target, equals, text = assignment.partition("=")
         _expect(equals, "--set", repr(assignment), "FIELD=VALUE or PHASE.FIELD=VALUE")
         phase_name, dot, field = target.rpartition(".")
         if not dot and field in {f.name for f in fields(Recipe)} - {"name", "phases"}:
-            recipe = replace(recipe, **{field: _parsed(Recipe, field, text)})
+            changes[field] = _parsed(Recipe, field, text)
             continue
-        chosen = [recipe.phase(phase_name)] if dot else recipe.phases
-        known = [f.name for f in fields(Phase) if f.name != "name"]
-        _expect(
-            field in known,
-            "--set",
-            f"the unknown field {field!r}",
-            f"a field of the recipe or of a phase: {', '.join(known)}",
-        )
-        value = _parsed(Phase, field, text)
-        recipe = replace(
-            recipe, phases=tuple(replace(p, **{field: value}) if p in chosen else p for p in recipe.phases)
-        )
-    return recipe
+        _expect(field in known, "--set", f"the unknown field {field!r}",
+                f"a field of the recipe or of a phase: {', '.join(known)}")  # fmt: skip
+        for name in [recipe.phase(phase_name).name] if dot else of_phases:
+            of_phases[name][field] = _parsed(Phase, field, text)
+    # all at once: one value may make sense only with another
+    return replace(recipe, phases=tuple(replace(p, **of_phases[p.name]) for p in recipe.phases), **changes)
 
 
 def _parsed(kind, field, text):

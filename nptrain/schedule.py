@@ -15,7 +15,7 @@ POLICIES = {
     "inv": lambda p, i: (1 + p.gamma * i) ** -p.power,
     "poly": lambda p, i: (1 - i / p.max_iter) ** p.power,
     "poly_cyc": lambda p, i: (1 - i / p.lr_iter) ** p.power,
-    "sigmoid": lambda p, i: 1 / (1 + exp(-p.gamma * (i - p.stepsize))),
+    "sigmoid": lambda p, i: 1 / (1 + exp(min(-p.gamma * (i - p.stepsize), 700))),  # exp(710) overflows
 }
 
 NEEDS = {
@@ -41,5 +41,9 @@ def check_policy(phase):
     if phase.lr_policy not in POLICIES:
         raise InputError(f"lr_policy: found {phase.lr_policy!r}, expected one of {', '.join(POLICIES)}")
     for field in NEEDS.get(phase.lr_policy, ()):
-        if not getattr(phase, field):
+        if getattr(phase, field) in (None, ()):
             raise InputError(f"{field}: found none, expected a value, as lr_policy is {phase.lr_policy!r}")
+    if phase.lr_policy == "step" and phase.stepsize < 1:
+        raise InputError(f"stepsize: found {phase.stepsize}, expected 1 or more")
+    if phase.lr_policy == "poly_cyc" and phase.lr_iter < phase.max_iter:
+        raise InputError(f"lr_iter: found {phase.lr_iter}, expected max_iter ({phase.max_iter}) or more")

@@ -67,6 +67,13 @@ def test_override():
     )
 
 
+def test_values_that_need_each_other_may_come_in_any_order():
+    recipe = override(get_recipe("digits"), ["1.lr_policy=step", "1.gamma=0.1", "1.stepsize=10"])
+    assert (recipe.phases[0].lr_policy, recipe.phases[0].gamma, recipe.phases[0].stepsize) == ("step", 0.1, 10)
+    assert recipe.phases[1] == get_recipe("digits").phases[1]
+    assert override(get_recipe("digits"), ["crop_size=300", "test_resize=320"]).test_resize == 320
+
+
 @pytest.mark.parametrize(
     ("assignment", "line"),
     [
@@ -81,6 +88,9 @@ def test_override():
         ("1.max_iter=-1", "1.max_iter: found -1"),
         ("augmentation=test", "augmentation: found test"),
         ("lr_policy=step", "gamma: found none"),
+        ("min_area=2", "found min_area 2.0"),
+        ("test_resize=16", "test_resize: found 16, expected none, or crop_size (32) or more"),
+        ("2.resize=16", "2.resize: found 16, expected none, or crop_size (32) or more"),
     ],
 )
 def test_mistakes_are_named(assignment, line):

@@ -48,10 +48,12 @@ BASE = Phase("x", base_lr=2.0, max_iter=100, weight_decay=0.0)
         ({"lr_policy": "poly_cyc", "power": 2.0, "lr_iter": 200}, 50, 2 * 0.5625),
         ({"lr_policy": "sigmoid", "gamma": -0.1, "stepsize": 50}, 50, 1.0),
         ({"lr_policy": "sigmoid", "gamma": -0.1, "stepsize": 50}, 60, 2 / (1 + exp(1))),
+        ({"lr_policy": "sigmoid", "gamma": 1.0, "stepsize": 5000}, 0, 0.0),
+        ({"lr_policy": "poly", "power": 0.0}, 99, 2.0),
     ],
 )
 def test_policies(values, iteration, rate):
-    assert learning_rate(replace(BASE, **values), iteration) == pytest.approx(rate, rel=1e-12)
+    assert learning_rate(replace(BASE, **values), iteration) == pytest.approx(rate, rel=1e-12, abs=1e-300)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,7 @@ def test_a_policy_says_what_it_lacks():
         check_policy(replace(BASE, lr_policy="cosine"))
     with pytest.raises(InputError, match="stepsize: found none, expected a value, as lr_policy is 'step'"):
         check_policy(replace(BASE, lr_policy="step", gamma=0.1))
+    with pytest.raises(InputError, match="stepsize: found 0, expected 1 or more"):
+        check_policy(replace(BASE, lr_policy="step", gamma=0.1, stepsize=0))
+    with pytest.raises(InputError, match=r"lr_iter: found 99, expected max_iter \(100\) or more"):
+        check_policy(replace(BASE, lr_policy="poly_cyc", lr_iter=99))
