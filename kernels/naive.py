@@ -185,6 +185,11 @@ def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False):
     w -= history
 
 
+def add_into(total, values):
+    """total += values, in total's precision."""
+    total += values
+
+
 def squared_norm(v):
     """The sum of squares, in float64."""
     return float(np.square(v, dtype=np.float64).sum())

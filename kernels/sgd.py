@@ -1,9 +1,9 @@
-"""The momentum update and the norms that clipping and LARS need, in passes over flat arrays."""
+"""The momentum update, the sum of gradients, and the norms that clipping and LARS need, on flat arrays."""
 
 import numba
 import numpy as np
 
-from kernels.check import expect_stored
+from kernels.check import expect, expect_stored
 from kernels.jit import parallel_jit
 from kernels.vector import load, store, widen, zero64
 
@@ -22,6 +22,13 @@ def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False):
     _update(w, g, history, *(np.float32(v) for v in (rate, momentum, decay, scale)), l1)
 
 
+def add_into(total, values):
+    """total += values, flat float64 and float32 arrays of one size, in place."""
+    expect_stored(values=(values, 1))
+    expect(total.dtype == np.float64 and total.shape == values.shape, f"total is {total.dtype} {total.shape}")
+    _add_into(total, values)
+
+
 def squared_norm(v):
     """The sum of squares of a flat float32 array, in float64 and in an order that threads do not change."""
     expect_stored(v=(v, 1))
@@ -37,6 +44,12 @@ def _update(w, g, history, rate, momentum, decay, scale, l1):
         step = rate * (scale * g[i] + decay * pull) + momentum * history[i]
         history[i] = step
         w[i] -= step
+
+
+@parallel_jit
+def _add_into(total, values):
+    for i in numba.prange(total.size):
+        total[i] += values[i]
 
 
 @parallel_jit

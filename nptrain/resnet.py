@@ -187,3 +187,4 @@ def compile_kernels(recipe):
     flat = np.zeros(32, np.float32)
     fast.sgd_update(flat, flat.copy(), flat.copy(), 0.0, 0.0, 0.0)
     fast.squared_norm(flat)
+    fast.add_into(flat.astype(np.float64), flat)

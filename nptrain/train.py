@@ -98,7 +98,8 @@ class Trainer:
                 began = time.perf_counter()
                 with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
                     loss = self._gradients(phase, batches, mine)
-                self.world.sum(arena.gradients)
+                self.world.sum(arena.sums)
+                arena.gradients[:] = arena.sums
                 loss, waited = self.world.sum_scalars([loss / count, loader.take_wait_s() / self.world.size])
                 self._check(loss, phase, iteration)
                 update(arena, phase, iteration, count)
@@ -122,16 +123,18 @@ class Trainer:
     def _gradients(self, phase, batches, mine):
         """Sum the gradients and batch statistics of this rank's workers; returns the sum of their losses."""
         arena, network, recipe = self.network.arena, self.network, self.recipe
-        arena.gradients[:] = 0
+        arena.sums[:] = 0
         loss = 0.0
         for turn in range(phase.iter_size):
             if turn:
-                arena.batch_statistics *= recipe.moving_average_fraction
+                arena.sums[arena.size :] *= recipe.moving_average_fraction
             for _ in mine:
                 batch = next(batches)
                 x = network.pack_images(batch.images, recipe.mean_bgr, recipe.scale)
+                arena.gradients[:] = 0
                 loss += network.forward(x, batch.labels)[0]
                 network.backward()
+                network.ops.add_into(arena.sums, arena.gradients)
         return loss
 
     def _check(self, loss, phase, iteration):

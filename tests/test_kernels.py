@@ -174,6 +174,10 @@ def test_update(size, l1):
         ops.sgd_update(*arrays, rate=0.1, momentum=0.9, decay=0.01, scale=0.25, l1=l1)
     assert error(w, expected[0]) < 1e-6
     assert error(h, expected[2]) < 1e-6
+    totals = [np.full(size, 0.1), np.full(size, 0.1)]
+    fast.add_into(totals[0], w)
+    naive.add_into(totals[1], w)
+    assert np.array_equal(*totals)
     assert fast.squared_norm(w) == pytest.approx(naive.squared_norm(w), rel=1e-12)
 
 
