@@ -26,7 +26,7 @@ demo: setup ## train on handwritten digits on 2 ranks, both phases, and evaluate
 	@rm -rf $(DEMO) && mkdir $(DEMO)
 	bin/make_digits $(DEMO)/data
 	$(BIN)/mpirun -n 2 bin/train --recipe digits --train-data $(DEMO)/data/train --val-data $(DEMO)/data/val --run-dir $(DEMO)/run
-	$(BIN)/mpirun -n 2 bin/evaluate --recipe digits --weights $(DEMO)/run/checkpoints/phase2_iter_45.caffemodel --data $(DEMO)/data/val
+	$(BIN)/mpirun -n 2 bin/evaluate --recipe digits --weights $(DEMO)/run/checkpoints/phase2_*.caffemodel --data $(DEMO)/data/val
 	@echo "data: $(DEMO)/data   run: $(DEMO)/run (run.json, metrics.jsonl, checkpoints/)"
 
 test: setup lint ## the linter and all tests
