@@ -41,9 +41,7 @@ class Norm:
 class Arena:
     """The flat arrays `weights`, `history` (momentum) and `gradients`, stored as the kernels `ops` want them.
 
-    `gradients` has the sums of batch statistics as its tail, so that one reduction carries both. `sums` adds up
-    the gradients of all workers in float64: float32 sums depend on their order, which is that of the ranks, and
-    training amplifies the difference a hundredfold in every iteration.
+    `gradients` has the sums of batch statistics as its tail, so that one reduction carries both.
     """
 
     def __init__(self, layers, ops, dtype=np.float32):
@@ -56,7 +54,6 @@ class Arena:
         self.weights = np.zeros(self.size, dtype)
         self.history = np.zeros(self.size, dtype)
         self.gradients = np.zeros(self.size + statistics, dtype)
-        self.sums = np.zeros(self.size + statistics, np.float64)
         self.batch_statistics = self.gradients[self.size :]
         self.statistics = np.zeros(statistics, dtype)  # running, in the order of batch_statistics
         self.factors = np.zeros(len(norms), dtype)

@@ -92,14 +92,18 @@ class Trainer:
             stop_iteration=stop, iter_size=phase.iter_size, shuffle=phase.shuffle,
             prefetch=phase.prefetch, threads=self.threads, max_bad_records=self.max_bad_records)  # fmt: skip
         count = recipe.workers * phase.iter_size
+        # A sum of three float32 depends on their order, which is that of the ranks, and training amplifies the
+        # difference a hundredfold in every iteration: in float64 the order is lost in rounding to float32.
+        sums = arena.gradients if count <= 2 else np.zeros(arena.gradients.size)
         with loader:
             batches = iter(loader)
             for iteration in range(start, stop):
                 began = time.perf_counter()
                 with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
-                    loss = self._gradients(phase, batches, mine)
-                self.world.sum(arena.sums)
-                arena.gradients[:] = arena.sums
+                    loss = self._gradients(phase, batches, mine, sums)
+                self.world.sum(sums)
+                if sums is not arena.gradients:
+                    arena.gradients[:] = sums
                 loss, waited = self.world.sum_scalars([loss / count, loader.take_wait_s() / self.world.size])
                 self._check(loss, phase, iteration)
                 update(arena, phase, iteration, count)
@@ -120,21 +124,24 @@ class Trainer:
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")
 
-    def _gradients(self, phase, batches, mine):
+    def _gradients(self, phase, batches, mine, sums):
         """Sum the gradients and batch statistics of this rank's workers; returns the sum of their losses."""
         arena, network, recipe = self.network.arena, self.network, self.recipe
-        arena.sums[:] = 0
+        apart = sums is not arena.gradients
+        sums[:] = 0
         loss = 0.0
         for turn in range(phase.iter_size):
             if turn:
-                arena.sums[arena.size :] *= recipe.moving_average_fraction
+                sums[arena.size :] *= recipe.moving_average_fraction
             for _ in mine:
                 batch = next(batches)
                 x = network.pack_images(batch.images, recipe.mean_bgr, recipe.scale)
-                arena.gradients[:] = 0
+                if apart:
+                    arena.gradients[:] = 0
                 loss += network.forward(x, batch.labels)[0]
                 network.backward()
-                network.ops.add_into(arena.sums, arena.gradients)
+                if apart:
+                    network.ops.add_into(sums, arena.gradients)
         return loss
 
     def _check(self, loss, phase, iteration):
