@@ -150,9 +150,9 @@ RECIPES = {
             "digits",
             "scikit-learn's handwritten digits at 32x32, batch 32: 15 epochs, then the collapse",
             (
-                replace(_PART_1, base_lr=0.02, max_iter=675, warmup_iter=40, warmup_start_lr=0.001, snapshot=320,
-                        test_interval=320, augmentation="random_crop", mirror=False, pad=2),
-                replace(_PART_2, base_lr=0.001, max_iter=45, snapshot=45, mirror=False, starts_from=640),
+                replace(_PART_1, base_lr=0.01, max_iter=675, warmup_iter=40, warmup_start_lr=0.001, snapshot=320,
+                        test_interval=320, augmentation="random_crop", mirror=False, pad=1),
+                replace(_PART_2, base_lr=0.0005, max_iter=45, snapshot=45, mirror=False, starts_from=640),
             ),
             classes=10, crop_size=32, workers=2, batch_size=16, test_resize=None,
         ),

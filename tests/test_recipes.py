@@ -57,7 +57,7 @@ def test_override():
         "mean_bgr=1,2,3", "test_resize=none"])  # fmt: skip
     one, two = recipe.phases
     assert (recipe.workers, one.base_lr, one.momentum, two.momentum) == (3, 0.5, 0.8, 0.8)
-    assert (two.base_lr, two.stepvalue, one.stepvalue) == (0.001, (10, 20), ())
+    assert (two.base_lr, two.stepvalue, one.stepvalue) == (0.0005, (10, 20), ())
     assert (one.resize, two.resize, one.shuffle, recipe.mean_bgr, recipe.test_resize) == (
         40,
         None,
