@@ -65,8 +65,8 @@ def run(main):
     sys.stdout.flush()
     sys.stderr.flush()
     world = sys.modules.get("mpi.world")
-    if status and world and not all_know:
-        world.end(status)
+    if status and world:
+        (world.leave if all_know else world.end)(status)
     return status
 
 

@@ -28,6 +28,22 @@ def end(status):
         _connected.abort(status)
 
 
+def leave(status):
+    """All ranks end with `status`, each by itself: wait for one another, so that the first can say why before a
+    launcher that sees one go ends the others. A rank that is not joined within seconds ends all.
+    """
+    world = connect()
+    if world.size == 1:
+        return
+    everybody, deadline = world.comm.Ibarrier(), time.monotonic() + 10
+    while not everybody.Test():
+        if time.monotonic() > deadline:
+            world.abort(status)
+        time.sleep(0.01)
+    if world.rank:
+        time.sleep(0.5)  # as in abort
+
+
 class World:
     """The ranks of MPI's world communicator."""
 
