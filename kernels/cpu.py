@@ -1,4 +1,4 @@
-"""What this machine can do: threads, and the measured FMA peak that kernels are compared with."""
+"""What this machine can do: threads, and the measured FMA peak and bandwidth that kernels are compared with."""
 
 import time
 
@@ -24,6 +24,17 @@ def fma_peak(repeats=5):
     return threads * count * 24 * 4 * 2 * 16 / best / 1e9
 
 
+def memory_bandwidth(repeats=5, floats=32 << 20):
+    """What the memory delivers to the threads in use, in GB/s: the best of `repeats` runs of STREAM's triad,
+    a = b + 3 c, on arrays of `floats` each (128 MiB: larger than any cache). As STREAM does, it counts the three
+    arrays and not that a cache line is read before it is written.
+    """
+    a, b, c = (np.ones(floats, np.float32) for _ in range(3))
+    _triad(a, b, c)
+    best = min(_seconds(lambda: _triad(a, b, c)) for _ in range(repeats))
+    return 3 * a.nbytes / best / 1e9
+
+
 def _seconds(call):
     start = time.perf_counter()
     call()
@@ -36,3 +47,9 @@ def _chains(count, threads):
     for thread in numba.prange(threads):
         out[thread] = fma_chain(count)
     return out
+
+
+@parallel_jit
+def _triad(a, b, c):
+    for i in numba.prange(a.size):
+        a[i] = b[i] + np.float32(3) * c[i]

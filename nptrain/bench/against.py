@@ -1,0 +1,59 @@
+"""PyTorch in a process of its own, which works only when it is told to.
+
+In our process, its threads and ours would get in each other's way, and its memory would count as ours.
+"""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from numba import get_num_threads
+
+from nptrain.errors import InputError
+
+PROJECT = Path(__file__).resolve().parents[2]
+TORCH = "2.13.0"
+
+
+class Rival:
+    """PyTorch's training step or inference in `mode` "eager" or "compile", with as many threads as ours. Calling it
+    does it once and returns the seconds; `memory_mb` is then the most memory it has held. A context manager.
+    Raises InputError where PyTorch is missing or fails.
+    """
+
+    def __init__(self, mode, training, batch, crop_size):
+        if find_spec("torch") is None:
+            raise InputError(f"--against torch: PyTorch is not installed: {pip()} install torch=={TORCH}")
+        self.mode, self.memory_mb = mode, None
+        settings = {"mode": mode, "training": training, "batch": batch, "crop_size": crop_size,
+                    "threads": get_num_threads()}  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "nptrain.bench.torch_step", json.dumps(settings)], cwd=PROJECT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+
+    def __call__(self):
+        try:
+            self._process.stdin.write("again\n")
+            self._process.stdin.flush()
+            answer = json.loads(self._process.stdout.readline() or '{"error": "it ended without an answer"}')
+        except BrokenPipeError:
+            answer = {"error": "it has ended"}
+        if "error" in answer:
+            raise InputError(f"--against torch, mode {self.mode}: {answer['error']}")
+        self.memory_mb = answer["memory_mb"]
+        return answer["seconds"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.communicate()
+
+
+def pip():
+    """The environment's pip, as one would type it."""
+    path = Path(sys.executable).with_name("pip")
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

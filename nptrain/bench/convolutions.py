@@ -1,0 +1,106 @@
+"""Every distinct convolution of ResNet-50, in every pass and by every kernel: first its error, then its speed."""
+
+import numpy as np
+
+from kernels import cpu, fast, naive
+from nptrain.bench.shapes import distinct_shapes
+from nptrain.bench.timing import conditions, seconds
+from nptrain.errors import InputError
+
+TOLERANCE = 1e-3  # of the largest value; errors are 1e-6 or so
+
+
+def kernels_of(shape):
+    """(name, functions) of the kernels that compute this shape: conv_forward, conv_backward_data and
+    conv_backward_weights, or those of them that there are, with the signatures of `kernels.fast`.
+    """
+    yield "direct", fast
+
+
+def measure(batch, crop_size, repeats, only=""):
+    """A row for each shape whose label contains `only`, kernel and pass: median ms, GFLOP/s, its share of the FMA
+    peak measured just before, the relative error against float64 on two images. Then sums over all uses.
+    """
+    rows, totals = [], {}
+    for shape, uses in chosen(crop_size, only).items():
+        peak = cpu.fma_peak()
+        for name, kernel, call, error in passes(shape, batch):
+            took, flops = seconds(call, repeats), shape.flops * batch
+            rows.append(_row(shape.label, uses, name, kernel, took, flops, flops / peak / 1e9, error))
+            total = totals.setdefault((name, kernel), np.zeros(4))
+            total += [uses, *(uses * value for value in (took, flops, flops / peak / 1e9))]
+    for (name, kernel), (uses, *values) in totals.items():
+        rows.append(_row("sum", int(uses), name, kernel, *values, None))
+    return {"rows": rows, **conditions(batch, crop_size, repeats), "peak_gflops": cpu.fma_peak()}
+
+
+def chosen(crop_size, only=""):
+    """{Shape: uses} of those whose label contains `only`. Raises InputError if there is none."""
+    shapes = distinct_shapes(crop_size)
+    found = {shape: uses for shape, uses in shapes.items() if only in shape.label}
+    if not found:
+        example = next(reversed(shapes)).label
+        raise InputError(f"--shape: found {only!r}, expected a part of one like {example!r}")
+    return found
+
+
+def _row(label, uses, name, kernel, took, flops, at_peak, error):
+    return {"shape": label, "uses": uses, "pass": name, "kernel": kernel, "ms": took * 1e3,
+            "gflops": flops / took / 1e9, "of_peak": at_peak / took, "error": error}  # fmt: skip
+
+
+def passes(shape, batch):
+    """(pass, kernel, call on `batch` images, relative error on two) of a shape. Raises ArithmeticError for a
+    result that is wrong.
+    """
+    rng = np.random.default_rng(0)
+    small, large = _operands(shape, 2, rng), _operands(shape, batch, rng)
+    exact = _exact(shape, *small)
+    for kernel, ops in kernels_of(shape):
+        results, calls = _results(ops, shape, *small), _calls(ops, shape, *large)
+        for name in shape.passes:
+            if name not in calls:
+                continue
+            error = float(np.abs(results[name] - exact[name]).max() / np.abs(exact[name]).max())
+            if not error < TOLERANCE:
+                raise ArithmeticError(f"{shape.label}, {name} by {kernel}: relative error {error:.1e}")
+            yield name, kernel, calls[name], error
+
+
+def _operands(shape, images, rng):
+    """x, dy and w as NCHW."""
+    shapes = ((images, shape.inputs, shape.height, shape.height), (images, shape.outputs, shape.out, shape.out),
+              (shape.outputs, shape.inputs, shape.kernel, shape.kernel))  # fmt: skip
+    return [rng.standard_normal(s, dtype=np.float32) for s in shapes]
+
+
+def _exact(shape, *operands):
+    x, dy, w = (a.astype(np.float64) for a in operands)
+    dw, size, where = np.zeros(w.shape), x.shape[2:], (shape.stride, shape.pad)
+    naive.conv_backward_weights(x, dy, dw, None, *where)
+    data = naive.conv_backward_data(dy, w, size, *where) if "data" in shape.passes else None
+    return {"forward": naive.conv_forward(x, w, None, *where), "data": data, "weights": dw}
+
+
+def _results(ops, shape, *operands):
+    """What the calls return or fill, as NCHW."""
+    calls = _calls(ops, shape, *operands)
+    unpack = {"forward": lambda y: fast.unpack(y, shape.outputs), "data": lambda x: fast.unpack(x, shape.inputs),
+              "weights": lambda w: fast.unpack_weights(w, operands[2].shape)}  # fmt: skip
+    return {name: unpack[name](call()) for name, call in calls.items()}
+
+
+def _calls(ops, shape, x, dy, w):
+    """{pass: call}. Each writes to an array of its own at every call, and returns it."""
+    x, dy, w, where = fast.pack(x), fast.pack(dy), fast.pack_weights(w), (shape.stride, shape.pad)
+    y, dx, dw = np.empty_like(dy), np.empty_like(x), np.zeros_like(w)
+    size = (shape.height, shape.height)
+
+    def weights():
+        ops.conv_backward_weights(x, dy, dw, None, *where)
+        return dw
+
+    calls = {"forward": ("conv_forward", lambda: ops.conv_forward(x, w, None, *where, out=y)),
+             "data": ("conv_backward_data", lambda: ops.conv_backward_data(dy, w, size, *where, out=dx)),
+             "weights": ("conv_backward_weights", weights)}  # fmt: skip
+    return {name: calls[name][1] for name in shape.passes if hasattr(ops, calls[name][0])}

@@ -1,0 +1,91 @@
+"""The input pipeline: each stage on one thread, then the whole loader on many, beside what a step takes."""
+
+import io
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from kernels import fast
+from nptrain.bench import step
+from nptrain.bench.timing import conditions, seconds
+from nptrain.data.augment import Transform
+from nptrain.data.convert import JPEG_QUALITY
+from nptrain.data.datum import encoded_datum
+from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
+from nptrain.data.loader import TrainLoader
+from nptrain.data.sampler import AUGMENT, stream
+
+SIDES = (341, 256)  # width and height: ImageNet's usual 4:3, after make_lmdb --resize 256
+
+
+def measure(folder, records, batch, crop_size, repeats, decode_threads=None, rate=None):
+    """A row a stage: ms an image, images/s, and how many cores it takes at `rate`, the images/s of the training step
+    (None: measured here). `core_images_per_s` is what each core that decodes must deliver for the step not to
+    wait. `folder` None: an LMDB of made-up photographs.
+    """
+    head = conditions(batch, crop_size, repeats)
+    decode_threads = decode_threads or head["threads"]
+    with dataset_of(folder, records) as dataset:
+        records = min(records, len(dataset))
+        found = [(name, 1, count, seconds(call, repeats))
+                 for name, count, call in stages(dataset, records, batch, crop_size)]  # fmt: skip
+        steps = -(-records // batch)
+        took = seconds(lambda: load(dataset, steps, batch, crop_size, decode_threads), repeats)
+        found.append(("whole loader", decode_threads, steps * batch, took))
+    rate = rate or step.measure(True, batch, crop_size, min(repeats, 3))["images_per_s"]
+    rows = [{"stage": name, "decode_threads": threads, "ms_image": took / count * 1e3, "images_per_s": count / took,
+             "cores": threads * rate * took / count} for name, threads, count, took in found]  # fmt: skip
+    return {"rows": rows, "records": records, **head, "step_images_per_s": rate,
+            "core_images_per_s": rate / decode_threads}  # fmt: skip
+
+
+def stages(dataset, records, batch, crop_size):
+    """(name, images, call) of every stage, each on the results of the one before."""
+    train = Transform("random_aspect_ratio", crop_size)
+    test = Transform("test", crop_size, resize=crop_size * 8 // 7)  # 224 of 256
+    images = [dataset[index][0] for index in range(records)]
+    rngs = [stream(0, AUGMENT, index) for index in range(records)]
+    pixels = np.stack([test(images[index % records]) for index in range(batch)])
+    packed = np.zeros(fast.activation_shape(*pixels.shape), np.float32)
+    yield "read and decode", records, lambda: [dataset[index] for index in range(records)]
+    yield "augment: crop, resize, mirror", records, lambda: list(map(train, images, rngs))
+    yield "test: resize, crop", records, lambda: list(map(test, images))
+    yield "pack for the network", batch, lambda: fast.pack_images(pixels, step.MEAN, step.SCALE, np.float32, packed)
+
+
+def load(dataset, steps, batch, crop_size, threads):
+    """Take so many batches from a training loader."""
+    transform = Transform("random_aspect_ratio", crop_size)
+    with TrainLoader(dataset, transform, seed=0, workers=1, batch_size=batch, my_workers=[0], stop_iteration=steps,
+                     threads=threads) as loader:  # fmt: skip
+        for _ in loader:
+            pass
+
+
+@contextmanager
+def dataset_of(folder, records):
+    """The data set in `folder` or, without one, a temporary one of `records` made-up photographs."""
+    if folder is not None:
+        yield LmdbDataset(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="nptrain-bench-") as temporary:
+        path, rng = Path(temporary) / "photographs", np.random.default_rng(0)
+        write_lmdb(path, ((f"{i}.jpg", encoded_datum(photograph(rng), i % 1000)) for i in range(records)))
+        yield LmdbDataset(path)
+
+
+def photograph(rng):
+    """The bytes of a JPEG that costs what a photograph does: noise with a photograph's spectrum, 1 / f."""
+    width, height = SIDES
+    f = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    f[0, 0] = np.inf  # the mean is set below
+    planes = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, height, width))) / f, (height, width))
+    planes /= planes.std()
+    grey, *colours = planes  # most of what changes in a photograph is brightness
+    pixels = 128 + 50 * (grey + 0.3 * np.stack([colours[0], -colours[0] - colours[1], colours[1]]))
+    file = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(file, "JPEG", quality=JPEG_QUALITY)
+    return file.getvalue()

@@ -1,0 +1,120 @@
+"""Where each operation of the training step stands under the machine's two roofs (Williams, Waterman, Patterson,
+"Roofline", CACM 2009): what the cores can compute and what the memory can deliver.
+
+Intensity is FLOPs by the least bytes that an operation has to move, so a point may lie above the slope of the
+memory where its arrays stay in a cache.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from kernels import cpu, fast
+from nptrain.arena import Arena
+from nptrain.bench import convolutions
+from nptrain.bench.shapes import CLASSES, FEATURES, FLOAT, distinct_shapes
+from nptrain.bench.timing import conditions, seconds
+from nptrain.errors import InputError
+from nptrain.layers import layers
+
+EPS = 1e-5
+
+
+def measure(batch, crop_size, repeats, out=None):
+    """A row for each operation: ms, FLOP/byte, GFLOP/s and the share of the lower roof there that it reaches; then
+    FMA peak and memory bandwidth, the better of two measurements each, before and after. With `out`, a picture.
+    """
+    if out is not None:
+        check_picture(out)
+    peak, bandwidth = cpu.fma_peak(), cpu.memory_bandwidth()
+    found = [*_convolutions(batch, crop_size, repeats), *_others(batch, crop_size, repeats)]
+    peak, bandwidth = max(peak, cpu.fma_peak()), max(bandwidth, cpu.memory_bandwidth())
+    rows = []
+    for kind, where, flops, traffic, took in found:
+        speed, roof = flops / took / 1e9, min(peak, flops / traffic * bandwidth)
+        rows.append({"kind": kind, "of": where, "ms": took * 1e3, "intensity": flops / traffic, "gflops": speed,
+                     "of_roof": speed / roof})  # fmt: skip
+    result = {"rows": rows, **conditions(batch, crop_size, repeats), "peak_gflops": peak, "bandwidth": bandwidth}
+    if out is None:
+        return result
+    from nptrain.bench.plot import draw  # Matplotlib takes a second to import, and nothing else needs it
+
+    draw(result, out)
+    return {**result, "picture": str(out)}
+
+
+def check_picture(out):
+    """Raises InputError for a picture that could not be written, before everything is measured for it."""
+    if Path(out).suffix not in (".png", ".pdf", ".svg"):
+        raise InputError(f"--out: found {out}, expected a name that ends in .png, .pdf or .svg")
+    if not Path(out).absolute().parent.is_dir():
+        raise InputError(f"--out: found {out}, expected a folder that exists")
+
+
+def _convolutions(batch, crop_size, repeats):
+    for shape in distinct_shapes(crop_size):
+        for name, kernel, call, _ in convolutions.passes(shape, batch):
+            kind = f"conv {name}" + ("" if kernel == "direct" else f" {kernel}")
+            yield kind, shape.label, shape.flops * batch, shape.traffic(name, batch), seconds(call, repeats)
+
+
+def _others(batch, crop_size, repeats):
+    """All else, with its FLOPs counted as its definition in `kernels.naive` has them, comparisons too."""
+    shapes = distinct_shapes(crop_size)
+    stem, last = next(iter(shapes)), next(reversed(shapes))
+    operations = [operation for channels, height in Counter((s.outputs, s.out) for s in shapes)
+                  for operation in _batchnorm(batch, channels, height)]  # fmt: skip
+    operations += [*_pooling(batch, stem.outputs, stem.out), *_head(batch, last.out), _update()]
+    for kind, where, flops, traffic, call in operations:
+        yield kind, where, flops, traffic, seconds(call, repeats)
+
+
+def _batchnorm(n, channels, height):
+    x, dy = (_normal(channels // 16, height, height, n, 16) for _ in range(2))
+    gamma, beta, y, dx = np.ones(channels, np.float32), np.zeros(channels, np.float32), x.copy(), x.copy()
+    _, mean, var = fast.batchnorm_forward(x, gamma, beta, EPS, None, True, y)
+    where = f"{channels} {height}x{height}"
+    yield ("batch norm forward", where, 7 * x.size, 2 * x.nbytes,
+           lambda: fast.batchnorm_forward(x, gamma, beta, EPS, None, True, y))  # fmt: skip
+    dgamma, dbeta = np.zeros_like(gamma), np.zeros_like(beta)
+    yield ("batch norm backward", where, 11 * x.size, 4 * x.nbytes,
+           lambda: fast.batchnorm_backward(dy, x, y, gamma, mean, var, EPS, dgamma, dbeta, True, dx))  # fmt: skip
+
+
+def _pooling(n, channels, height):
+    x = _normal(channels // 16, height, height, n, 16)
+    y, winner = fast.maxpool_forward(x)
+    where, traffic = f"{channels} {height}x{height}", x.nbytes + y.nbytes + winner.nbytes
+    yield "pooling", f"max {where}", 9 * y.size, traffic, lambda: fast.maxpool_forward(x, out=y)
+    yield ("pooling", f"max back {where}", y.size, traffic,
+           lambda: fast.maxpool_backward(y, winner, (height, height), out=x))  # fmt: skip
+
+
+def _head(n, height):
+    """Average pooling and the classifier."""
+    x = _normal(FEATURES // 16, height, height, n, 16)
+    pooled, where = fast.average_forward(x), f"{FEATURES} {height}x{height}"
+    traffic = x.nbytes + pooled.nbytes
+    yield "pooling", f"mean {where}", x.size, traffic, lambda: fast.average_forward(x)
+    yield ("pooling", f"mean back {where}", x.size, traffic,
+           lambda: fast.average_backward(pooled, (height, height), out=x))  # fmt: skip
+    w, bias = fast.pack_weights(_normal(CLASSES, FEATURES, 1, 1)), fast.pack_vector(_normal(CLASSES))
+    dw, dbias, scores = np.zeros_like(w), np.zeros_like(bias), _normal(n, CLASSES)
+    flops, small = 2 * n * FEATURES * CLASSES, pooled.nbytes + scores.nbytes
+    where = f"{FEATURES}>{CLASSES}"
+    yield ("linear", where, flops, w.nbytes + small,
+           lambda: fast.linear_forward(pooled, w, bias, CLASSES))  # fmt: skip
+    yield ("linear", f"back {where}", 2 * flops, 3 * w.nbytes + small,
+           lambda: fast.linear_backward(scores, pooled, w, dw, dbias))  # fmt: skip
+
+
+def _update():
+    size = Arena(layers(), fast).size
+    w, g, history = (np.ones(size, np.float32) for _ in range(3))  # zeros would not be in memory yet
+    return ("update", f"{size / 1e6:.1f} million", 7 * size, 5 * FLOAT * size,
+            lambda: fast.sgd_update(w, g, history, 1e-3, 0.9, 5e-5))  # fmt: skip
+
+
+def _normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

@@ -1,0 +1,90 @@
+"""What ResNet-50 computes: its distinct convolutions, their operations and the bytes they cannot do without."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from nptrain.layers import convolutions
+
+CLASSES, FEATURES = 1000, 2048
+PASSES = ("forward", "data", "weights")
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A convolution of square maps of `height`, padded by half its kernel, as all of ResNet's are."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int
+    height: int
+
+    @property
+    def label(self):
+        """Like 64>256 1x1/1 56: channels, kernel/stride, height of the input."""
+        return f"{self.inputs}>{self.outputs} {self.kernel}x{self.kernel}/{self.stride} {self.height}"
+
+    @property
+    def pad(self):
+        return self.kernel // 2
+
+    @property
+    def out(self):
+        """The height of the output."""
+        return (self.height - 1) // self.stride + 1
+
+    @property
+    def passes(self):
+        """Those of a training step: the images need no gradient."""
+        return tuple(name for name in PASSES if name != "data" or self.inputs != 3)
+
+    @property
+    def flops(self):
+        """Multiplications and additions for one image in any pass, by direct convolution."""
+        return 2 * self.inputs * self.outputs * self.kernel**2 * self.out**2
+
+    def traffic(self, name, images):
+        """Bytes that pass `name` has to move for so many images: every operand once; weight gradients, which are
+        added to, twice.
+        """
+        maps = images * (self.inputs * self.height**2 + self.outputs * self.out**2)
+        weights = self.inputs * self.outputs * self.kernel**2
+        return FLOAT * (maps + weights * (2 if name == "weights" else 1))
+
+
+def inputs_of_convolutions(size):
+    """(Convolution, height of its input) for every convolution of ResNet-50 at a crop of `size`."""
+    at = inner = None
+    for conv in convolutions():
+        if conv.name == "conv1":
+            yield conv, size
+            at = -(-((size - 1) // 2 + 1 - 3) // 2) + 1
+        elif conv.name.endswith("branch1"):
+            yield conv, at
+        else:
+            inner = at if conv.name.endswith("branch2a") else inner
+            yield conv, inner
+            inner = (inner - 1) // conv.stride + 1
+            at = inner if conv.name.endswith("branch2c") else at
+
+
+def distinct_shapes(crop_size):
+    """{Shape: how many convolutions have it}, in the order of the network."""
+    return Counter(Shape(c.inputs, c.outputs, c.kernel, c.stride, h) for c, h in inputs_of_convolutions(crop_size))
+
+
+def convolution_flops(crop_size):
+    """{pass: FLOPs of one image} over all 53 convolutions."""
+    shapes = distinct_shapes(crop_size)
+    return {name: sum(uses * s.flops for s, uses in shapes.items() if name in s.passes) for name in PASSES}
+
+
+def step_flops(crop_size):
+    """FLOPs of one image's training step by direct convolutions: these and the classifier, nothing else."""
+    return sum(convolution_flops(crop_size).values()) + 3 * 2 * FEATURES * CLASSES
+
+
+def inference_flops(crop_size):
+    """FLOPs of one image's forward pass, counted the same way."""
+    return convolution_flops(crop_size)["forward"] + 2 * FEATURES * CLASSES

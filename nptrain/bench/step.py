@@ -1,0 +1,130 @@
+"""A whole training step or inference of ResNet-50: its speed, where its time goes, and another program beside it."""
+
+import statistics
+import time
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import numpy as np
+
+from kernels import cpu, fast
+from nptrain.bench.against import Rival
+from nptrain.bench.shapes import CLASSES, convolution_flops, inference_flops, step_flops
+from nptrain.bench.timing import conditions, memory_mb, samples
+from nptrain.recipes import Phase
+from nptrain.resnet import ResNet
+from nptrain.update import update
+
+FORWARD, DATA, WEIGHTS = "convolution forward", "convolution data gradient", "convolution weight gradient"
+KINDS = {  # how a kernel's name begins: the kind of operation it is; the first that fits counts
+    "conv_forward": FORWARD, "conv_backward_data": DATA, "conv_backward_weights": WEIGHTS,
+    "batchnorm_backward": "batch norm backward", "batchnorm": "batch norm forward",
+    "maxpool": "pooling", "average": "pooling", "linear": "linear and loss", "softmax": "linear and loss",
+    "sgd": "update", "pack_images": "input",
+}  # fmt: skip
+REST = "rest"
+MEAN, SCALE = (104.0, 117.0, 123.0), 0.0078125
+PHASE = Phase("bench", base_lr=1e-3, max_iter=1000, weight_decay=5e-5)
+WARM_UP = 2
+
+
+def kind_of(name):
+    """The kind of the kernel `name`; None for one that is not in the table."""
+    return next((kind for start, kind in KINDS.items() if name.startswith(start)), None)
+
+
+class Timed(SimpleNamespace):
+    """The kernels `ops`, which add the seconds they take to `spent`, {kind: (calls, seconds)}."""
+
+    def __init__(self, ops):
+        super().__init__(**{name: self._wrapped(name, getattr(ops, name)) for name in ops.__all__})
+        self.spent = {}
+
+    def _wrapped(self, name, kernel):
+        kind = kind_of(name)
+        if kind is None or not callable(kernel):
+            return kernel
+
+        def call(*args, **options):
+            start = time.perf_counter()
+            result = kernel(*args, **options)
+            took = time.perf_counter() - start
+            calls, seconds = self.spent.get(kind, (0, 0.0))
+            self.spent[kind] = (calls + 1, seconds + took)
+            return result
+
+        return call
+
+
+class Work:
+    """A training step, or an inference, on random pixels. Calling it does it once and returns
+    (seconds, {kind: (calls, seconds)}).
+    """
+
+    def __init__(self, training, batch, crop_size):
+        self.training, self.ops = training, Timed(fast)
+        self.network = ResNet(self.ops, CLASSES)
+        self.network.arena.initialise(0)
+        rng = np.random.default_rng(0)
+        self.pixels = rng.integers(0, 256, (batch, 3, crop_size, crop_size), dtype=np.uint8)
+        self.labels = rng.integers(0, CLASSES, batch)
+
+    def __call__(self):
+        self.ops.spent = {}
+        start = time.perf_counter()
+        x = self.network.pack_images(self.pixels, MEAN, SCALE)
+        if self.training:
+            self.network.arena.gradients[:] = 0
+            self.network.forward(x, self.labels)
+            self.network.backward()
+            update(self.network.arena, PHASE, 0, 1)
+            self.network.arena.blend_statistics(0.95, 1, 1)
+        else:
+            self.network.infer(x)
+        return time.perf_counter() - start, self.ops.spent
+
+
+def measure(training, batch, crop_size, repeats, modes=()):
+    """images/s, GFLOP/s by direct convolution, its share of the FMA peak (the better of two measured before and
+    after), the process's peak memory; and the kinds of operation in the very step whose time is the median
+    (of an even number, the lower of the two in the middle), so that they add up to it.
+
+    `rest` is what no kernel in the table does: setting gradients and images to zero, running statistics, Python.
+    With `modes` of PyTorch, "eager" or "compile", a table `against` of that program's medians, taken in turn.
+    """
+    with ExitStack() as stack:
+        rivals = {f"torch {mode}": stack.enter_context(Rival(mode, training, batch, crop_size)) for mode in modes}
+        peak = cpu.fma_peak()
+        found = samples({"nptrain": Work(training, batch, crop_size), **rivals}, repeats, WARM_UP)
+        memory = {name: rival.memory_mb for name, rival in rivals.items()}
+    peak = max(peak, cpu.fma_peak())
+    took, spent = sorted(found["nptrain"], key=lambda sample: sample[0])[(repeats - 1) // 2]
+    flops = (step_flops if training else inference_flops)(crop_size) * batch
+    result = {"rows": breakdown(took, spent, batch, crop_size, peak)}
+    if rivals:
+        medians = {"nptrain": took, **{name: statistics.median(found[name]) for name in rivals}}
+        result["against"] = compared(medians, batch, {"nptrain": memory_mb(), **memory})
+    return {**result, **conditions(batch, crop_size, repeats), "ms": took * 1e3, "images_per_s": batch / took,
+            "gflops": flops / took / 1e9, "of_peak": flops / took / 1e9 / peak, "peak_gflops": peak,
+            "memory_mb": memory_mb()}  # fmt: skip
+
+
+def breakdown(took, spent, batch, crop_size, peak):
+    """A row a kind, in the order of the table, and the rest of `took` (s); shares of it; `peak` in GFLOP/s."""
+    flops = dict(zip((FORWARD, DATA, WEIGHTS), convolution_flops(crop_size).values(), strict=True))
+    spent = {kind: spent[kind] for kind in dict.fromkeys(KINDS.values()) if kind in spent}
+    spent[REST] = (None, took - sum(seconds for _, seconds in spent.values()))
+    rows = []
+    for kind, (calls, seconds) in spent.items():
+        speed = flops[kind] * batch / seconds / 1e9 if kind in flops else None
+        rows.append({"kind": kind, "calls": calls, "ms": seconds * 1e3, "share": seconds / took,
+                     "gflops": speed, "of_peak": speed and speed / peak})  # fmt: skip
+    return rows
+
+
+def compared(medians, batch, memory):
+    """A row a program; `ours_to_theirs` is the ratio of speeds: above 1, ours is faster."""
+    ours = medians["nptrain"]
+    return [{"program": name, "ms": took * 1e3, "images_per_s": batch / took, "memory_mb": memory[name],
+             "ours_to_theirs": None if name == "nptrain" else took / ours}
+            for name, took in medians.items()]  # fmt: skip

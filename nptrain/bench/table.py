@@ -1,0 +1,51 @@
+"""A result as text of up to 80 columns: its rows as tables, then its other values in a few lines."""
+
+import textwrap
+
+WIDTH = 80
+HEADINGS = {
+    "crop_size": "crop", "gflops": "GFLOP/s", "of_peak": "of peak", "images_per_s": "images/s",
+    "peak_gflops": "FMA peak GFLOP/s", "memory_mb": "peak memory MB", "bandwidth": "bandwidth GB/s",
+    "intensity": "FLOP/byte", "of_roof": "of roof", "ours_to_theirs": "ours/theirs",
+    "step_images_per_s": "step images/s", "decode_threads": "threads", "cores": "cores for a step",
+    "ms_image": "ms/image", "core_images_per_s": "a decoding core must deliver images/s",
+}  # fmt: skip
+PERCENT = {"of_peak", "of_roof", "share"}
+
+
+def report(result):
+    """The whole result. Lists of rows are tables, everything else is in the last lines."""
+    parts = [table(rows) for rows in result.values() if isinstance(rows, list)]
+    values = (f"{heading(name)} {cell(name, value)}" for name, value in result.items() if not isinstance(value, list))
+    unbroken = ", ".join(value.replace(" ", "\0") for value in values)  # name and value stay on one line
+    lines = textwrap.wrap(unbroken, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n\n".join([*parts, "\n".join(lines).replace("\0", " ")])
+
+
+def table(rows):
+    """Rows (dictionaries with the same keys) in columns: words to the left, numbers to the right."""
+    columns = []
+    for name in rows[0]:
+        cells = [heading(name), *(cell(name, row[name]) for row in rows)]
+        width = max(map(len, cells))
+        words = isinstance(rows[0][name], str)
+        columns.append([text.ljust(width) if words else text.rjust(width) for text in cells])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def heading(name):
+    """How a value's name is shown, with its unit."""
+    return HEADINGS.get(name, name)
+
+
+def cell(name, value):
+    """How a value is shown; None is empty."""
+    if value is None:
+        return ""
+    if name in PERCENT:
+        return f"{value:.1%}" if name == "share" else f"{value:.0%}"
+    if name == "error":
+        return f"{value:.0e}"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.2f}"
+    return str(value)

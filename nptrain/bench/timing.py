@@ -1,0 +1,47 @@
+"""Times of warm calls, and under which conditions they were taken."""
+
+import resource
+import statistics
+import time
+
+from numba import get_num_threads
+
+
+def seconds(call, repeats, warm_up=1):
+    """The median time of a call, in seconds, after `warm_up` calls that do not count."""
+    return statistics.median(samples({"": timed(call)}, repeats, warm_up)[""])
+
+
+def timed(call):
+    """`call` as a function that returns how long it took, in seconds."""
+
+    def run():
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    return run
+
+
+def samples(sides, repeats, warm_up=1):
+    """{name: its results} of calling every one of `sides` ({name: call}) in turn, A, B, A, B: a machine that
+    drifts does so for all. The warm-up of each comes first and does not count.
+    """
+    for call in sides.values():
+        for _ in range(warm_up):
+            call()
+    found = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, call in sides.items():
+            found[name].append(call())
+    return found
+
+
+def conditions(batch, crop_size, repeats):
+    """The beginning of most results."""
+    return {"batch": batch, "crop_size": crop_size, "threads": get_num_threads(), "repeats": repeats}
+
+
+def memory_mb():
+    """The most memory that this process has ever held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
