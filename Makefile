@@ -32,9 +32,12 @@ demo: setup ## train on handwritten digits on 2 ranks, both phases, and evaluate
 test: setup lint ## the linter and all tests
 	$(BIN)/python -m pytest
 
-bench: setup ## speed of the training step and of every convolution
+bench: setup ## speed of the step, of every kernel, of inference and of the input pipeline (some minutes)
 	bin/bench step
+	bin/bench inference
 	bin/bench kernels
+	bin/bench data
+	bin/bench roofline
 
 lint: setup ## style
 	$(BIN)/ruff check .
@@ -44,5 +47,5 @@ proto: setup ## nptrain/caffe/caffe_pb2.py from caffe.proto; needs grpcio-tools 
 	$(BIN)/python -m grpc_tools.protoc -I nptrain/caffe --python_out=nptrain/caffe nptrain/caffe/caffe.proto
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) roofline.png .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -49,8 +49,11 @@ class Rival:
         return self
 
     def __exit__(self, *_):
-        self._process.kill()
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=10)  # it ends with its input
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
 
 def pip():

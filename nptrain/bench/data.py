@@ -78,13 +78,14 @@ def dataset_of(folder, records):
 
 
 def photograph(rng):
-    """The bytes of a JPEG that costs what a photograph does: noise with a photograph's spectrum, 1 / f."""
+    """The bytes of a JPEG that costs what a photograph does: noise with a falling spectrum, 42 kB, where ImageNet's
+    median is 40 kB at this size and quality.
+    """
     width, height = SIDES
     f = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     f[0, 0] = np.inf  # the mean is set below
-    planes = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, height, width))) / f, (height, width))
-    planes /= planes.std()
-    grey, *colours = planes  # most of what changes in a photograph is brightness
+    planes = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, height, width))) / f**1.5, (height, width))
+    grey, *colours = planes / planes.std(axis=(1, 2), keepdims=True)  # what changes most is the brightness
     pixels = 128 + 50 * (grey + 0.3 * np.stack([colours[0], -colours[0] - colours[1], colours[1]]))
     file = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(file, "JPEG", quality=JPEG_QUALITY)

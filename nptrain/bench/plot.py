@@ -11,7 +11,7 @@ def draw(result, path):
     axes = figure.add_subplot()
     rows, peak, bandwidth = result["rows"], result["peak_gflops"], result["bandwidth"]
     ridge = peak / bandwidth
-    right = 2 * max(ridge, *(row["intensity"] for row in rows))
+    right = 4 * max(ridge, *(row["intensity"] for row in rows))
     left = min(row["intensity"] for row in rows) / 2
     axes.plot([left, ridge, right], [left * bandwidth, peak, peak], color="black", linewidth=1.5)
     axes.annotate(f"FMA peak {peak:.0f} GFLOP/s", (right, peak), (-6, 5), textcoords="offset points", ha="right")

@@ -91,7 +91,7 @@ def serve(settings, commands, answers):
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
             answer = {"seconds": took, "memory_mb": memory}
         except Exception as error:  # whatever PyTorch or its compiler cannot do here
-            answer = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"}
+            answer = {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
