@@ -8,6 +8,7 @@ from kernels.convolve import convolve
 from kernels.jit import parallel_jit
 from kernels.layout import FEW
 from kernels.scratch import scratch
+from kernels.winograd import suits, winograd_convolve
 
 
 def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False):
@@ -26,6 +27,9 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False)
     expect(dx.shape == shape, f"out is {dx.shape}, expected {shape}")
     turned = scratch("turned weights", (w.shape[1], w.shape[0], *w.shape[2:4], 16, 16))
     _turn(w.reshape(w.shape[0], w.shape[1], -1, *w.shape[4:]), turned.reshape(*turned.shape[:2], -1, 16, 16))
+    if suits(w.shape, size, dy.shape[3], stride, pad):
+        winograd_convolve(dy, turned, dx, flip=True, accumulate=accumulate)
+        return dx
     target = np.empty((*shape[:4], 16), np.float32) if few else dx
     convolve(dy, turned, target, 1, pad, -1, stride, accumulate and not few)
     if few:

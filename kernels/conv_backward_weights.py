@@ -8,6 +8,7 @@ from kernels.check import expect, expect_stored
 from kernels.jit import parallel_jit
 from kernels.scratch import scratch
 from kernels.tiles import outer_tile
+from kernels.winograd import suits, winograd_backward_weights
 
 TASKS = 56  # as in convolve
 PARTS_BYTES = 2 << 20  # of partial sums for one part of the image: they stay in a core's L2 cache
@@ -28,6 +29,8 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
     expect(dy.shape == expected, f"dy is {dy.shape}, expected {expected}")
     if dbias is not None:
         dbias += dy.reshape(k_blocks, -1, 16).sum(axis=1, dtype="float64").reshape(-1).astype(dbias.dtype)
+    if suits(dw.shape, x.shape[1:3], x.shape[3], stride, pad):
+        return winograd_backward_weights(x, dy, dw)
     if rows == cols == stride == 1:  # a row of pixels is as good as many images
         x, dy = (a.reshape(a.shape[0], a.shape[1], 1, -1, a.shape[4]) for a in (x, dy))
     parts = max(1, min(14, dy.shape[1], PARTS_BYTES // dw.nbytes))

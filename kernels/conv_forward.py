@@ -4,6 +4,7 @@ import numpy as np
 
 from kernels.check import expect, expect_stored
 from kernels.convolve import convolve
+from kernels.winograd import suits, winograd_convolve
 
 
 def conv_forward(x, w, bias=None, stride=1, pad=0, out=None):
@@ -22,5 +23,8 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None):
     if bias is not None:
         expect(bias.shape == (shape[0] * 16,), f"bias is {bias.shape}, expected ({shape[0] * 16},)")
         y[...] = bias.reshape(-1, 1, 1, 1, 16)
-    convolve(x, w, y, scale=stride, offset=-pad, direction=1, divisor=1, accumulate=bias is not None)
+    if suits(w.shape, x.shape[1:3], x.shape[3], stride, pad):
+        winograd_convolve(x, w, y, accumulate=bias is not None)
+    else:
+        convolve(x, w, y, scale=stride, offset=-pad, direction=1, divisor=1, accumulate=bias is not None)
     return y

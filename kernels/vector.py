@@ -132,3 +132,19 @@ def fma(builder, a, b, c):
     """a * b + c in one instruction, on LLVM values."""
     kind = ir.FunctionType(a.type, [a.type] * 3)
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32"), [a, b, c])
+
+
+@intrinsic
+def load_if(ctx, array, at, inside):
+    """Elements at .. at + 15 of a flat float32 array, or zeros (and no access) where not `inside`."""
+
+    def codegen(context, builder, sig, args):
+        array, at, inside = args
+        kind = context.get_value_type(V32)
+        zeros = cgutils.global_constant(builder, "zeros", ir.Constant(kind, None))
+        pointer = builder.bitcast(pointer_at(context, builder, sig.args[0], array, at), kind.as_pointer())
+        vector = builder.load(builder.select(inside, pointer, zeros))
+        vector.align = 4
+        return vector
+
+    return V32(array, at, types.boolean), codegen

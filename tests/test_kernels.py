@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kernels import fast, layout, naive
+from kernels.winograd import suits, use_winograd
 from nptrain.layers import convolutions
 
 RTOL = 1e-4  # of the largest value; typical errors are 1e-6
@@ -227,3 +228,28 @@ def test_wrong_shapes_are_refused():
         fast.conv_forward(x.astype(np.float64), w)
     with pytest.raises(ValueError, match="does not fit"):
         fast.conv_forward(fast.pack(normal(2, 16, 2, 2)), w)
+
+
+WINOGRAD = [
+    (4, 64, 64, 56, 56), (3, 128, 128, 28, 28), (5, 256, 256, 14, 14), (16, 512, 512, 7, 7),
+    (17, 40, 33, 9, 3), (33, 32, 48, 4, 5), (2, 17, 144, 13, 6), (1, 16, 16, 1, 1), (40, 129, 20, 2, 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", WINOGRAD, ids=lambda s: "x".join(map(str, s)))
+def test_winograd(shape):
+    with use_winograd("always"):
+        test_convolution((*shape, 3, 1, 1))
+
+
+def test_winograd_is_chosen_where_it_is_faster():
+    large, few, strided = (4, 4, 3, 3, 16, 16), (1, 1, 3, 3, 16, 16), (4, 4, 1, 1, 16, 16)
+    assert suits(large, (56, 56), 16, 1, 1)
+    assert not suits(large, (56, 56), 16, 2, 1)
+    assert not suits(large, (2, 2), 64, 1, 1)  # most taps are outside the map
+    assert not suits(few, (56, 56), 16, 1, 1)
+    assert not suits(strided, (56, 56), 16, 1, 0)
+    with use_winograd("never"):
+        assert not suits(large, (56, 56), 16, 1, 1)
+    with pytest.raises(ValueError, match="auto"), use_winograd("sometimes"):
+        pass

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels import cpu, fast, naive
+from kernels.winograd import suits, use_winograd
 from nptrain.bench.shapes import distinct_shapes
 from nptrain.bench.timing import conditions, seconds
 from nptrain.errors import InputError
@@ -11,15 +12,23 @@ TOLERANCE = 1e-3  # of the largest value; errors are 1e-6 or so
 
 
 def kernels_of(shape):
-    """(name, functions) of the kernels that compute this shape: conv_forward, conv_backward_data and
-    conv_backward_weights, or those of them that there are, with the signatures of `kernels.fast`.
-    """
-    yield "direct", fast
+    """(name, mode of Winograd's) of the kernels that can compute this shape."""
+    yield "direct", "never"
+    if shape.kernel == 3 and shape.stride == 1:
+        yield "winograd", "always"
+
+
+def used_kernel(shape, batch):
+    """The kernel that the network uses for this shape at this batch."""
+    stored = fast.weights_shape(shape.outputs, shape.inputs, shape.kernel, shape.kernel)
+    size = (shape.height, shape.height)
+    return "winograd" if suits(stored, size, batch, shape.stride, shape.pad) else "direct"
 
 
 def measure(batch, crop_size, repeats, only=""):
     """A row for each shape whose label contains `only`, kernel and pass: median ms, GFLOP/s, its share of the FMA
-    peak measured just before, the relative error against float64 on two images. Then sums over all uses.
+    peak measured just before, the relative error against float64 on two images. Then sums over all uses
+    in the network, by the kernel it uses.
     """
     rows, totals = [], {}
     for shape, uses in chosen(crop_size, only).items():
@@ -27,10 +36,11 @@ def measure(batch, crop_size, repeats, only=""):
         for name, kernel, call, error in passes(shape, batch):
             took, flops = seconds(call, repeats), shape.flops * batch
             rows.append(_row(shape.label, uses, name, kernel, took, flops, flops / peak / 1e9, error))
-            total = totals.setdefault((name, kernel), np.zeros(4))
-            total += [uses, *(uses * value for value in (took, flops, flops / peak / 1e9))]
-    for (name, kernel), (uses, *values) in totals.items():
-        rows.append(_row("sum", int(uses), name, kernel, *values, None))
+            if kernel == used_kernel(shape, batch):
+                total = totals.setdefault(name, np.zeros(4))
+                total += [uses, *(uses * value for value in (took, flops, flops / peak / 1e9))]
+    for name, (uses, *values) in totals.items():
+        rows.append(_row("sum", int(uses), name, "used", *values, None))
     return {"rows": rows, **conditions(batch, crop_size, repeats), "peak_gflops": cpu.fma_peak()}
 
 
@@ -56,11 +66,9 @@ def passes(shape, batch):
     rng = np.random.default_rng(0)
     small, large = _operands(shape, 2, rng), _operands(shape, batch, rng)
     exact = _exact(shape, *small)
-    for kernel, ops in kernels_of(shape):
-        results, calls = _results(ops, shape, *small), _calls(ops, shape, *large)
+    for kernel, mode in kernels_of(shape):
+        results, calls = _results(mode, shape, *small), _calls(mode, shape, *large)
         for name in shape.passes:
-            if name not in calls:
-                continue
             error = float(np.abs(results[name] - exact[name]).max() / np.abs(exact[name]).max())
             if not error < TOLERANCE:
                 raise ArithmeticError(f"{shape.label}, {name} by {kernel}: relative error {error:.1e}")
@@ -82,25 +90,23 @@ def _exact(shape, *operands):
     return {"forward": naive.conv_forward(x, w, None, *where), "data": data, "weights": dw}
 
 
-def _results(ops, shape, *operands):
+def _results(mode, shape, *operands):
     """What the calls return or fill, as NCHW."""
-    calls = _calls(ops, shape, *operands)
     unpack = {"forward": lambda y: fast.unpack(y, shape.outputs), "data": lambda x: fast.unpack(x, shape.inputs),
               "weights": lambda w: fast.unpack_weights(w, operands[2].shape)}  # fmt: skip
-    return {name: unpack[name](call()) for name, call in calls.items()}
+    return {name: unpack[name](call()) for name, call in _calls(mode, shape, *operands).items()}
 
 
-def _calls(ops, shape, x, dy, w):
+def _calls(mode, shape, x, dy, w):
     """{pass: call}. Each writes to an array of its own at every call, and returns it."""
     x, dy, w, where = fast.pack(x), fast.pack(dy), fast.pack_weights(w), (shape.stride, shape.pad)
     y, dx, dw = np.empty_like(dy), np.empty_like(x), np.zeros_like(w)
     size = (shape.height, shape.height)
 
     def weights():
-        ops.conv_backward_weights(x, dy, dw, None, *where)
+        fast.conv_backward_weights(x, dy, dw, None, *where)
         return dw
 
-    calls = {"forward": ("conv_forward", lambda: ops.conv_forward(x, w, None, *where, out=y)),
-             "data": ("conv_backward_data", lambda: ops.conv_backward_data(dy, w, size, *where, out=dx)),
-             "weights": ("conv_backward_weights", weights)}  # fmt: skip
-    return {name: calls[name][1] for name in shape.passes if hasattr(ops, calls[name][0])}
+    calls = {"forward": lambda: fast.conv_forward(x, w, None, *where, out=y),
+             "data": lambda: fast.conv_backward_data(dy, w, size, *where, out=dx), "weights": weights}  # fmt: skip
+    return {name: use_winograd(mode)(calls[name]) for name in shape.passes}

@@ -55,6 +55,8 @@ def check_picture(out):
 def _convolutions(batch, crop_size, repeats):
     for shape in distinct_shapes(crop_size):
         for name, kernel, call, _ in convolutions.passes(shape, batch):
+            if kernel != convolutions.used_kernel(shape, batch):
+                continue
             kind = f"conv {name}" + ("" if kernel == "direct" else f" {kernel}")
             yield kind, shape.label, shape.flops * batch, shape.traffic(name, batch), seconds(call, repeats)
 

@@ -6,10 +6,17 @@ import time
 
 from numba import get_num_threads
 
+SETTLE = 0.1  # s; other threads, such as NumPy's BLAS's, spin for a while after their work
 
-def seconds(call, repeats, warm_up=1):
-    """The median time of a call, in seconds, after `warm_up` calls that do not count."""
-    return statistics.median(samples({"": timed(call)}, repeats, warm_up)[""])
+
+def seconds(call, repeats):
+    """The median time of a call, in seconds, after calls for a tenth of a second that do not count."""
+    begin = time.perf_counter()
+    while True:
+        call()
+        if time.perf_counter() - begin > SETTLE:
+            break
+    return statistics.median(samples({"": timed(call)}, repeats, 0)[""])
 
 
 def timed(call):
