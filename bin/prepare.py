@@ -5,8 +5,8 @@ from kernels.cpu import set_threads
 from kernels.winograd import set_winograd
 from mpi.affinity import threads_for
 from mpi.agree import together
+from nptrain.compile import compile_kernels
 from nptrain.errors import InputError
-from nptrain.resnet import compile_kernels
 
 
 def add_arguments(parser):

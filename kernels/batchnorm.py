@@ -9,26 +9,26 @@ import numba
 import numpy as np
 
 from kernels.check import expect, expect_stored
+from kernels.epilogue import norm_factors, normalised
 from kernels.jit import parallel_jit
 from kernels.vector import load, splat, store, where_above, where_below, widen, zero64
 
 PARTS = 14  # pieces of each block of channels, the same for every number of threads
 
 
-def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None):
+def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None, statistics=None):
     """y = [relu] ((x - mean) / sqrt(var + eps) * gamma + beta [+ residual]) with the batch's own statistics.
 
     x, residual, y activations and gamma, beta vectors as in `layout`. Returns (y, mean, var), the biased
-    variance, both float64 vectors. y is written to `out` if given, which may be x or residual.
+    variance, both float64 vectors: those in `statistics` (2, channels) if given. y is written to `out` if given,
+    which may be x or residual.
     """
     _expect_batchnorm(x, gamma, beta)
-    blocks, pixels = x.shape[0], x[0].size // 16
-    sums = np.zeros((blocks, PARTS, 2, 16))
-    _moments(x.reshape(-1), pixels, sums)
-    mean, square = (sums.sum(axis=1) / pixels).transpose(1, 0, 2)
-    var = np.maximum(square - mean * mean, 0)
-    y = batchnorm_inference(x, gamma, beta, mean.reshape(-1), var.reshape(-1), eps, residual, relu, out)
-    return y, mean.reshape(-1), var.reshape(-1)
+    if statistics is None:
+        mean, square = channel_sums(x) / (x[0].size // 16)
+        statistics = mean, np.maximum(square - mean * mean, 0)
+    mean, var = statistics
+    return batchnorm_inference(x, gamma, beta, mean, var, eps, residual, relu, out), mean, var
 
 
 def batchnorm_inference(x, gamma, beta, mean, var, eps, residual=None, relu=False, out=None):
@@ -38,30 +38,34 @@ def batchnorm_inference(x, gamma, beta, mean, var, eps, residual=None, relu=Fals
     expect(y.shape == x.shape, f"out is {y.shape}, expected {x.shape}")
     if residual is not None:
         expect(residual.shape == x.shape, f"residual is {residual.shape}, expected {x.shape}")
-    factors = np.stack([mean, gamma / np.sqrt(var + eps), beta]).astype(np.float32)
+    factors = norm_factors(gamma, beta, mean, var, eps)
     added = x if residual is None else residual
     floor = np.float32(0 if relu else -np.inf)
     _normalise(x.reshape(-1), factors, added.reshape(-1), residual is not None, floor, y.reshape(-1))
     return y
 
 
-def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=False, out=None, dresidual=None):
+def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=False, out=None, dresidual=None,
+                       sums=None):  # fmt: skip
     """The gradients of batchnorm_forward, from its input x, output y and statistics.
 
     With d = dy where y > 0 (if relu; else dy) and z = (x - mean) / sqrt(var + eps):
         dbeta += sum d;  dgamma += sum d z;  dx = gamma / sqrt(var + eps) * (d - mean(d) - z mean(d z)).
     Returns dx, in `out` if given (which may be dy); d goes to `dresidual` if given (which may be dy, too,
-    unless out is): it is the gradient of the residual.
+    unless out is): it is the gradient of the residual. With `sums`, those of `epilogue.Through`, dy is d already.
     """
     _expect_batchnorm(x, gamma, dgamma)
     expect(dy.shape == x.shape and y.shape == x.shape, f"dy {dy.shape}, x {x.shape} and y {y.shape} differ")
     blocks, pixels = x.shape[0], x[0].size // 16
     dx = np.empty_like(x) if out is None else out
-    sums = np.zeros((blocks, PARTS, 2, 16))
-    mean32 = mean.astype(np.float32)
     dyf, xf, yf = dy.reshape(-1), x.reshape(-1), y.reshape(-1)
-    _gradient_sums(dyf, xf, yf, mean32, relu, pixels, sums)
-    total, along = sums.sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
+    if sums is None:
+        pieces = np.zeros((blocks, PARTS, 2, 16))
+        _gradient_sums(dyf, xf, yf, mean.astype(np.float32), relu, pixels, pieces)
+        sums = pieces.sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
+    else:
+        relu = False
+    total, along = sums
     inverse = 1 / np.sqrt(var + eps)
     dbeta += total.astype(np.float32)
     dgamma += (along * inverse).astype(np.float32)
@@ -71,6 +75,13 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
     _gradient(dyf, xf, yf, factors.astype(np.float32), relu, pixels, dx.reshape(-1),
               kept.reshape(-1), dresidual is not None)  # fmt: skip
     return dx
+
+
+def channel_sums(x):
+    """float64 (2, channels): the sums of x and of x^2 over all pixels."""
+    sums = np.empty((x.shape[0], PARTS, 2, 16))
+    _moments(x.reshape(-1), x[0].size // 16, sums)
+    return sums.sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
 
 
 def _expect_batchnorm(x, gamma, other):
@@ -107,7 +118,7 @@ def _normalise(x, factors, residual, add, floor, y):
         mean, scale, shift = load(means, block * 16), load(scales, block * 16), load(shifts, block * 16)
         for p in range(part * pixels // PARTS, (part + 1) * pixels // PARTS):
             at = (block * pixels + p) * 16
-            value = (load(x, at) - mean) * scale + shift
+            value = normalised(load(x, at), mean, scale, shift)
             if add:
                 value = value + load(residual, at)
             store(y, at, where_below(value, lowest, lowest, value))

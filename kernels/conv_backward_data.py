@@ -5,17 +5,18 @@ import numpy as np
 
 from kernels.check import expect, expect_stored
 from kernels.convolve import convolve
+from kernels.epilogue import NOTHING, gradient
 from kernels.jit import parallel_jit
 from kernels.layout import FEW
 from kernels.scratch import scratch
-from kernels.winograd import suits, winograd_convolve
 
 
-def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False):
+def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, through=None):
     """dx[n, c, y, x] = sum over k, r, s of dy[n, k, (y + pad - r) / stride, ...] * w[k, c, r, s].
 
-    `size` is x's (height, width), which a stride leaves open. `accumulate` adds to `out` in place.
-    dy, w and dx as in `layout`. Raises ValueError on shapes that do not fit.
+    `size` is x's (height, width), which a stride leaves open. `accumulate` adds to `out` in place. `through`, an
+    `epilogue.Through`, takes the result on through the ReLU before the convolution, and sums it for the batch norm
+    there. dy, w and dx as in `layout`. Raises ValueError on shapes that do not fit.
     """
     expect_stored(dy=(dy, 5), w=(w, 6))
     expect(dy.shape[0] == w.shape[0], f"dy {dy.shape} has other channels than w {w.shape}")
@@ -25,13 +26,15 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False)
     shape = (w.shape[1], *size, dy.shape[3], FEW if few else 16)
     dx = np.zeros(shape, np.float32) if out is None else out
     expect(dx.shape == shape, f"out is {dx.shape}, expected {shape}")
+    if through is not None:
+        expect(through.x.shape == through.y.shape == shape, f"through a norm of {through.x.shape}, expected {shape}")
     turned = scratch("turned weights", (w.shape[1], w.shape[0], *w.shape[2:4], 16, 16))
     _turn(w.reshape(w.shape[0], w.shape[1], -1, *w.shape[4:]), turned.reshape(*turned.shape[:2], -1, 16, 16))
-    if suits(w.shape, size, dy.shape[3], stride, pad):
-        winograd_convolve(dy, turned, dx, flip=True, accumulate=accumulate)
-        return dx
     target = np.empty((*shape[:4], 16), np.float32) if few else dx
-    convolve(dy, turned, target, 1, pad, -1, stride, accumulate and not few)
+    epilogue = NOTHING if through is None else gradient(through)
+    sums = convolve(dy, turned, target, 1, pad, -1, stride, accumulate and not few, epilogue, through is not None)
+    if through is not None:
+        through.sums[:] = sums
     if few:
         dx[...] = dx * accumulate + target[..., :FEW]
     return dx

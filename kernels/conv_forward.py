@@ -4,14 +4,33 @@ import numpy as np
 
 from kernels.check import expect, expect_stored
 from kernels.convolve import convolve
-from kernels.winograd import suits, winograd_convolve
+from kernels.epilogue import Epilogue
 
 
-def conv_forward(x, w, bias=None, stride=1, pad=0, out=None):
+def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
     """y[n, k, h, w] = bias[k] + sum over c, r, s of x[n, c, h * stride - pad + r, ...] * w[k, c, r, s].
 
-    x, w, bias and y (written to `out` if given) as in `layout`. Raises ValueError on shapes that do not fit.
+    x, w, bias and y (written to `out` if given) as in `layout`. `statistics`, float64 (2, channels), is filled with
+    y's mean and biased variance. Raises ValueError on shapes that do not fit.
     """
+    epilogue = Epilogue() if bias is None else Epilogue(bias=bias)
+    y, sums = _convolved(x, w, stride, pad, out, epilogue, statistics is not None)
+    if statistics is not None:
+        mean, square = sums / (y[0].size // 16)
+        statistics[:] = mean, np.maximum(square - mean * mean, 0)
+    return y
+
+
+def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None):
+    """[relu](conv_forward + bias [+ residual]): a convolution with its batch norm folded into w and bias."""
+    added = residual.reshape(-1) if residual is not None else np.empty(0, np.float32)
+    epilogue = Epilogue(bias, added, np.float32(0 if relu else -np.inf))
+    y, _ = _convolved(x, w, stride, pad, out, epilogue, False)
+    expect(residual is None or residual.shape == y.shape, f"residual {np.shape(residual)} for a result {y.shape}")
+    return y
+
+
+def _convolved(x, w, stride, pad, out, epilogue, sums):
     expect_stored(x=(x, 5), w=(w, 6))
     rows, cols, lanes, _ = w.shape[2:]
     expect(x.shape[0] == w.shape[1] and x.shape[4] >= lanes, f"x {x.shape} has other channels than w {w.shape}")
@@ -20,11 +39,6 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None):
     shape = (w.shape[0], h, width, x.shape[3], 16)
     y = np.empty(shape, np.float32) if out is None else out
     expect(y.shape == shape, f"out is {y.shape}, expected {shape}")
-    if bias is not None:
-        expect(bias.shape == (shape[0] * 16,), f"bias is {bias.shape}, expected ({shape[0] * 16},)")
-        y[...] = bias.reshape(-1, 1, 1, 1, 16)
-    if suits(w.shape, x.shape[1:3], x.shape[3], stride, pad):
-        winograd_convolve(x, w, y, accumulate=bias is not None)
-    else:
-        convolve(x, w, y, scale=stride, offset=-pad, direction=1, divisor=1, accumulate=bias is not None)
-    return y
+    bias = epilogue.bias
+    expect(bias.size in (0, shape[0] * 16), f"bias is {bias.shape}, expected ({shape[0] * 16},)")
+    return y, convolve(x, w, y, stride, -pad, 1, 1, epilogue=epilogue, sums=sums)

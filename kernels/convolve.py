@@ -1,4 +1,4 @@
-"""The loop nest shared by the forward pass and the gradient of data: sums of taps over an image.
+"""The loop nests shared by the forward pass and the gradient of data: sums of taps over an image.
 
 With the images of a batch innermost, no map needs a padded border, and the taps that fall outside an
 image are not computed at all: on a 7x7 map a 3x3 kernel saves 18 % of its products.
@@ -8,25 +8,64 @@ import functools
 
 import numba
 
+from kernels.epilogue import NOTHING, finish, total, with_sums
 from kernels.jit import parallel_jit
 from kernels.taps import taps
 from kernels.tiles import product_tile
+from kernels.winograd import suits, winograd_convolve, winograd_pieces
 
 TASKS = 56  # pieces of work, at least, where the shape allows: the same for every number of threads
 PIXELS = 16  # sums held in registers; measured best on AVX-512, and a multiple of it is a usual batch
+CHUNK = 64  # pixels of a pointwise convolution that stay in the cache while all outputs are computed from them
 
 
-def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False):
+def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilogue=NOTHING, sums=False):
     """y[k, h, w, n] (+)= sum over c and taps of x[c, tap's pixel, n] * w[k, c, tap], all arrays as stored.
 
     A tap's pixel in each direction is (out * scale + offset + direction * tap) / divisor, where it exists.
+    Returns the epilogue's sums over all pixels, float64 (2, channels), if `sums`.
     """
+    k_blocks, h, _, images, _ = y.shape
     rows, cols, lanes = w.shape[2:5]
-    if rows == cols == scale == divisor == 1:  # a row of pixels is as good as many images
-        x = x.reshape(x.shape[0], x.shape[1], 1, -1, x.shape[4])
-        y = y.reshape(y.shape[0], y.shape[1], 1, -1, y.shape[4])
-    kernel = _convolve_for(PIXELS, lanes, x.shape[4])
-    kernel(x, w.reshape(-1), y, scale, offset, direction, divisor, rows, cols, accumulate)
+    pointwise = rows == cols == scale == divisor == 1 and lanes == 16
+    winograd = suits(w.shape, y.shape[1:3], images, scale * divisor, abs(offset))
+    if pointwise:
+        pixels = y[0].size // 16
+        chunk = CHUNK if pixels >= CHUNK * TASKS / 2 else CHUNK // 2
+        pieces = -(-pixels // chunk)
+    else:
+        pieces = winograd_pieces(y.shape) if winograd else h
+    if sums:
+        epilogue = with_sums(epilogue, k_blocks, pieces)
+    if winograd:
+        winograd_convolve(x, w, y, direction < 0, accumulate, epilogue)
+    elif pointwise:
+        _pointwise(x.reshape(x.shape[0], -1), w.reshape(-1), y.reshape(k_blocks, -1), chunk, accumulate, epilogue)
+    else:
+        kernel = _convolve_for(PIXELS, lanes, x.shape[4])
+        kernel(x, w.reshape(-1), y, scale, offset, direction, divisor, rows, cols, accumulate, epilogue)
+    return total(epilogue) if sums else None
+
+
+@parallel_jit
+def _pointwise(x, w, y, chunk, accumulate, epilogue):
+    """A 1x1 convolution, all its pixels in a row. A chunk of them stays in the cache for every output."""
+    blocks, k_blocks, pixels = x.shape[0], y.shape[0], y.shape[1] // 16
+    xf, yf = x.reshape(-1), y.reshape(-1)
+    chunks = (pixels + chunk - 1) // chunk
+    parts = min(k_blocks, (TASKS + chunks - 1) // chunks)
+    for task in numba.prange(chunks * parts):
+        piece, part = task // parts, task % parts
+        first, last = piece * chunk, min(piece * chunk + chunk, pixels)
+        for k in range(part * k_blocks // parts, (part + 1) * k_blocks // parts):
+            full = first + (last - first) // PIXELS * PIXELS
+            for pixel in range(first, full, PIXELS):
+                product_tile(PIXELS, 16, 16, xf, pixel * 16, pixels * 16, 0, 0, w, k * blocks * 256, 256, 0, 0,
+                             yf, (k * pixels + pixel) * 16, blocks, 1, 1, accumulate)  # fmt: skip
+            for pixel in range(full, last):
+                product_tile(1, 16, 16, xf, pixel * 16, pixels * 16, 0, 0, w, k * blocks * 256, 256, 0, 0,
+                             yf, (k * pixels + pixel) * 16, blocks, 1, 1, accumulate)  # fmt: skip
+            finish(epilogue, yf, (k * pixels + first) * 16, last - first, k, piece)
 
 
 @functools.cache
@@ -34,7 +73,7 @@ def _convolve_for(pixels, lanes, pitch):
     """The kernel for one tile; the ints are literals inside it and part of its key in the cache."""
 
     @parallel_jit
-    def _convolve(x, w, y, scale, offset, direction, divisor, rows, cols, accumulate):
+    def _convolve(x, w, y, scale, offset, direction, divisor, rows, cols, accumulate, epilogue):
         blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
         k_blocks, h_out, w_out = y.shape[0], y.shape[1], y.shape[2]
         xf, yf = x.reshape(-1), y.reshape(-1)
@@ -79,5 +118,6 @@ def _convolve_for(pixels, lanes, pitch):
                             w, w0, w_block, divisor * cols * w_tap, divisor * w_tap,
                             yf, y0 + done * 16, blocks, n_rows, n_cols, accumulate)  # fmt: skip
                         done += 1
+                finish(epilogue, yf, (k * h_out + h) * w_out * images * 16, w_out * images, k, h)
 
     return _convolve

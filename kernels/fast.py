@@ -3,13 +3,14 @@
 from kernels.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
 from kernels.conv_backward_data import conv_backward_data
 from kernels.conv_backward_weights import conv_backward_weights
-from kernels.conv_forward import conv_forward
+from kernels.conv_forward import conv_forward, conv_inference
 from kernels.layout import (
     activation_shape,
     pack,
     pack_images,
     pack_vector,
     pack_weights,
+    scaled_weights,
     unpack,
     unpack_vector,
     unpack_weights,
@@ -27,7 +28,8 @@ IN_PLACE = True  # results go to the `out` they are given: buffers are worth kee
 __all__ = [
     "IN_PLACE", "activation_shape", "add_into", "average_backward", "average_forward", "batchnorm_backward",
     "batchnorm_forward", "batchnorm_inference", "conv_backward_data", "conv_backward_weights", "conv_forward",
-    "linear_backward", "linear_forward", "maxpool_backward", "maxpool_forward", "pack", "pack_images", "pack_vector",
-    "pack_weights", "sgd_update", "softmax_loss", "softmax_loss_backward", "squared_norm", "top_k", "unpack",
-    "unpack_vector", "unpack_weights", "unpacked_size", "vector_shape", "weights_shape",
+    "conv_inference", "linear_backward", "linear_forward", "maxpool_backward", "maxpool_forward", "pack",
+    "pack_images", "pack_vector", "pack_weights", "scaled_weights", "sgd_update", "softmax_loss",
+    "softmax_loss_backward", "squared_norm", "top_k", "unpack", "unpack_vector", "unpack_weights",
+    "unpacked_size", "vector_shape", "weights_shape",
 ]  # fmt: skip

@@ -7,3 +7,5 @@ FAST_MATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 jit = numba.njit(nogil=True, cache=True, fastmath=FAST_MATH)
 parallel_jit = numba.njit(nogil=True, cache=True, fastmath=FAST_MATH, parallel=True)
+# for small functions on many arrays, whose passing would cost more than their work
+inlined_jit = numba.njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")

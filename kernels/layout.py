@@ -88,6 +88,11 @@ def unpack_weights(w, shape):
     return np.ascontiguousarray(full[: shape[0], : shape[1]])
 
 
+def scaled_weights(w, factor):
+    """Stored weights, every output's times its factor (a float64 vector)."""
+    return (w * factor.reshape(-1, 1, 1, 1, 1, LANES)).astype(np.float32)
+
+
 def pack_vector(v):
     """(C,) -> stored vector, float32."""
     full = np.zeros(vector_shape(len(v)), np.float32)

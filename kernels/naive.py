@@ -37,8 +37,11 @@ def _padded(x, pad):
     return np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
 
 
-def conv_forward(x, w, bias=None, stride=1, pad=0, out=None):
-    """y[n, k, h, w] = bias[k] + sum over c, r, s of x[n, c, h * stride - pad + r, ...] * w[k, c, r, s]."""
+def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
+    """y[n, k, h, w] = bias[k] + sum over c, r, s of x[n, c, h * stride - pad + r, ...] * w[k, c, r, s].
+
+    `statistics`, float64 (2, K), is filled with y's mean and biased variance.
+    """
     taps, height, width = _taps(*x.shape[2:], *w.shape[2:], stride, pad)
     padded = _padded(x, pad)
     y = np.zeros((w.shape[0], x.shape[0], height, width), x.dtype)
@@ -46,17 +49,37 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None):
         y += np.tensordot(w[:, :, r, s], padded[window], axes=(1, 1))
     if bias is not None:
         y += bias[:, None, None, None]
-    return _into(out, np.ascontiguousarray(y.transpose(1, 0, 2, 3)))
+    y = np.ascontiguousarray(y.transpose(1, 0, 2, 3))
+    if statistics is not None:
+        statistics[:] = _moments(y)
+    return _into(out, y)
 
 
-def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False):
-    """dx: each tap sends w[k, c, r, s] * dy back to the pixel it read. `size` is x's (height, width)."""
+def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None):
+    """[relu](conv_forward [+ residual]): a convolution with its batch norm folded into w and bias."""
+    y = conv_forward(x, w, bias, stride, pad)
+    if residual is not None:
+        y = y + residual
+    return _into(out, relu_forward(y) if relu else y)
+
+
+def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, through=None):
+    """dx: each tap sends w[k, c, r, s] * dy back to the pixel it read. `size` is x's (height, width).
+
+    With `through` (`kernels.epilogue.Through`) the result is d, the gradient before the ReLU that made x, and
+    through.sums, float64 (2, C), is filled with sum d and sum d (through.x - mean).
+    """
     taps, _, _ = _taps(*size, *w.shape[2:], stride, pad)
     dx = np.zeros((dy.shape[0], w.shape[1], size[0] + 2 * pad, size[1] + 2 * pad), dy.dtype)
     for r, s, window in taps:
         dx[window] += np.tensordot(dy, w[:, :, r, s], axes=(1, 0)).transpose(0, 3, 1, 2)
     dx = dx[:, :, pad : pad + size[0], pad : pad + size[1]]
-    return _into(out, out + dx if accumulate else np.ascontiguousarray(dx))
+    dx = out + dx if accumulate else np.ascontiguousarray(dx)
+    if through is not None:
+        dx = relu_backward(dx, through.y)
+        centred = through.x - _channels(through.mean)
+        through.sums[:] = [v.sum(axis=(0, 2, 3), dtype=np.float64) for v in (dx, dx * centred)]
+    return _into(out, dx)
 
 
 def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
@@ -86,10 +109,18 @@ def relu_backward(dy, y):
     return dy * (y > 0)
 
 
-def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None):
-    """y = [relu] ((x - mean) / sqrt(var + eps) * gamma + beta [+ residual]). Returns (y, mean, var)."""
-    mean, var = x.mean(axis=(0, 2, 3), dtype=np.float64), x.var(axis=(0, 2, 3), dtype=np.float64)
+def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None, statistics=None):
+    """y = [relu] ((x - mean) / sqrt(var + eps) * gamma + beta [+ residual]). Returns (y, mean, var).
+
+    `statistics`: mean and var where they are known.
+    """
+    mean, var = _moments(x) if statistics is None else statistics
     return batchnorm_inference(x, gamma, beta, mean, var, eps, residual, relu, out), mean, var
+
+
+def _moments(x):
+    """Mean and biased variance of each channel, in float64."""
+    return x.mean(axis=(0, 2, 3), dtype=np.float64), x.var(axis=(0, 2, 3), dtype=np.float64)
 
 
 def batchnorm_inference(x, gamma, beta, mean, var, eps, residual=None, relu=False, out=None):
@@ -100,18 +131,23 @@ def batchnorm_inference(x, gamma, beta, mean, var, eps, residual=None, relu=Fals
     return _into(out, (relu_forward(y) if relu else y).astype(x.dtype))
 
 
-def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=False, out=None, dresidual=None):
+def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=False, out=None, dresidual=None,
+                       sums=None):  # fmt: skip
     """With d = dy through the ReLU and z = (x - mean) / sqrt(var + eps):
 
         dbeta += sum d;  dgamma += sum d z;  dx = gamma / sqrt(var + eps) * (d - mean(d) - z mean(d z))
 
-    Returns dx; d, the residual's gradient, goes to `dresidual` if given.
+    Returns dx; d, the residual's gradient, goes to `dresidual` if given. With `sums` (those of `Through`), dy is d
+    already, and sum d z = sums[1] / sqrt(var + eps).
     """
-    d = relu_backward(dy, y) if relu else dy
+    d = relu_backward(dy, y) if relu and sums is None else dy
     inverse = 1 / np.sqrt(var + eps)
     z = (x - _channels(mean)) * _channels(inverse)
     axes, count = (0, 2, 3), x.size // x.shape[1]
-    total, along = d.sum(axis=axes, dtype=np.float64), (d * z).sum(axis=axes, dtype=np.float64)
+    if sums is None:
+        total, along = d.sum(axis=axes, dtype=np.float64), (d * z).sum(axis=axes, dtype=np.float64)
+    else:
+        total, along = sums[0], sums[1] * inverse
     dbeta += total.astype(dbeta.dtype)
     dgamma += along.astype(dgamma.dtype)
     dx = _channels(gamma * inverse) * (d - _channels(total / count) - z * _channels(along / count))
@@ -133,11 +169,12 @@ def _windows(x, kernel, stride):
     return view[:, :, ::stride, ::stride].reshape(n, c, height, width, kernel * kernel)
 
 
-def maxpool_forward(x, kernel=3, stride=2, out=None):
+def maxpool_forward(x, kernel=3, stride=2, out=None, winner=None):
     """The largest value of each window, and its place (the first, if several), r * kernel + s."""
     windows = _windows(x, kernel, stride)
-    winner = windows.argmax(axis=-1)
-    return _into(out, np.take_along_axis(windows, winner[..., None], -1)[..., 0]), winner.astype(x.dtype)
+    place = windows.argmax(axis=-1)
+    y = np.take_along_axis(windows, place[..., None], -1)[..., 0]
+    return _into(out, y), _into(winner, place.astype(x.dtype))
 
 
 def maxpool_backward(dy, winner, size, kernel=3, stride=2, out=None):
@@ -216,6 +253,11 @@ def weights_shape(k, c, r, s):
 def vector_shape(c):
     """(c,): stored as it is."""
     return (c,)
+
+
+def scaled_weights(w, factor):
+    """w[k, ...] * factor[k], in w's dtype."""
+    return (w * factor[:, None, None, None]).astype(w.dtype)
 
 
 def pack_images(pixels, mean, scale, dtype=np.float32, out=None):

@@ -8,15 +8,16 @@ from kernels.jit import parallel_jit
 from kernels.vector import load, splat, store, where_equal, where_larger
 
 
-def pooled_size(size, kernel, stride):
+def pooled_size(size, kernel=3, stride=2):
     """Caffe's ceil mode: the last window may hang over the border, where it is clipped."""
     return -(-(size - kernel) // stride) + 1
 
 
-def maxpool_forward(x, kernel=3, stride=2, out=None):
+def maxpool_forward(x, kernel=3, stride=2, out=None, winner=None):
     """The largest value of each window; NaN wins. No padding. x and y are activations as in `layout`.
 
-    Returns (y, winner): winner is the place of the first maximum in its window, r * kernel + s, as float32.
+    Returns (y, winner): winner is the place of the first maximum in its window, r * kernel + s, as float32,
+    written to `winner` if given.
     """
     expect_stored(x=(x, 5))
     expect(min(x.shape[1:3]) >= kernel, f"a window of {kernel} does not fit into x {x.shape}")
@@ -25,7 +26,8 @@ def maxpool_forward(x, kernel=3, stride=2, out=None):
     shape = (blocks, pooled_size(h, kernel, stride), pooled_size(w, kernel, stride), n, 16)
     y = np.empty(shape, np.float32) if out is None else out
     expect(y.shape == shape, f"out is {y.shape}, expected {shape}")
-    winner = np.empty(shape, np.float32)
+    winner = np.empty(shape, np.float32) if winner is None else winner
+    expect(winner.shape == shape, f"winner is {winner.shape}, expected {shape}")
     _maxpool_forward(x, y, winner, kernel, stride)
     return y, winner
 

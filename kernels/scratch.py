@@ -5,6 +5,15 @@ import math
 import numpy as np
 
 _held = {}
+ALIGNMENT = 64  # bytes of a cache line, and of a vector of 16 floats: none then straddles two lines
+
+
+def aligned(size, dtype=np.float32):
+    """An uninitialised flat array that begins on a cache line. Its pages belong to whom writes them first."""
+    dtype = np.dtype(dtype)
+    raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
 def scratch(purpose, shape, dtype=np.float32):
@@ -12,5 +21,5 @@ def scratch(purpose, shape, dtype=np.float32):
     size = math.prod(shape)
     held = _held.get((purpose, dtype))
     if held is None or held.size < size:
-        held = _held[purpose, dtype] = np.empty(size, dtype)
+        held = _held[purpose, dtype] = aligned(size, dtype)
     return held[:size].reshape(shape)

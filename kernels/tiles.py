@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from kernels.vector import LANES, broadcast, fma, pointer_at
+from kernels.vector import LANES, broadcast, fma, pointer_at, prefetch
 
 _V16 = ir.VectorType(ir.FloatType(), LANES)
 _I64 = ir.IntType(64)
@@ -105,6 +105,9 @@ def product_tile(ctx, pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
         w = pointer_at(context, builder, sig.args[8], w, w0)
         y = pointer_at(context, builder, sig.args[13], y, y0)
         out = [_at(builder, y, p * LANES) for p in range(P)]
+        if P > 1:  # where the next tile's sums will go: stores would wait for these lines
+            for p in range(P):
+                prefetch(builder, _at(builder, y, (P + p) * LANES), write=True)
 
         start = builder.block
         with builder.if_then(builder.icmp_signed("!=", accumulate, ir.Constant(accumulate.type, 0))):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from nptrain.data.loader import TestLoader
+from nptrain.inference import Inference
 
 
 def evaluate(network, dataset, transform, recipe, world, threads):
@@ -12,13 +13,13 @@ def evaluate(network, dataset, transform, recipe, world, threads):
     """
     ops, size, total = network.ops, recipe.batch_size, len(dataset)
     first, stop = (total * r // world.size for r in (world.rank, world.rank + 1))
-    sums = np.zeros(3)
+    sums, infer = np.zeros(3), Inference(network)
     with TestLoader(dataset, transform, size, first, stop, threads) as loader:
         for batch in loader:
             count = len(batch.labels)
             pixels = np.zeros((size, *batch.images.shape[1:]), np.uint8)
             pixels[:count] = batch.images
-            scores = network.infer(network.pack_images(pixels, recipe.mean_bgr, recipe.scale))[:count]
+            scores = infer(network.pack_images(pixels, recipe.mean_bgr, recipe.scale))[:count]
             loss, _ = ops.softmax_loss(scores, batch.labels)
             hits = [ops.top_k(scores, batch.labels, k) for k in (1, 5)]
             sums += (loss * count, *hits)

@@ -35,6 +35,10 @@ class Convolution:
     def pad(self):
         return self.kernel // 2
 
+    def out(self, length):
+        """The height (or width) of the result for an input of that height."""
+        return (length + 2 * self.pad - self.kernel) // self.stride + 1
+
     @property
     def norm(self):
         return "_conv1" if self.name == "conv1" else self.name.removeprefix("res")

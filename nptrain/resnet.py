@@ -8,12 +8,16 @@ from math import prod
 
 import numpy as np
 
+from kernels.epilogue import Through
+from kernels.pooling import pooled_size
+from kernels.scratch import aligned
 from nptrain.arena import Arena
 from nptrain.layers import STEM, blocks, layers
 
 
 class Buffers:
-    """Activations and their gradients by name, allocated once and used again at every step.
+    """Activations and their gradients by name, in memory that is allocated at the first step and used again at every
+    later one.
 
     With `keep` false (the plain kernels make new arrays), there is no buffer to write into: None.
     """
@@ -24,9 +28,10 @@ class Buffers:
     def get(self, name, shape):
         if not self.keep:
             return None
-        if name not in self.held or self.held[name].shape != shape:
-            self.held[name] = np.empty(shape, np.float32)
-        return self.held[name]
+        size = prod(shape)
+        if name not in self.held or self.held[name].size < size:
+            self.held[name] = aligned(size)
+        return self.held[name][:size].reshape(shape)
 
 
 class ConvolutionNorm:
@@ -38,52 +43,60 @@ class ConvolutionNorm:
         self.bias = bias[0] if bias else None
         self.gamma, self.beta = arena.of(f"scale{conv.norm}")
         self.norm = arena.norms[f"bn{conv.norm}"]
-
-    def _convolve(self, x):
-        conv, bias = self.conv, self.bias.w if self.bias else None
-        n, h, w = self.ops.unpacked_size(x)
-        size = [(length + 2 * conv.pad - conv.kernel) // conv.stride + 1 for length in (h, w)]
-        shape = self.ops.activation_shape(n, conv.outputs, *size)
-        out = self.buffers.get(f"{conv.name} z", shape)
-        return self.ops.conv_forward(x, self.weights.w, bias, conv.stride, conv.pad, out)
+        self.statistics, self.sums = (np.empty((2, self.gamma.w.size)) for _ in range(2))
+        self.summed = False  # the gradient of y that comes next has gone through the ReLU, to self.sums
 
     def forward(self, x, residual=None, relu=True):
         """Returns y = [relu](scale(norm(conv(x))) [+ residual]), by the batch's statistics."""
-        z = self._convolve(x)
-        out = self.buffers.get(f"{self.conv.name} y", z.shape)
+        conv, bias = self.conv, self.bias.w if self.bias else None
+        shape = result_shape(self.ops, conv, x)
+        z = self.ops.conv_forward(
+            x, self.weights.w, bias, conv.stride, conv.pad, self.buffers.get(f"{conv.name} z", shape),
+            self.statistics)  # fmt: skip
         y, mean, var = self.ops.batchnorm_forward(
-            z, self.gamma.w, self.beta.w, self.eps, residual, relu, out)  # fmt: skip
+            z, self.gamma.w, self.beta.w, self.eps, residual, relu, self.buffers.get(f"{conv.name} y", shape),
+            self.statistics)  # fmt: skip
         count = prod(self.ops.unpacked_size(z))
         self.norm.batch_mean += mean.astype(z.dtype)
         self.norm.batch_var += (var * (count / max(count - 1, 1))).astype(z.dtype)  # unbiased, as Caffe keeps it
-        self.x, self.z, self.y, self.mean, self.var, self.relu = x, z, y, mean, var, relu
+        self.x, self.z, self.y, self.mean, self.var = x, z, y, mean, var
+        self.relu, self.residual = relu, residual is not None
         return y
 
-    def backward(self, dy, dx=None, add=False, dresidual=None, need_dx=True):
-        """Returns dx, written (or added) to `dx` if given. dy is overwritten; the residual's gradient goes to
-        `dresidual` if given, which may be dy itself.
+    def backward(self, dy, below=None, dx=None, add=False, dresidual=None, need_dx=True):
+        """Returns dx, written (or added) to `dx` if given; where `below` is the layer that made x, it has gone
+        through the ReLU there, too. dy is overwritten; the residual's gradient goes to `dresidual` if given, which
+        may be dy itself.
         """
         conv, ops = self.conv, self.ops
         out = dy if dresidual is None else self.buffers.get("dz", dy.shape)
         dz = ops.batchnorm_backward(
-            dy, self.z, self.y, self.gamma.w, self.mean, self.var, self.eps,
-            self.gamma.dw, self.beta.dw, self.relu, out, dresidual)  # fmt: skip
+            dy, self.z, self.y, self.gamma.w, self.mean, self.var, self.eps, self.gamma.dw, self.beta.dw,
+            self.relu, out, dresidual, self.sums if self.summed else None)  # fmt: skip
+        self.summed = False
         dbias = self.bias.dw if self.bias else None
         ops.conv_backward_weights(self.x, dz, self.weights.dw, dbias, conv.stride, conv.pad)
         if not need_dx:
             return None
         size = ops.unpacked_size(self.x)[1:]
         if dx is None:
-            dx = self.buffers.get(f"dx of {conv.name[-1]}", self.x.shape)
-        return ops.conv_backward_data(dz, self.weights.w, size, conv.stride, conv.pad, dx, add)
+            # a projection's travels on as the blocks' gradient until the next projection needs it
+            name = conv.name if conv.name.endswith("branch1") else conv.name[-1]
+            dx = self.buffers.get(f"dx of {name}", self.x.shape)
+        through = below.through() if below else None
+        return ops.conv_backward_data(dz, self.weights.w, size, conv.stride, conv.pad, dx, add, through)
 
-    def infer(self, x, residual=None, relu=True):
-        """The same as forward with the running statistics, keeping nothing."""
-        z = self._convolve(x)
-        norm, factor = self.norm, float(self.norm.factor[0]) or 1.0
-        mean, var = (v.astype(np.float64) / factor for v in (norm.mean, norm.var))
-        gamma, beta = self.gamma.w, self.beta.w
-        return self.ops.batchnorm_inference(z, gamma, beta, mean, var, self.eps, residual, relu, out=z)
+    def through(self):
+        """For the convolution above, which is about to compute the gradient of y."""
+        self.summed = True
+        return Through(self.z, self.y, self.gamma.w, self.beta.w, self.mean, self.var, self.eps, self.residual,
+                       self.sums)  # fmt: skip
+
+
+def result_shape(ops, conv, x):
+    """The shape of the convolution's result, as stored."""
+    n, h, w = ops.unpacked_size(x)
+    return ops.activation_shape(n, conv.outputs, conv.out(h), conv.out(w))
 
 
 class ResidualBlock:
@@ -99,20 +112,15 @@ class ResidualBlock:
             x = layer.forward(x)
         return self.branch[-1].forward(x, residual=shortcut)
 
-    def backward(self, dy):
-        """Returns dx. Along the shortcut the gradient is dy through the last ReLU, kept in dy itself."""
-        *middle, last = self.branch
-        d = last.backward(dy, dresidual=dy)
-        for layer in reversed(middle[1:]):
-            d = layer.backward(d)
+    def backward(self, dy, below):
+        """Returns dx, through the ReLU of `below`, the layer that made x, if that is one. Along the shortcut the
+        gradient is dy through the last ReLU, kept in dy itself.
+        """
+        d = dy
+        for layer, under in zip(reversed(self.branch[1:]), reversed(self.branch[:-1]), strict=True):
+            d = layer.backward(d, under, dresidual=dy if layer is self.branch[-1] else None)
         dshortcut = self.projection.backward(dy) if self.projection else dy
-        return middle[0].backward(d, dx=dshortcut, add=True)
-
-    def infer(self, x):
-        shortcut = self.projection.infer(x, relu=False) if self.projection else x
-        for layer in self.branch[:-1]:
-            x = layer.infer(x)
-        return self.branch[-1].infer(x, residual=shortcut)
+        return self.branch[0].backward(d, below, dx=dshortcut, add=True)
 
 
 class ResNet:
@@ -124,7 +132,7 @@ class ResNet:
     """
 
     def __init__(self, ops, classes=1000, depth=50, eps=1e-5, dtype=np.float32):
-        self.ops, self.classes, self.dtype = ops, classes, dtype
+        self.ops, self.classes, self.dtype, self.eps = ops, classes, dtype, eps
         self.arena = Arena(layers(depth, classes), ops, dtype)
         self.buffers = Buffers(keep=ops.IN_PLACE)
         parts = (self.arena, self.buffers, eps)
@@ -134,22 +142,19 @@ class ResNet:
 
     def pack_images(self, pixels, mean, scale):
         """uint8 BGR pixels (N, 3, H, W) -> the network's input, (pixel - mean) * scale."""
-        n, c, h, w = pixels.shape
-        out = self.buffers.get("images", self.ops.activation_shape(n, c, h, w))
-        if out is not None:
-            out[...] = 0
+        out = self.buffers.get("images", self.ops.activation_shape(*pixels.shape))
         return self.ops.pack_images(pixels, mean, scale, self.dtype, out)
 
     def forward(self, x, labels):
         """Training pass: (loss, scores). loss is the mean over images, scores (N, classes)."""
         x = self.stem.forward(x)
         self.stem_size = self.ops.unpacked_size(x)[1:]
-        x, self.winner = self.ops.maxpool_forward(x)
+        x, self.winner = self.max_pool(x)
         for block in self.blocks:
             x = block.forward(x)
         self.last_size = self.ops.unpacked_size(x)[1:]
         self.pooled = self.ops.average_forward(x)
-        scores = self.ops.linear_forward(self.pooled, self.weights.w, self.bias.w, self.classes)
+        scores = self.classify(self.pooled)
         self.labels = labels
         loss, self.probabilities = self.ops.softmax_loss(scores, labels)
         return loss, scores
@@ -158,33 +163,21 @@ class ResNet:
         """Adds the gradient of the last forward pass's loss to the arena's gradients."""
         dscores = self.ops.softmax_loss_backward(self.probabilities, self.labels)
         dpooled = self.ops.linear_backward(dscores, self.pooled, self.weights.w, self.weights.dw, self.bias.dw)
-        dx = self.ops.average_backward(dpooled, self.last_size)
-        for block in reversed(self.blocks):
-            dx = block.backward(dx)
-        dx = self.ops.maxpool_backward(dx, self.winner, self.stem_size)
+        last = self.blocks[-1].branch[-1].y
+        dx = self.ops.average_backward(dpooled, self.last_size, self.buffers.get("dx of the last", last.shape))
+        for block, below in zip(reversed(self.blocks), [*reversed(self.blocks[:-1]), None], strict=True):
+            dx = block.backward(dx, below.branch[-1] if below else None)
+        dx = self.ops.maxpool_backward(
+            dx, self.winner, self.stem_size, out=self.buffers.get("dx of the stem", self.stem.y.shape))  # fmt: skip
         self.stem.backward(dx, need_dx=False)
 
-    def infer(self, x):
-        """Scores (N, classes) by the running statistics."""
-        x = self.stem.infer(x)
-        x, _ = self.ops.maxpool_forward(x)
-        for block in self.blocks:
-            x = block.infer(x)
-        pooled = self.ops.average_forward(x)
+    def max_pool(self, x):
+        """The pooling after the stem: (y, winner)."""
+        n, h, w = self.ops.unpacked_size(x)
+        shape = self.ops.activation_shape(n, STEM.outputs, pooled_size(h), pooled_size(w))
+        return self.ops.maxpool_forward(
+            x, out=self.buffers.get("pool", shape), winner=self.buffers.get("winner", shape))  # fmt: skip
+
+    def classify(self, pooled):
+        """Scores (N, classes) of pooled features."""
         return self.ops.linear_forward(pooled, self.weights.w, self.bias.w, self.classes)
-
-
-def compile_kernels(recipe):
-    """Run a smallest step and an inference, so that every kernel is compiled, or loaded from the cache."""
-    from kernels import fast
-
-    network = ResNet(fast, recipe.classes, recipe.depth)
-    network.arena.initialise(0)
-    x = network.pack_images(np.zeros((2, 3, 32, 32), np.uint8), recipe.mean_bgr, recipe.scale)
-    network.forward(x, np.zeros(2, np.int64))
-    network.backward()
-    network.infer(x)
-    flat = np.zeros(32, np.float32)
-    fast.sgd_update(flat, flat.copy(), flat.copy(), 0.0, 0.0, 0.0)
-    fast.squared_norm(flat)
-    fast.add_into(flat.astype(np.float64), flat)

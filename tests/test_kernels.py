@@ -4,36 +4,15 @@ import inspect
 
 import numpy as np
 import pytest
+from tensors import RTOL, blocked, check_convolution, error, normal
 
-from kernels import fast, layout, naive
-from kernels.winograd import suits, use_winograd
-from nptrain.layers import convolutions
-
-RTOL = 1e-4  # of the largest value; typical errors are 1e-6
-
-
-def feature_maps(size=224):
-    """(Convolution, height of its input) for the 53 convolutions at a crop of `size`."""
-    height = {"conv1": size}
-    pooled = -(-((size + 1) // 2 - 3) // 2) + 1
-    at = pooled
-    for conv in convolutions():
-        if conv.name == "conv1":
-            continue
-        if conv.name.endswith("branch1"):
-            height[conv.name] = at
-        elif conv.name.endswith("branch2a"):
-            height[conv.name] = inner = at
-        else:
-            height[conv.name] = inner
-            inner = (inner - 1) // conv.stride + 1
-            at = inner
-    return [(conv, height[conv.name]) for conv in convolutions()]
+from kernels import fast, naive
+from nptrain.bench.shapes import inputs_of_convolutions
 
 
 def shapes():
     """The distinct shapes among the 53, batch 2, as (N, C, K, H, W, kernel, stride, pad)."""
-    found = [(2, c.inputs, c.outputs, h, h, c.kernel, c.stride, c.pad) for c, h in feature_maps()]
+    found = [(2, c.inputs, c.outputs, h, h, c.kernel, c.stride, c.pad) for c, h in inputs_of_convolutions(224)]
     assert len(found) == 53
     return list(dict.fromkeys(found))
 
@@ -46,50 +25,16 @@ RAGGED = [
 ]  # fmt: skip
 
 
-def error(got, expected):
-    return np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-30)
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
-
-
 def test_the_53_shapes_are_the_paper_s():
-    total = sum(2 * c.inputs * c.outputs * c.kernel**2 * (-(-h // c.stride)) ** 2 for c, h in feature_maps())
+    total = sum(
+        2 * c.inputs * c.outputs * c.kernel**2 * (-(-h // c.stride)) ** 2 for c, h in inputs_of_convolutions(224)
+    )
     assert total == pytest.approx(8.17e9, rel=0.01)
 
 
 @pytest.mark.parametrize("shape", shapes() + RAGGED, ids=lambda s: "x".join(map(str, s)))
 def test_convolution(shape):
-    n, c, k, h, w, kernel, stride, pad = shape
-    x, weights, bias = normal(n, c, h, w), normal(k, c, kernel, kernel), normal(k)
-    exact = naive.conv_forward(*(a.astype(np.float64) for a in (x, weights, bias)), stride, pad)
-    xs, ws = fast.pack(x), fast.pack_weights(weights)
-    y = fast.conv_forward(xs, ws, fast.pack_vector(bias), stride, pad)
-    assert error(fast.unpack(y, k), exact) < RTOL
-    plain = fast.conv_forward(xs, ws, None, stride, pad)
-    assert error(fast.unpack(plain, k), exact - bias[:, None, None]) < RTOL
-
-    dy = normal(*exact.shape, seed=1)
-    exact_dx = naive.conv_backward_data(dy.astype(np.float64), weights.astype(np.float64), (h, w), stride, pad)
-    dys = blocked(dy)
-    dx = fast.conv_backward_data(dys, ws, (h, w), stride, pad)
-    assert error(fast.unpack(dx, c), exact_dx) < RTOL
-    fast.conv_backward_data(dys, ws, (h, w), stride, pad, out=dx, accumulate=True)
-    assert error(fast.unpack(dx, c), 2 * exact_dx) < RTOL
-
-    exact_dw, exact_db = np.ones((k, c, kernel, kernel)), np.ones(k)
-    naive.conv_backward_weights(x.astype(np.float64), dy.astype(np.float64), exact_dw, exact_db, stride, pad)
-    dw, db = fast.pack_weights(np.ones((k, c, kernel, kernel))), fast.pack_vector(np.ones(k))
-    fast.conv_backward_weights(xs, dys, dw, db, stride, pad)
-    assert error(fast.unpack_weights(dw, weights.shape), exact_dw) < RTOL
-    assert error(fast.unpack_vector(db, k), exact_db) < RTOL
-
-
-def blocked(x):
-    """Pack in blocks of 16 however few the channels, as results of kernels are."""
-    channels = layout.blocks_of(x.shape[1]) * 16
-    return fast.pack(np.pad(x, ((0, 0), (0, channels - x.shape[1]), (0, 0), (0, 0))))
+    check_convolution(shape)
 
 
 @pytest.mark.parametrize("shape", [(16, 64, 14, 14), (3, 20, 5, 7), (2, 7, 1, 1), (5, 48, 3, 2)])
@@ -228,28 +173,3 @@ def test_wrong_shapes_are_refused():
         fast.conv_forward(x.astype(np.float64), w)
     with pytest.raises(ValueError, match="does not fit"):
         fast.conv_forward(fast.pack(normal(2, 16, 2, 2)), w)
-
-
-WINOGRAD = [
-    (4, 64, 64, 56, 56), (3, 128, 128, 28, 28), (5, 256, 256, 14, 14), (16, 512, 512, 7, 7),
-    (17, 40, 33, 9, 3), (33, 32, 48, 4, 5), (2, 17, 144, 13, 6), (1, 16, 16, 1, 1), (40, 129, 20, 2, 3),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("shape", WINOGRAD, ids=lambda s: "x".join(map(str, s)))
-def test_winograd(shape):
-    with use_winograd("always"):
-        test_convolution((*shape, 3, 1, 1))
-
-
-def test_winograd_is_chosen_where_it_is_faster():
-    large, few, strided = (4, 4, 3, 3, 16, 16), (1, 1, 3, 3, 16, 16), (4, 4, 1, 1, 16, 16)
-    assert suits(large, (56, 56), 16, 1, 1)
-    assert not suits(large, (56, 56), 16, 2, 1)
-    assert not suits(large, (2, 2), 64, 1, 1)  # most taps are outside the map
-    assert not suits(few, (56, 56), 16, 1, 1)
-    assert not suits(strided, (56, 56), 16, 1, 0)
-    with use_winograd("never"):
-        assert not suits(large, (56, 56), 16, 1, 1)
-    with pytest.raises(ValueError, match="auto"), use_winograd("sometimes"):
-        pass

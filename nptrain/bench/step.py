@@ -11,13 +11,14 @@ from kernels import cpu, fast
 from nptrain.bench.against import Rival
 from nptrain.bench.shapes import CLASSES, convolution_flops, inference_flops, step_flops
 from nptrain.bench.timing import conditions, memory_mb, samples
+from nptrain.inference import Inference
 from nptrain.recipes import Phase
 from nptrain.resnet import ResNet
 from nptrain.update import update
 
 FORWARD, DATA, WEIGHTS = "convolution forward", "convolution data gradient", "convolution weight gradient"
 KINDS = {  # how a kernel's name begins: the kind of operation it is; the first that fits counts
-    "conv_forward": FORWARD, "conv_backward_data": DATA, "conv_backward_weights": WEIGHTS,
+    "conv_forward": FORWARD, "conv_inference": FORWARD, "conv_backward_data": DATA, "conv_backward_weights": WEIGHTS,
     "batchnorm_backward": "batch norm backward", "batchnorm": "batch norm forward",
     "maxpool": "pooling", "average": "pooling", "linear": "linear and loss", "softmax": "linear and loss",
     "sgd": "update", "pack_images": "input",
@@ -67,6 +68,7 @@ class Work:
         self.network.arena.initialise(0)
         for norm in self.network.arena.norms.values():  # running statistics that let an inference stay finite
             norm.var[:], norm.factor[:] = 1, 1
+        self.infer = None if training else Inference(self.network)
         rng = np.random.default_rng(0)
         self.pixels = rng.integers(0, 256, (batch, 3, crop_size, crop_size), dtype=np.uint8)
         self.labels = rng.integers(0, CLASSES, batch)
@@ -82,7 +84,7 @@ class Work:
             update(self.network.arena, PHASE, 0, 1)
             self.network.arena.blend_statistics(0.95, 1, 1)
         else:
-            result = self.network.infer(x)
+            result = self.infer(x)
         took = time.perf_counter() - start
         if not np.isfinite(result).all():
             raise ArithmeticError("the network's result is not finite")

@@ -1,0 +1,145 @@
+"""What a convolution does to its result while that is still in a core's cache, instead of a pass of its own later.
+
+Forward: the sums of a batch norm's statistics; or a bias, a residual and a ReLU, with which a folded batch norm ends.
+Sums are taken of four pixels in float32, whose values are no more exact than that, and then in float64.
+Backward: the gradient goes on through the ReLU before the convolution's input, and is summed for the batch norm there.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.jit import inlined_jit, jit
+from kernels.scratch import scratch
+from kernels.vector import load, splat, store, where_above, where_below, widen
+
+_NO32, _NO64 = np.empty(0, np.float32), np.empty(0, np.float64)
+
+
+class Through(NamedTuple):
+    """The batch norm y = relu(norm(x) [+ residual]) that made a convolution's input, for `conv_backward_data`.
+
+    sums    float64 (2, channels), filled with sum d and sum d (x - mean), d the gradient where y > 0
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    gamma: np.ndarray
+    beta: np.ndarray
+    mean: np.ndarray
+    var: np.ndarray
+    eps: float
+    residual: bool
+    sums: np.ndarray
+
+
+class Epilogue(NamedTuple):
+    """What `finish` does, on flat arrays as stored. An empty array: not that."""
+
+    bias: np.ndarray = _NO32  # added
+    residual: np.ndarray = _NO32  # added
+    floor: float = np.float32(-np.inf)  # the least value
+    x: np.ndarray = _NO32  # of a batch norm to go back through
+    y: np.ndarray = _NO32  # its output, where that cannot be told from x
+    factors: np.ndarray = _NO32  # mean, scale and shift of its channels
+    sums: np.ndarray = _NO64  # (block, piece, 2, 16)
+    pieces: int = 0
+
+
+NOTHING = Epilogue()
+
+
+def gradient(through):
+    """The epilogue that takes a gradient back through a ReLU and sums it for the batch norm `through`."""
+    y = through.y.reshape(-1) if through.residual else _NO32
+    return Epilogue(x=through.x.reshape(-1), y=y, factors=norm_factors(*through[2:7]).reshape(-1))
+
+
+def norm_factors(gamma, beta, mean, var, eps):
+    """float32 (3, channels): y = (x - mean) * scale + shift."""
+    return np.stack([mean, gamma / np.sqrt(var + eps), beta]).astype(np.float32)
+
+
+def with_sums(epilogue, blocks, pieces):
+    """The epilogue with room for the sums of so many pieces of each block of channels."""
+    sums = scratch("epilogue", (blocks * pieces * 32,), np.float64)
+    sums[:] = 0
+    return epilogue._replace(sums=sums, pieces=pieces)
+
+
+def total(epilogue):
+    """float64 (2, channels): the sums over all pieces, in their order."""
+    return epilogue.sums.reshape(-1, epilogue.pieces, 2, 16).sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
+
+
+@jit
+def normalised(value, mean, scale, shift):
+    """Batch norm of a vector, written once so that it rounds the same everywhere."""
+    return (value - mean) * scale + shift
+
+
+@inlined_jit
+def finish(e, out, at, count, block, piece):
+    """Finish `count` pixels of a block of channels of a convolution's result, from out[at] on."""
+    if e.x.size > 0:
+        _go_back(e, out, at, count, block, piece)
+        return
+    if e.bias.size > 0:
+        _add(e, out, at, count, block)
+    if e.sums.size > 0:
+        to = (block * e.pieces + piece) * 32
+        first, second = load(e.sums, to), load(e.sums, to + 16)
+        end, fours = at + count * 16, at + count // 4 * 64
+        for i in range(at, fours, 64):
+            a, b, c, d = load(out, i), load(out, i + 16), load(out, i + 32), load(out, i + 48)
+            first = first + widen((a + b) + (c + d))
+            second = second + widen((a * a + b * b) + (c * c + d * d))
+        for i in range(fours, end, 16):
+            value = widen(load(out, i))
+            first = first + value
+            second = second + value * value
+        store(e.sums, to, first)
+        store(e.sums, to + 16, second)
+
+
+@inlined_jit
+def _add(e, out, at, count, block):
+    bias, floor = load(e.bias, block * 16), splat(e.floor)
+    for i in range(at, at + count * 16, 16):
+        value = load(out, i) + bias
+        if e.residual.size > 0:
+            value = value + load(e.residual, i)
+        store(out, i, where_below(value, floor, floor, value))
+
+
+@inlined_jit
+def _go_back(e, out, at, count, block, piece):
+    channels = e.factors.size // 3
+    mean = load(e.factors, block * 16)
+    scale, shift = load(e.factors, channels + block * 16), load(e.factors, 2 * channels + block * 16)
+    to = (block * e.pieces + piece) * 32
+    first, second = load(e.sums, to), load(e.sums, to + 16)
+    end, fours = at + count * 16, at + count // 4 * 64
+    for i in range(at, fours, 64):
+        a, p = _masked(e, out, i, mean, scale, shift)
+        b, q = _masked(e, out, i + 16, mean, scale, shift)
+        c, r = _masked(e, out, i + 32, mean, scale, shift)
+        d, s = _masked(e, out, i + 48, mean, scale, shift)
+        first = first + widen((a + b) + (c + d))
+        second = second + widen((a * p + b * q) + (c * r + d * s))
+    for i in range(fours, end, 16):
+        d, centred = _masked(e, out, i, mean, scale, shift)
+        first = first + widen(d)
+        second = second + widen(d) * widen(centred)
+    store(e.sums, to, first)
+    store(e.sums, to + 16, second)
+
+
+@inlined_jit
+def _masked(e, out, i, mean, scale, shift):
+    """The gradient at `i` where y > 0, also written there, and x - mean."""
+    x, zero = load(e.x, i), splat(np.float32(0))
+    y = load(e.y, i) if e.y.size > 0 else normalised(x, mean, scale, shift)
+    d = where_above(y, zero, load(out, i), zero)
+    store(out, i, d)
+    return d, x - mean

@@ -1,0 +1,165 @@
+"""Winograd's tiles of a map: from activations and weights as stored to their 36 points, and back.
+
+A tile is a 4x4 piece of the output; tiles are numbered over the map and then the images. A point of a block of
+channels is a vector for each tile; `plane` separates the points.
+"""
+
+import numba
+import numpy as np
+
+from kernels.epilogue import finish
+from kernels.jit import inlined_jit, jit, parallel_jit
+from kernels.vector import load, load_if, store
+from kernels.winograd_transforms import gradient_points, input_points, kernel_points, kernel_values, output_values
+
+POINTS = 36
+
+
+@jit
+def transform_input(x, c, h, w, images, first, last, v, at, plane):
+    """v[point, tile] = Bt d B for the 6x6 pieces d of block c, which begin one pixel up and left of the tile."""
+    across = (w + 3) // 4
+    half = np.empty(POINTS * 16, np.float32)
+    for tile in range(first, last):
+        column, n = tile // images, tile % images
+        top, left = column // across * 4 - 1, column % across * 4 - 1
+        for s in range(6):
+            inside = 0 <= left + s < w
+            start = (((c * h + top) * w + left + s) * images + n) * 16
+            step = w * images * 16
+            points = input_points(
+                load_if(x, start, inside and top >= 0),
+                load_if(x, start + step, inside and top + 1 < h),
+                load_if(x, start + 2 * step, inside and top + 2 < h),
+                load_if(x, start + 3 * step, inside and top + 3 < h),
+                load_if(x, start + 4 * step, inside and top + 4 < h),
+                load_if(x, start + 5 * step, inside and top + 5 < h),
+            )
+            _keep_points(half, s * 16, 96, points)
+        for r in range(6):
+            _keep_points(v, at + (tile - first) * 16 + r * 6 * plane, plane, input_points(*_six(half, r * 96, 16)))
+
+
+@jit
+def transform_gradient(dy, k, h, w, images, first, last, m, at, plane):
+    """m[point, tile] = A dy At for the 4x4 tiles of block k."""
+    across = (w + 3) // 4
+    half = np.empty(POINTS * 16, np.float32)
+    for tile in range(first, last):
+        column, n = tile // images, tile % images
+        top, left = column // across * 4, column % across * 4
+        for s in range(4):
+            inside = left + s < w
+            start = (((k * h + top) * w + left + s) * images + n) * 16
+            step = w * images * 16
+            points = gradient_points(
+                load_if(dy, start, inside),
+                load_if(dy, start + step, inside and top + 1 < h),
+                load_if(dy, start + 2 * step, inside and top + 2 < h),
+                load_if(dy, start + 3 * step, inside and top + 3 < h),
+            )
+            _keep_points(half, s * 16, 64, points)
+        for r in range(6):
+            i = r * 64
+            points = gradient_points(load(half, i), load(half, i + 16), load(half, i + 32), load(half, i + 48))
+            _keep_points(m, at + (tile - first) * 16 + r * 6 * plane, plane, points)
+
+
+@jit
+def transform_output(m, at, plane, y, k, h, w, images, first, last, accumulate):
+    """y[tile] (+)= At m A, where it lies inside the map."""
+    across = (w + 3) // 4
+    half = np.empty(24 * 16, np.float32)
+    for tile in range(first, last):
+        column, n = tile // images, tile % images
+        top, left = column // across * 4, column % across * 4
+        for s in range(6):
+            values = output_values(*_six(m, at + (tile - first) * 16 + s * plane, 6 * plane))
+            _keep_values(half, s * 16, 96, values)
+        for r in range(min(4, h - top)):
+            start = (((k * h + top + r) * w + left) * images + n) * 16
+            step = images * 16
+            values = output_values(*_six(half, r * 96, 16))
+            if accumulate:
+                values = (
+                    values[0] + load(y, start),
+                    values[1] + load_if(y, start + step, left + 1 < w),
+                    values[2] + load_if(y, start + 2 * step, left + 2 < w),
+                    values[3] + load_if(y, start + 3 * step, left + 3 < w),
+                )
+            store(y, start, values[0])
+            if left + 1 < w:
+                store(y, start + step, values[1])
+            if left + 2 < w:
+                store(y, start + 2 * step, values[2])
+            if left + 3 < w:
+                store(y, start + 3 * step, values[3])
+
+
+@inlined_jit
+def finish_tiles(epilogue, y, k, h, w, images, first, last, piece):
+    """The epilogue of those tiles of a block of outputs."""
+    across = (w + 3) // 4
+    tile = first
+    while tile < last:
+        column, n = tile // images, tile % images
+        count = min(last - tile, images - n)
+        top, left = column // across * 4, column % across * 4
+        for r in range(top, min(top + 4, h)):
+            for s in range(left, min(left + 4, w)):
+                finish(epilogue, y, (((k * h + r) * w + s) * images + n) * 16, count, k, piece)
+        tile += count
+
+
+@parallel_jit
+def transform_weights(w, u, k_blocks, blocks, flip):
+    """u[point, k, c] = G g Gt for the kernels g of w (k, c, 3, 3, 16, 16); flipped: of g turned by 180 degrees."""
+    for pair in numba.prange(k_blocks * blocks):
+        half = np.empty(18 * 16, np.float32)
+        first, step = (pair * 9 + 8) * 256 if flip else pair * 9 * 256, -256 if flip else 256
+        for lane in range(0, 256, 16):
+            at = first + lane
+            for s in range(3):
+                points = kernel_points(
+                    load(w, at + s * step), load(w, at + (3 + s) * step), load(w, at + (6 + s) * step))  # fmt: skip
+                _keep_points(half, s * 16, 48, points)
+            for r in range(6):
+                points = kernel_points(load(half, r * 48), load(half, r * 48 + 16), load(half, r * 48 + 32))
+                to = (r * 6 * k_blocks * blocks + pair) * 256 + lane
+                _keep_points(u, to, k_blocks * blocks * 256, points)
+
+
+@parallel_jit
+def transform_weights_back(du, dw, k_blocks, blocks):
+    """dw[k, c] += Gt du G."""
+    plane = k_blocks * blocks * 256
+    for pair in numba.prange(k_blocks * blocks):
+        half = np.empty(18 * 16, np.float32)
+        for lane in range(0, 256, 16):
+            for s in range(6):
+                values = kernel_values(*_six(du, pair * 256 + lane + s * plane, 6 * plane))
+                for r in range(3):
+                    store(half, (r * 6 + s) * 16, values[r])
+            for r in range(3):
+                values = kernel_values(*_six(half, r * 96, 16))
+                for s in range(3):
+                    to = (pair * 9 + r * 3 + s) * 256 + lane
+                    store(dw, to, load(dw, to) + values[s])
+
+
+@jit
+def _six(array, at, step):
+    return (load(array, at), load(array, at + step), load(array, at + 2 * step),
+            load(array, at + 3 * step), load(array, at + 4 * step), load(array, at + 5 * step))  # fmt: skip
+
+
+@jit
+def _keep_points(array, at, step, points):
+    for i in range(6):
+        store(array, at + i * step, points[i])
+
+
+@jit
+def _keep_values(array, at, step, values):
+    for i in range(4):
+        store(array, at + i * step, values[i])

@@ -1,0 +1,85 @@
+"""Convolutions by Winograd's way, and what convolutions do besides: sums, ReLU and bias on the result in the cache."""
+
+import numpy as np
+import pytest
+from tensors import RTOL, blocked, check_convolution, error, normal
+
+from kernels import fast, layout, naive
+from kernels.epilogue import Through
+from kernels.winograd import suits, use_winograd
+
+WINOGRAD = [
+    (4, 64, 64, 56, 56), (3, 128, 128, 28, 28), (5, 256, 256, 14, 14), (16, 512, 512, 7, 7),
+    (17, 40, 33, 9, 3), (33, 32, 48, 4, 5), (2, 17, 144, 13, 6), (1, 16, 16, 1, 1), (40, 129, 20, 2, 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", WINOGRAD, ids=lambda s: "x".join(map(str, s)))
+def test_winograd(shape):
+    with use_winograd("always"):
+        check_convolution((*shape, 3, 1, 1))
+
+
+def test_winograd_is_chosen_where_it_is_faster():
+    large, few, strided = (4, 4, 3, 3, 16, 16), (1, 1, 3, 3, 16, 16), (4, 4, 1, 1, 16, 16)
+    assert suits(large, (56, 56), 16, 1, 1)
+    assert not suits(large, (56, 56), 16, 2, 1)
+    assert not suits(large, (2, 2), 64, 1, 1)  # most taps are outside the map
+    assert not suits(few, (56, 56), 16, 1, 1)
+    assert not suits(strided, (56, 56), 16, 1, 0)
+    with use_winograd("never"):
+        assert not suits(large, (56, 56), 16, 1, 1)
+    with pytest.raises(ValueError, match="auto"), use_winograd("sometimes"):
+        pass
+
+
+FUSED = [(16, 64, 64, 56, 56, 3, 1, 1), (17, 32, 48, 14, 9, 3, 1, 1), (16, 256, 256, 14, 14, 3, 1, 1),
+         (5, 48, 20, 9, 7, 1, 1, 0), (16, 64, 256, 56, 56, 1, 1, 0), (3, 33, 18, 7, 8, 3, 2, 1),
+         (4, 20, 40, 7, 5, 1, 2, 0), (2, 16, 16, 1, 1, 1, 1, 0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", FUSED, ids=lambda s: "x".join(map(str, s)))
+@pytest.mark.parametrize("residual", [False, True])
+def test_what_a_convolution_does_besides(shape, residual):
+    n, c, k, h, w, kernel, stride, pad = shape
+    x, weights, bias = normal(n, c, h, w), normal(k, c, kernel, kernel), normal(k)
+    wide = [a.astype(np.float64) for a in (x, weights, bias)]
+    exact_statistics, statistics = np.empty((2, k)), np.empty((2, layout.blocks_of(k) * 16))
+    exact = naive.conv_forward(*wide, stride, pad, statistics=exact_statistics)
+    xs, ws, bs = blocked(x), fast.pack_weights(weights), fast.pack_vector(bias)
+    y = fast.conv_forward(xs, ws, bs, stride, pad, statistics=statistics)
+    assert error(fast.unpack(y, k), exact) < RTOL
+    assert error(statistics[0, :k], exact_statistics[0]) < 1e-5
+    assert error(statistics[1, :k], exact_statistics[1]) < 1e-5
+
+    r = normal(*exact.shape, seed=2) if residual else None
+    exact_y = naive.conv_inference(*wide, stride, pad, r, residual)
+    still = fast.conv_inference(xs, ws, bs, stride, pad, blocked(r) if residual else None, residual)
+    assert error(fast.unpack(still, k), exact_y) < RTOL
+
+    # back through y = relu(norm(z) [+ residual]), which is the convolution's input here
+    z, dy, added = normal(n, c, h, w, seed=3), normal(*exact.shape, seed=4), normal(n, c, h, w, seed=5)
+    gamma, beta = normal(c) + 1, normal(c, seed=1)
+    zs, gs, betas = blocked(z), fast.pack_vector(gamma), fast.pack_vector(beta)
+    ys, mean, var = fast.batchnorm_forward(zs, gs, betas, 1e-5, blocked(added) if residual else None, True)
+    sums, exact_sums = np.empty((2, gs.size)), np.empty((2, c))
+    fused = Through(zs, ys, gs, betas, mean, var, 1e-5, residual, sums)
+    plain = Through(z.astype(np.float64), fast.unpack(ys, c), None, None, mean[:c], None, 1e-5, residual, exact_sums)
+    before = normal(n, c, h, w, seed=6)
+    exact_d = naive.conv_backward_data(
+        dy.astype(np.float64), wide[1], (h, w), stride, pad, before.astype(np.float64), True, plain)  # fmt: skip
+    d = fast.conv_backward_data(blocked(dy), ws, (h, w), stride, pad, blocked(before), True, fused)
+    assert error(fast.unpack(d, c), exact_d) < RTOL
+    assert np.array_equal(fast.unpack(d, c) == 0, fast.unpack(ys, c) <= 0)
+    assert error(sums[0, :c], exact_sums[0]) < 1e-4
+    assert error(sums[1, :c], exact_sums[1]) < 1e-4
+
+    results = []
+    for ops, arrays in ((fast, (d, zs, ys, gs, mean, var)), (naive, (exact_d, *plain[:2], gamma, mean[:c], var[:c]))):
+        dgamma, dbeta = (np.ones(arrays[3].shape) for _ in range(2))
+        known = sums if ops is fast else exact_sums
+        dz = ops.batchnorm_backward(*arrays, 1e-5, dgamma, dbeta, True, sums=known)
+        results.append((ops.unpack(dz, c), dgamma[:c], dbeta[:c]))
+    for got, expected in zip(*results, strict=True):
+        if n * h * w > 2:
+            assert error(got, expected) < RTOL
