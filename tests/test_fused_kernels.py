@@ -1,12 +1,24 @@
 """Convolutions by Winograd's way, and what convolutions do besides: sums, ReLU and bias on the result in the cache."""
 
+import numba
 import numpy as np
 import pytest
 from tensors import RTOL, blocked, check_convolution, error, normal
 
 from kernels import fast, layout, naive
 from kernels.epilogue import Through
+from kernels.vector import load, store
 from kernels.winograd import suits, use_winograd
+from kernels.winograd_transforms import (
+    A_T,
+    B_T,
+    G,
+    gradient_points,
+    input_points,
+    kernel_points,
+    kernel_values,
+    output_values,
+)
 
 WINOGRAD = [
     (4, 64, 64, 56, 56), (3, 128, 128, 28, 28), (5, 256, 256, 14, 14), (16, 512, 512, 7, 7),
@@ -83,3 +95,29 @@ def test_what_a_convolution_does_besides(shape, residual):
     for got, expected in zip(*results, strict=True):
         if n * h * w > 2:
             assert error(got, expected) < RTOL
+
+
+def test_the_maps_of_winograd_are_a_convolution():
+    """In one dimension: At [(G g) * (Bt d)] is the four sums of three products."""
+    d, g = normal(6).astype(np.float64), normal(3).astype(np.float64)
+    y = A_T @ ((G @ g) * (B_T @ d))
+    assert y == pytest.approx(np.correlate(d, g, "valid"))
+
+
+@pytest.mark.parametrize(
+    ("function", "matrix"),
+    [(input_points, B_T), (kernel_points, G), (output_values, A_T), (gradient_points, A_T.T), (kernel_values, G.T)],
+)
+def test_each_map_is_its_matrix(function, matrix):
+    outputs, inputs = matrix.shape
+    values, got = normal(inputs, 16), np.zeros((outputs, 16), np.float32)
+    apply_map(function, inputs, values.reshape(-1), got.reshape(-1))
+    assert error(got, matrix @ values.astype(np.float64)) < 1e-6
+
+
+def apply_map(function, inputs, values, got):
+    loads = ", ".join(f"load(values, {16 * i})" for i in range(inputs))
+    names = {"load": load, "store": store, "function": function}
+    source = f"def run(values, got):\n    for i, v in enumerate(function({loads})):\n        store(got, i * 16, v)"
+    exec(source, names)  # the maps take a value an argument, as many as they have inputs
+    numba.njit(names["run"])(values, got)
