@@ -155,6 +155,7 @@ def outer_tile(ctx, lanes, pitch, x, x0, x_col, dy, dy0, dy_col, dw, dw0, cols, 
 
         def pixel(offset, sums):
             xp, gradient = _at(builder, x, offset["x"]), _load(builder, _at(builder, dy, offset["dy"]))
+            prefetch(builder, _at(builder, xp, x_col))  # the next column's pixel, which may lie far away
             values = [_broadcast(builder, _at(builder, xp, lane)) for lane in range(L)]
             return [fma(builder, value, gradient, sums[lane]) for lane, value in enumerate(values)]
 
