@@ -1,5 +1,7 @@
 """What train and evaluate do alike before they begin: choose kernels and threads, and compile."""
 
+import sys
+
 from kernels import fast, naive
 from kernels.cpu import set_threads
 from kernels.winograd import set_winograd
@@ -37,5 +39,10 @@ def kernels_and_threads(args, world, recipe):
             raise InputError(f"--threads: found {error}") from None
     if args.kernels == "numpy":
         return naive, threads
-    world.one_a_host_first(lambda: compile_kernels(recipe))
+    world.one_a_host_first(lambda: compile_kernels(recipe, tell if world.rank == 0 else lambda text: None))
     return fast, threads
+
+
+def tell(text):
+    """A line for people, whoever reads the output."""
+    print(text, file=sys.stderr, flush=True)
