@@ -9,13 +9,13 @@ import functools
 import numba
 
 from kernels.epilogue import NOTHING, finish, total, with_sums
-from kernels.jit import parallel_jit
+from kernels.jit import inlined_jit, parallel_jit
 from kernels.taps import taps
 from kernels.tiles import product_tile
 from kernels.winograd import suits, winograd_convolve, winograd_pieces
 
 TASKS = 56  # pieces of work, at least, where the shape allows: the same for every number of threads
-PIXELS = 16  # sums held in registers; measured best on AVX-512, and a multiple of it is a usual batch
+PIXELS, FEW_PIXELS = 16, 4  # computed at once: a usual batch is a multiple of them
 CHUNK = 64  # pixels of a pointwise convolution that stay in the cache while all outputs are computed from them
 
 
@@ -42,9 +42,28 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilo
     elif pointwise:
         _pointwise(x.reshape(x.shape[0], -1), w.reshape(-1), y.reshape(k_blocks, -1), chunk, accumulate, epilogue)
     else:
-        kernel = _convolve_for(PIXELS, lanes, x.shape[4])
+        kernel = _convolve_for(lanes, x.shape[4])
         kernel(x, w.reshape(-1), y, scale, offset, direction, divisor, rows, cols, accumulate, epilogue)
     return total(epilogue) if sums else None
+
+
+@inlined_jit
+def _products(lanes, pitch, x, x0, x_block, x_row, x_col, w, w0, w_block, w_row, w_col,
+              y, y0, blocks, rows, cols, accumulate, pixels):  # fmt: skip
+    """`product_tile` for a row of pixels: large tiles, then small ones for what is left."""
+    done = 0
+    while done + PIXELS <= pixels:
+        product_tile(PIXELS, lanes, pitch, x, x0 + done * pitch, x_block, x_row, x_col, w, w0, w_block, w_row, w_col,
+                     y, y0 + done * 16, blocks, rows, cols, accumulate)  # fmt: skip
+        done += PIXELS
+    while done + FEW_PIXELS <= pixels:
+        product_tile(FEW_PIXELS, lanes, pitch, x, x0 + done * pitch, x_block, x_row, x_col,
+                     w, w0, w_block, w_row, w_col, y, y0 + done * 16, blocks, rows, cols, accumulate)  # fmt: skip
+        done += FEW_PIXELS
+    while done < pixels:
+        product_tile(1, lanes, pitch, x, x0 + done * pitch, x_block, x_row, x_col, w, w0, w_block, w_row, w_col,
+                     y, y0 + done * 16, blocks, rows, cols, accumulate)  # fmt: skip
+        done += 1
 
 
 @parallel_jit
@@ -58,18 +77,13 @@ def _pointwise(x, w, y, chunk, accumulate, epilogue):
         piece, part = task // parts, task % parts
         first, last = piece * chunk, min(piece * chunk + chunk, pixels)
         for k in range(part * k_blocks // parts, (part + 1) * k_blocks // parts):
-            full = first + (last - first) // PIXELS * PIXELS
-            for pixel in range(first, full, PIXELS):
-                product_tile(PIXELS, 16, 16, xf, pixel * 16, pixels * 16, 0, 0, w, k * blocks * 256, 256, 0, 0,
-                             yf, (k * pixels + pixel) * 16, blocks, 1, 1, accumulate)  # fmt: skip
-            for pixel in range(full, last):
-                product_tile(1, 16, 16, xf, pixel * 16, pixels * 16, 0, 0, w, k * blocks * 256, 256, 0, 0,
-                             yf, (k * pixels + pixel) * 16, blocks, 1, 1, accumulate)  # fmt: skip
+            _products(16, 16, xf, first * 16, pixels * 16, 0, 0, w, k * blocks * 256, 256, 0, 0,
+                      yf, (k * pixels + first) * 16, blocks, 1, 1, accumulate, last - first)  # fmt: skip
             finish(epilogue, yf, (k * pixels + first) * 16, last - first, k, piece)
 
 
 @functools.cache
-def _convolve_for(pixels, lanes, pitch):
+def _convolve_for(lanes, pitch):
     """The kernel for one tile; the ints are literals inside it and part of its key in the cache."""
 
     @parallel_jit
@@ -103,21 +117,10 @@ def _convolve_for(pixels, lanes, pitch):
                         if not accumulate:
                             yf[y0 : y0 + run * 16] = 0
                         continue
-                    done = 0
-                    while done + pixels <= run:
-                        product_tile(
-                            pixels, lanes, pitch, xf, x0 + done * pitch, x_block,
-                            direction * x_row, direction * x_pixel,
-                            w, w0, w_block, divisor * cols * w_tap, divisor * w_tap,
-                            yf, y0 + done * 16, blocks, n_rows, n_cols, accumulate)  # fmt: skip
-                        done += pixels
-                    while done < run:
-                        product_tile(
-                            1, lanes, pitch, xf, x0 + done * pitch, x_block,
-                            direction * x_row, direction * x_pixel,
-                            w, w0, w_block, divisor * cols * w_tap, divisor * w_tap,
-                            yf, y0 + done * 16, blocks, n_rows, n_cols, accumulate)  # fmt: skip
-                        done += 1
+                    _products(
+                        lanes, pitch, xf, x0, x_block, direction * x_row, direction * x_pixel,
+                        w, w0, w_block, divisor * cols * w_tap, divisor * w_tap,
+                        yf, y0, blocks, n_rows, n_cols, accumulate, run)  # fmt: skip
                 finish(epilogue, yf, (k * h_out + h) * w_out * images * 16, w_out * images, k, h)
 
     return _convolve

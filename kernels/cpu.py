@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from kernels.jit import parallel_jit
+from kernels.registers import HELD
 from kernels.tiles import fma_chain
 
 
@@ -21,7 +22,7 @@ def fma_peak(repeats=5):
     threads, count = numba.get_num_threads(), 1_000_000
     _chains(1, threads)
     best = min(_seconds(lambda: _chains(count, threads)) for _ in range(repeats))
-    return threads * count * 24 * 4 * 2 * 16 / best / 1e9
+    return threads * count * HELD.pixels * 4 * 2 * 16 / best / 1e9
 
 
 def memory_bandwidth(repeats=5, floats=64 << 20):

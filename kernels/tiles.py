@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.registers import HELD
 from kernels.vector import LANES, broadcast, fma, pointer_at, prefetch
 
 _V16 = ir.VectorType(ir.FloatType(), LANES)
@@ -79,6 +80,11 @@ def _walk(builder, steps, carried, body):
     return nest(0, {name: _const(0) for name in names}, carried)
 
 
+def _parts(count, held):
+    """0 .. count - 1 in ranges of at most `held`."""
+    return [range(first, min(first + held, count)) for first in range(0, count, held)]
+
+
 def _literals(*kinds):
     return [k.literal_value for k in kinds] if all(isinstance(k, types.IntegerLiteral) for k in kinds) else None
 
@@ -88,8 +94,8 @@ def product_tile(ctx, pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
                  w, w0, w_block, w_row, w_col, y, y0, blocks, rows, cols, accumulate):  # fmt: skip
     """y[pixel, 16] (+)= sum over blocks, rows, cols, lanes of x[pixel, lane] * w[lane, 16].
 
-    `pixels` sums are held; `pitch` separates x's pixels, y's lie 16 apart. Those and `lanes` (channels in
-    a block) are literals. `accumulate` starts from y instead of from zero.
+    Computed in parts of as many pixels as the registers hold. `pitch` separates x's pixels, y's lie 16 apart.
+    `pixels`, `pitch` and `lanes` (channels in a block) are literals. `accumulate` starts from y instead of from zero.
     """
     sizes = _literals(pixels, lanes, pitch)
     if sizes is None:
@@ -109,29 +115,30 @@ def product_tile(ctx, pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
             for p in range(P):
                 prefetch(builder, _at(builder, y, (P + p) * LANES), write=True)
 
-        start = builder.block
-        with builder.if_then(builder.icmp_signed("!=", accumulate, ir.Constant(accumulate.type, 0))):
-            loaded = [_load(builder, pointer) for pointer in out]
-            load_block = builder.block
-        sums = [builder.phi(_V16) for _ in out]
-        for phi, value in zip(sums, loaded, strict=True):
-            phi.add_incoming(ir.Constant(_V16, None), start)
-            phi.add_incoming(value, load_block)
-
-        def tap(offset, sums):
-            sums = list(sums)
-            xt, wt = _at(builder, x, offset["x"]), _at(builder, w, offset["w"])
-            for lane in range(L):
-                weights = _load(builder, _at(builder, wt, lane * LANES))
-                for p in range(P):
-                    value = _broadcast(builder, _at(builder, xt, p * pitch_ + lane))
-                    sums[p] = fma(builder, value, weights, sums[p])
-            return sums
-
         walk = [(blocks, {"x": x_block, "w": w_block}), (rows, {"x": x_row, "w": w_row}),
                 (cols, {"x": x_col, "w": w_col})]  # fmt: skip
-        for value, pointer in zip(_walk(builder, walk, sums, tap), out, strict=True):
-            _store(builder, value, pointer)
+        for held in _parts(P, HELD.pixels):
+            start = builder.block
+            with builder.if_then(builder.icmp_signed("!=", accumulate, ir.Constant(accumulate.type, 0))):
+                loaded = [_load(builder, out[p]) for p in held]
+                load_block = builder.block
+            sums = [builder.phi(_V16) for _ in held]
+            for phi, value in zip(sums, loaded, strict=True):
+                phi.add_incoming(ir.Constant(_V16, None), start)
+                phi.add_incoming(value, load_block)
+
+            def tap(offset, sums, held=held):
+                sums = list(sums)
+                xt, wt = _at(builder, x, offset["x"]), _at(builder, w, offset["w"])
+                for lane in range(L):
+                    weights = _load(builder, _at(builder, wt, lane * LANES))
+                    for i, p in enumerate(held):
+                        value = _broadcast(builder, _at(builder, xt, p * pitch_ + lane))
+                        sums[i] = fma(builder, value, weights, sums[i])
+                return sums
+
+            for value, p in zip(_walk(builder, walk, sums, tap), held, strict=True):
+                _store(builder, value, out[p])
         return context.get_dummy_value()
 
     return signature, codegen
@@ -153,16 +160,18 @@ def outer_tile(ctx, lanes, pitch, x, x0, x_col, dy, dy0, dy_col, dw, dw0, cols, 
         dw = pointer_at(context, builder, sig.args[8], dw, dw0)
         out = [_at(builder, dw, lane * LANES) for lane in range(L)]
 
-        def pixel(offset, sums):
-            xp, gradient = _at(builder, x, offset["x"]), _load(builder, _at(builder, dy, offset["dy"]))
-            prefetch(builder, _at(builder, xp, x_col))  # the next column's pixel, which may lie far away
-            values = [_broadcast(builder, _at(builder, xp, lane)) for lane in range(L)]
-            return [fma(builder, value, gradient, sums[lane]) for lane, value in enumerate(values)]
-
         walk = [(cols, {"x": x_col, "dy": dy_col}), (pixels, {"x": _const(pitch_), "dy": _const(LANES)})]
-        sums = _walk(builder, walk, [_load(builder, pointer) for pointer in out], pixel)
-        for value, pointer in zip(sums, out, strict=True):
-            _store(builder, value, pointer)
+        for held in _parts(L, HELD.channels):
+
+            def pixel(offset, sums, held=held):
+                xp, gradient = _at(builder, x, offset["x"]), _load(builder, _at(builder, dy, offset["dy"]))
+                prefetch(builder, _at(builder, xp, x_col))  # the next column's pixel, which may lie far away
+                values = [_broadcast(builder, _at(builder, xp, lane)) for lane in held]
+                return [fma(builder, value, gradient, total) for value, total in zip(values, sums, strict=True)]
+
+            sums = _walk(builder, walk, [_load(builder, out[lane]) for lane in held], pixel)
+            for value, lane in zip(sums, held, strict=True):
+                _store(builder, value, out[lane])
         return context.get_dummy_value()
 
     return signature, codegen
@@ -170,7 +179,7 @@ def outer_tile(ctx, lanes, pitch, x, x0, x_col, dy, dy0, dy_col, dw, dw0, cols, 
 
 @intrinsic
 def fma_chain(ctx, count):
-    """count * 4 * 24 vector FMAs, 24 of them independent: nothing but the FMA peak. Returns their sum."""
+    """count * 4 * HELD.pixels vector FMAs, that many independent: nothing but the FMA peak. Returns their sum."""
 
     def codegen(context, builder, sig, args):
         factor, term = (ir.Constant(_V16, [value] * LANES) for value in (1.0000001, 1e-9))
@@ -180,7 +189,7 @@ def fma_chain(ctx, count):
                 sums = [fma(builder, value, factor, term) for value in sums]
             return sums
 
-        sums = _loop(builder, args[0], [ir.Constant(_V16, [float(k)] * LANES) for k in range(24)], body)
+        sums = _loop(builder, args[0], [ir.Constant(_V16, [float(k)] * LANES) for k in range(HELD.pixels)], body)
         total = sums[0]
         for value in sums[1:]:
             total = builder.fadd(total, value)
