@@ -168,7 +168,7 @@ class ResNet:
         for block, below in zip(reversed(self.blocks), [*reversed(self.blocks[:-1]), None], strict=True):
             dx = block.backward(dx, below.branch[-1] if below else None)
         dx = self.ops.maxpool_backward(
-            dx, self.winner, self.stem_size, out=self.buffers.get("dx of the stem", self.stem.y.shape))  # fmt: skip
+            dx, self.winner, self.stem_size, out=self.buffers.get("dz", self.stem.y.shape))  # fmt: skip
         self.stem.backward(dx, need_dx=False)
 
     def max_pool(self, x):
