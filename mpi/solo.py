@@ -2,6 +2,8 @@
 
 import socket
 
+from mpi.reducer import Reducer
+
 
 class Solo:
     """A world of one rank: nothing to send, nobody to wait for."""
@@ -17,6 +19,10 @@ class Solo:
 
     def sum(self, array):
         """The sum over ranks of a flat array, in place."""
+
+    def reducer(self):
+        """A thread that sums while others compute."""
+        return Reducer()
 
     def sum_scalars(self, values):
         """The sums over ranks of a few floats, in float64."""

@@ -5,11 +5,13 @@ import socket
 import sys
 import time
 
+from mpi.reducer import Reducer
 from mpi.solo import Solo
 
 # any of these in the environment: an MPI launcher started this process
 LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS")
 CHUNK = 1 << 26  # elements a message: below MPI's counts of 2**31 bytes
+PAUSE = 2e-4  # s between looks at a sum that travels: who waits for others must not take the core from the kernels
 
 _connected = None
 
@@ -50,7 +52,7 @@ class World:
     def __init__(self):
         import mpi4py
 
-        mpi4py.rc.thread_level = "funneled"  # kernels and decoders have threads; one thread talks to MPI
+        mpi4py.rc.thread_level = "serialized"  # one thread at a time talks to MPI: the main one, or the reducer's
         from mpi4py import MPI
 
         self.mpi, self.comm = MPI, MPI.COMM_WORLD
@@ -69,7 +71,13 @@ class World:
     def sum(self, array):
         """The sum over ranks of a flat array, in place."""
         for at in range(0, array.size, CHUNK):
-            self.comm.Allreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM)
+            request = self.comm.Iallreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM)
+            while not request.Test():
+                time.sleep(PAUSE)
+
+    def reducer(self):
+        """A thread that sums while others compute. It talks to MPI in turn with the main thread, never at once."""
+        return Reducer()
 
     def sum_scalars(self, values):
         """The sums over ranks of a few floats, in float64; added in order of rank, the same on all."""

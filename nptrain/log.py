@@ -24,12 +24,13 @@ class Log:
         self.phase, self.start, self.stop, self.began = phase, start, stop, time.monotonic()
         self.recent = deque(maxlen=phase.average_loss)
 
-    def iteration(self, iteration, lr, loss, images_per_s, data_wait_s):
-        """One iteration's line; its loss is the mean over all workers."""
+    def iteration(self, iteration, lr, loss, images_per_s, data_wait_s, **times):
+        """One iteration's line; its loss is the mean over all workers, `times` are rank 0's."""
         if not self.file:
             return
+        seconds = {name: round(value, 4) for name, value in {"data_wait_s": data_wait_s, **times}.items()}
         self._write(phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
-                    images_per_s=round(images_per_s, 3), data_wait_s=round(data_wait_s, 4))  # fmt: skip
+                    images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
         self.recent.append(loss)
         last = iteration + 1 == self.stop
         if self.columns or iteration % self.phase.display == 0 or last:

@@ -159,17 +159,28 @@ class ResNet:
         loss, self.probabilities = self.ops.softmax_loss(scores, labels)
         return loss, scores
 
-    def backward(self):
-        """Adds the gradient of the last forward pass's loss to the arena's gradients."""
+    def backward(self, ready=lambda offset: None):
+        """Adds the gradient of the last forward pass's loss to the arena's gradients. Calls ready(offset), from the
+        last parameter to the first, when all gradients from that element on are final.
+        """
         dscores = self.ops.softmax_loss_backward(self.probabilities, self.labels)
         dpooled = self.ops.linear_backward(dscores, self.pooled, self.weights.w, self.weights.dw, self.bias.dw)
+        offsets = iter(self.offsets())
+        ready(next(offsets))
         last = self.blocks[-1].branch[-1].y
         dx = self.ops.average_backward(dpooled, self.last_size, self.buffers.get("dx of the last", last.shape))
         for block, below in zip(reversed(self.blocks), [*reversed(self.blocks[:-1]), None], strict=True):
             dx = block.backward(dx, below.branch[-1] if below else None)
+            ready(next(offsets))
         dx = self.ops.maxpool_backward(
             dx, self.winner, self.stem_size, out=self.buffers.get("dz", self.stem.y.shape))  # fmt: skip
         self.stem.backward(dx, need_dx=False)
+        ready(next(offsets))
+
+    def offsets(self):
+        """Where in the flat gradients the parts begin that become final one after another on the way back."""
+        first = [(block.projection or block.branch[0]).weights.part.start for block in self.blocks]
+        return [self.weights.part.start, *reversed(first), 0]
 
     def max_pool(self, x):
         """The pooling after the stem: (y, winner)."""

@@ -5,7 +5,6 @@ adding gradients; what worker w sees at iteration i depends on (seed, i, w) alon
 """
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nptrain import checkpoint
 from nptrain.data.loader import TrainLoader
 from nptrain.errors import InputError, TrainingError
 from nptrain.evaluate import evaluate
+from nptrain.exchange import Exchange, Times
 from nptrain.schedule import learning_rate
 from nptrain.update import update
 
@@ -29,11 +29,12 @@ def share(total, rank, size):
 class Trainer:
     """One run of a recipe on this rank.
 
-    network   a ResNet          world    rank, size, broadcast, sum, sum_scalars, gather, barrier
+    network   a ResNet          world    rank, size, broadcast, sum, sum_scalars, reducer, gather, barrier
     log       nptrain.log.Log
     val_data  None: no tests    folder   of the checkpoints
     threads   that decode images ahead of the step
     max_bad_records   of the training data that a rank replaces by the next good one, instead of stopping
+    bucket_bytes      of gradients that travel together
     """
 
     recipe: Any
@@ -46,6 +47,7 @@ class Trainer:
     seed: int
     threads: int
     max_bad_records: int = 0
+    bucket_bytes: int = 16 << 20
 
     def run(self, phases, iterations=None, resume_from=None):
         """Train the named phases in order, each for `iterations` at most. Weights are in the network already;
@@ -95,21 +97,25 @@ class Trainer:
         # A sum of three float32 depends on their order, which is that of the ranks, and training amplifies the
         # difference a hundredfold in every iteration: in float64 the order is lost in rounding to float32.
         sums = arena.gradients if count <= 2 else np.zeros(arena.gradients.size)
-        with loader:
+        with loader, self.world.reducer() as reducer:
             batches = iter(loader)
             for iteration in range(start, stop):
-                began = time.perf_counter()
+                times = Times(reducer)
+                exchange = Exchange(sums, reducer.start, self.world.sum, self.bucket_bytes)
+
+                def mean_of(loss, start=reducer.start):
+                    values = [loss / count, loader.take_wait_s() / self.world.size]
+                    return start(self.world.sum_scalars, values)
+
                 with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
-                    loss = self._gradients(phase, batches, mine, sums)
-                self.world.sum(sums)
-                if sums is not arena.gradients:
-                    arena.gradients[:] = sums
-                loss, waited = self.world.sum_scalars([loss / count, loader.take_wait_s() / self.world.size])
+                    loss, data_wait = self._gradients(phase, batches, mine, exchange, times, mean_of).result()
                 self._check(loss, phase, iteration)
-                update(arena, phase, iteration, count)
+                update(arena, phase, iteration, count, self._home(exchange))
                 arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
-                speed = count * recipe.batch_size / (time.perf_counter() - began)
-                self.log.iteration(iteration, learning_rate(phase, iteration), loss, speed, waited)
+                times.mark("update_s")
+                speed = count * recipe.batch_size / times.total
+                self.log.iteration(iteration, learning_rate(phase, iteration), loss, speed, data_wait,
+                                   **times.result(exchange.waited))  # fmt: skip
                 done = iteration + 1
                 if done == stop or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done)
@@ -124,25 +130,50 @@ class Trainer:
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")
 
-    def _gradients(self, phase, batches, mine, sums):
-        """Sum the gradients and batch statistics of this rank's workers; returns the sum of their losses."""
-        arena, network, recipe = self.network.arena, self.network, self.recipe
+    def _gradients(self, phase, batches, mine, exchange, times, mean_of):
+        """Sum the gradients and batch statistics of this rank's workers, and send them off as they become final.
+        Returns mean_of(the sum of their losses), called before the last of them, so that it goes first.
+        """
+        arena, network, recipe, sums = self.network.arena, self.network, self.recipe, exchange.sums
         apart = sums is not arena.gradients
+
+        def add(part):
+            if apart:
+                network.ops.add_into(sums[part], arena.gradients[part])
+
         sums[:] = 0
         loss = 0.0
         for turn in range(phase.iter_size):
             if turn:
                 sums[arena.size :] *= recipe.moving_average_fraction
-            for _ in mine:
+            for worker in mine:
                 batch = next(batches)
+                times.mark("data_s")
                 x = network.pack_images(batch.images, recipe.mean_bgr, recipe.scale)
                 if apart:
                     arena.gradients[:] = 0
                 loss += network.forward(x, batch.labels)[0]
-                network.backward()
-                if apart:
-                    network.ops.add_into(sums, arena.gradients)
-        return loss
+                times.mark("forward_s")
+                if turn + 1 == phase.iter_size and worker == mine[-1]:
+                    mean = mean_of(loss)
+                    network.backward(lambda offset: exchange.ready(offset, add))
+                else:
+                    network.backward()
+                    add(slice(0, sums.size))
+                times.mark("backward_s")
+        if not mine:
+            mean = mean_of(loss)
+            for offset in network.offsets():
+                exchange.ready(offset)
+        return mean
+
+    def _home(self, exchange):
+        """The buckets as they arrive, their sums in the arena."""
+        gradients = self.network.arena.gradients
+        for part in exchange.arrived():
+            if exchange.sums is not gradients:
+                gradients[part] = exchange.sums[part]
+            yield part
 
     def _check(self, loss, phase, iteration):
         if not math.isfinite(loss):

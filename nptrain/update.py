@@ -16,19 +16,23 @@ def momentum_at(phase, iteration):
     return phase.momentum * learning_rate(phase, iteration) / learning_rate(phase, max(iteration - 1, 0))
 
 
-def update(arena, phase, iteration, count):
+def update(arena, phase, iteration, count, arrived=None):
     """w -= history for every parameter, in the order of the original: average the gradients, summed over
     `count` batches; clip; decay; local rate; history. `arena.gradients` is used up.
+
+    `arrived` gives slices of the gradients, each when it is there; together they are all. By default, they are there.
     """
     ops, gradients = arena.ops, arena.gradients[: arena.size]
+    parts = [slice(0, arena.size)] if arrived is None else arrived
     rate, momentum = learning_rate(phase, iteration), momentum_at(phase, iteration)
     scale = 1 / count
     if phase.clip_gradients >= 0:
+        parts = list(parts)  # the norm is that of all
         norm = sqrt(ops.squared_norm(gradients)) * scale
         if norm > phase.clip_gradients:
             scale *= phase.clip_gradients / norm
     l1 = phase.regularization == "L1"
-    for parameter in arena.parameters:
+    for parameter in (p for part in parts for p in arena.parameters if part.start <= p.part.start < part.stop):
         w, g, history = (flat[parameter.part] for flat in (arena.weights, gradients, arena.history))
         decay_mult = parameter.blob.decay_mult
         if phase.decay_scale_and_shift and parameter.kind == "Scale":

@@ -26,7 +26,7 @@ class Losses(Log):
         super().__init__(None)
         self.losses, self.rates = [], []
 
-    def iteration(self, iteration, lr, loss, images_per_s, data_wait_s):
+    def iteration(self, iteration, lr, loss, images_per_s, data_wait_s, **times):
         self.losses.append(loss)
         self.rates.append(lr)
 
