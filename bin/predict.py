@@ -18,6 +18,7 @@ class Cluster:
     bandwidth_gbit  of a node's link in each direction, in 1e9 bits/s; the ranks of a node share it
     spread          standard deviation of a rank's time for a step, as a share of it
     bucket_mb       size at which a bucket of gradients is closed, in 1e6 bytes
+    value_bytes     of a gradient on its way
     """
 
     nodes: int
@@ -28,6 +29,7 @@ class Cluster:
     bandwidth_gbit: float = published.BANDWIDTH_GBIT
     spread: float = published.SPREAD
     bucket_mb: float = 8.0
+    value_bytes: int = 4
     overlap: bool = True
 
     @property
@@ -60,7 +62,7 @@ def predict(recipe, cluster):
     slow = slowest(cluster.ranks, cluster.spread)
     share = needs.forward_share(recipe)
     forward, backward = alone * slow * share, alone * slow * (1 - share)
-    gradients = [(size, at * backward) for size, at in needs.gradients(recipe)]
+    gradients = [(count * cluster.value_bytes, at * backward) for count, at in needs.gradients(recipe)]
     line = timeline(gradients, backward, cluster.ranks, cluster.network, cluster.bucket_mb * MB, cluster.overlap)
     step = turns * alone * slow + line.exposed  # gradients travel during the last worker's backward pass
     images = recipe.workers * recipe.batch_size

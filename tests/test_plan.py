@@ -75,6 +75,7 @@ def test_the_slowest_of_many():
         ({}, {"latency_us": 500.0}),
         ({}, {"spread": 0.1}),
         ({}, {"overlap": False}),
+        ({"overlap": False}, {"overlap": False, "value_bytes": 8}),
         ({}, {"cores": 24}),
         ({"images_per_s": 80.0}, {"images_per_s": 40.0}),
     ],
@@ -117,7 +118,7 @@ def test_operations_are_those_of_the_benchmark():
 def test_all_gradients_travel_and_the_last_is_ready_at_the_end(depth):
     recipe = replace(RECIPE, depth=depth)
     found = needs.gradients(recipe)
-    assert sum(size for size, _ in found) == needs.parameter_bytes(recipe)["gradients"]
+    assert 4 * sum(count for count, _ in found) == needs.parameter_bytes(recipe)["gradients"]
     times = [at for _, at in found]
     assert times == sorted(times)
     assert times[-1] == 1
@@ -132,6 +133,12 @@ def test_memory_is_what_a_step_holds():
     arena = network.arena
     assert arrays["history"] == pytest.approx(arena.history.nbytes, rel=1e-3)  # stored with a fourth colour
     assert arrays["gradients"] == pytest.approx(arena.gradients.nbytes, rel=1e-3)
+
+
+def test_several_workers_have_sums_in_float64():
+    alone, several = (needs.memory_bytes(replace(RECIPE, workers=workers)) for workers in (2, 3))
+    assert several.pop("float64 sums") == 2 * several["gradients"]
+    assert several == alone
 
 
 def test_disk():
@@ -154,7 +161,8 @@ def test_the_command_prints_in_under_a_second():
 
 
 def test_nothing_slow_is_imported():
-    body = "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/bin']; import predict, nptrain.recipes\n"
+    body = "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/bin']\n"
+    body += "import predict, nptrain.recipes, nptrain.bench.table\n"
     body += "print({name.split('.')[0] for name in sys.modules} & {'numba', 'kernels', 'matplotlib', 'mpi4py'})"
     done = subprocess.run([sys.executable, "-c", body, PROJECT], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("set()\n", "")
@@ -177,6 +185,7 @@ def test_json_and_picture(tmp_path):
         (["--images-per-s", "nan"], "--images-per-s: found nan, expected more than 0"),
         (["--bandwidth-gbit", "-1"], "--bandwidth-gbit: found -1.0, expected more than 0"),
         (["--latency-us", "-1"], "--latency-us: found -1.0, expected 0 or more"),
+        (["--value-bytes", "0"], "--value-bytes: found 0, expected at least 1"),
         (["--spread", "1"], "--spread: found 1.0, expected from 0 to below 1"),
         (["--out", "step.txt"], "--out: found step.txt, expected a name that ends in .png, .svg or .pdf"),
         (["--out", "no/step.png"], "--out: no: no such folder"),

@@ -63,10 +63,10 @@ def forward_share(recipe):
 
 
 def gradients(recipe):
-    """[(bytes, share of backward after which it is ready)] for each layer of the network, in backward order.
+    """[(values, share of backward after which they are ready)] for each layer of the network, in backward order.
 
-    Bytes are those of weights, bias, gamma, beta and the two batch statistics, which travel with them. Time is
-    shared out by operations: batch norm, ReLU and sums run with the convolution that they follow.
+    Values are the gradients of weights, bias, gamma and beta, and the two batch statistics, which travel with them.
+    Time is shared out by operations: batch norm, ReLU and sums run with the convolution that they follow.
     """
     steps = list(walk(recipe.depth, recipe.crop_size))
     *convolutions, classifier = layers(recipe.depth, recipe.classes)
@@ -79,7 +79,7 @@ def gradients(recipe):
     done, whole, found = 0, sum(flops), []
     for size, more in zip(sizes, flops, strict=True):
         done += more
-        found.append((FLOAT * size, done / whole))
+        found.append((size, done / whole))
     return found
 
 
@@ -121,8 +121,12 @@ def memory_bytes(recipe):
     """{what: bytes} of one rank. A rank with several workers runs them one after another, in the same memory."""
     prefetched = max(phase.prefetch for phase in recipe.phases) + 1
     pixels = recipe.batch_size * 3 * recipe.crop_size**2  # one byte each
+    parameters = parameter_bytes(recipe)
+    # the trainer adds more than two batches in float64
+    several = recipe.workers * max(phase.iter_size for phase in recipe.phases) > 2
     return {
-        **parameter_bytes(recipe),
+        **parameters,
+        **({"float64 sums": 2 * parameters["gradients"]} if several else {}),
         "activations": activation_bytes(recipe),
         "images ahead": prefetched * pixels,
         "process": int(PROCESS_BYTES),
