@@ -1,0 +1,159 @@
+"""The needs of a recipe: operations and gradients layer by layer, memory of a rank, disk of a run."""
+
+from dataclasses import dataclass
+from math import prod
+
+from nptrain.layers import STATISTICS, STEM, blocks, layers
+
+FLOAT = 4  # bytes
+IMAGENET = (1_281_167, 50_000)  # records to train on and held out
+RECORDS = {"cifar10": (50_000, 10_000), "digits": (1_437, 360)}  # of the recipes that are not for ImageNet
+RECORD_BYTES = 42e9 / IMAGENET[0]  # of the published LMDB: JPEG, shorter side 256, for crops of 224
+IMAGE_LANES = 4  # colours as the fast kernels store them
+PROCESS_BYTES = 0.3e9  # Python, NumPy, Numba and its compiled kernels, MPI; working memory of the kernels
+
+
+@dataclass(frozen=True)
+class Step:
+    """A convolution at work: its maps' heights, and floating point operations for one image."""
+
+    conv: object
+    height: int
+    out: int
+
+    @property
+    def flops(self):
+        """Of one pass: forward, gradient of data, or gradient of weights."""
+        return 2 * prod((self.conv.inputs, self.conv.outputs, self.conv.kernel**2, self.out**2))
+
+    @property
+    def backward_flops(self):
+        """Of both gradients; the images need none."""
+        return self.flops * (1 if self.conv is STEM else 2)
+
+
+def pooled(height):
+    """The height after the stem's pooling: 3x3, stride 2, rounded up."""
+    return -(-(height - 3) // 2) + 1
+
+
+def walk(depth, crop):
+    """A Step for each convolution of the network for images of `crop` pixels a side, in the order of the net file."""
+    yield Step(STEM, crop, STEM.out(crop))
+    at = pooled(STEM.out(crop))
+    for block in blocks(depth):
+        if block.projection:
+            yield Step(block.projection, at, block.projection.out(at))
+        for conv in block.branch:
+            yield Step(conv, at, at := conv.out(at))
+
+
+def classifier_flops(recipe):
+    """Of one pass of the last layer for one image."""
+    *_, last = walk(recipe.depth, recipe.crop_size)
+    return 2 * last.conv.outputs * recipe.classes
+
+
+def forward_share(recipe):
+    """The share of a step's operations that the forward pass has."""
+    steps = list(walk(recipe.depth, recipe.crop_size))
+    forward = sum(step.flops for step in steps) + classifier_flops(recipe)
+    backward = sum(step.backward_flops for step in steps) + 2 * classifier_flops(recipe)
+    return forward / (forward + backward)
+
+
+def gradients(recipe):
+    """[(values, share of backward after which they are ready)] for each layer of the network, in backward order.
+
+    Values are the gradients of weights, bias, gamma and beta, and the two batch statistics, which travel with them.
+    Time is shared out by operations: batch norm, ReLU and sums run with the convolution that they follow.
+    """
+    steps = list(walk(recipe.depth, recipe.crop_size))
+    *convolutions, classifier = layers(recipe.depth, recipe.classes)
+    sizes = [_trained([classifier])]
+    flops = [2 * classifier_flops(recipe)]
+    for index in reversed(range(len(steps))):
+        three = convolutions[3 * index : 3 * index + 3]  # convolution, batch norm, scale
+        sizes.append(_trained(three) + 2 * steps[index].conv.outputs)
+        flops.append(steps[index].backward_flops)
+    done, whole, found = 0, sum(flops), []
+    for size, more in zip(sizes, flops, strict=True):
+        done += more
+        found.append((size, done / whole))
+    return found
+
+
+def _trained(some):
+    return sum(prod(blob.shape) for layer in some if layer.kind != STATISTICS for blob in layer.blobs)
+
+
+def parameter_bytes(recipe):
+    """{what: bytes} of the flat arrays that every rank holds."""
+    table = list(layers(recipe.depth, recipe.classes))
+    trained = FLOAT * _trained(table)
+    statistics = FLOAT * sum(2 * layer.blobs[0].shape[0] for layer in table if layer.kind == STATISTICS)
+    return {"weights": trained + statistics, "history": trained, "gradients": trained + statistics}
+
+
+def activation_bytes(recipe):
+    """Bytes of the maps of one worker's batch that a training step holds, and of their gradients.
+
+    Each convolution keeps its result before and after its batch norm. Gradients share few buffers: each as large
+    as its largest use.
+    """
+    steps = list(walk(recipe.depth, recipe.crop_size))
+    results = [step.conv.outputs * step.out**2 for step in steps]
+    inputs = {"b": [0], "c": [0]}
+    projections = 0
+    for step in steps[1:]:
+        size = step.conv.inputs * step.height**2
+        if step.conv.name.endswith("branch1"):
+            projections += size
+        elif step.conv.name[-1] in inputs:
+            inputs[step.conv.name[-1]].append(size)
+    pool = STEM.outputs * pooled(steps[0].out) ** 2
+    images = IMAGE_LANES * recipe.crop_size**2
+    of_gradients = max(results) + max(inputs["b"]) + max(inputs["c"]) + projections + results[-1]
+    return FLOAT * recipe.batch_size * (images + 2 * pool + 2 * sum(results) + of_gradients)
+
+
+def memory_bytes(recipe):
+    """{what: bytes} of one rank. A rank with several workers runs them one after another, in the same memory."""
+    prefetched = max(phase.prefetch for phase in recipe.phases) + 1
+    pixels = recipe.batch_size * 3 * recipe.crop_size**2  # one byte each
+    parameters = parameter_bytes(recipe)
+    # the trainer adds more than two batches in float64
+    several = recipe.workers * max(phase.iter_size for phase in recipe.phases) > 2
+    return {
+        **parameters,
+        **({"float64 sums": 2 * parameters["gradients"]} if several else {}),
+        "activations": activation_bytes(recipe),
+        "images ahead": prefetched * pixels,
+        "process": int(PROCESS_BYTES),
+    }
+
+
+def records(recipe):
+    """(training, held-out) records of the data set that the recipe is for."""
+    return RECORDS.get(recipe.name, IMAGENET)
+
+
+def disk_bytes(recipe):
+    """{what: bytes}: the two LMDBs, on each node, and all checkpoints, in one place.
+
+    A record is taken to shrink with the pixels of a crop. A checkpoint is weights, running statistics and momentum.
+    """
+    each = RECORD_BYTES * (recipe.crop_size / 224) ** 2
+    training, held_out = records(recipe)
+    parameters = parameter_bytes(recipe)
+    checkpoint = 2 * parameters["weights"]  # the momentum file has zeros where the other has statistics
+    return {
+        "training": int(training * each),
+        "held-out": int(held_out * each),
+        "checkpoints": checkpoint * sum(map(checkpoints, recipe.phases)),
+    }
+
+
+def checkpoints(phase):
+    """How many a phase writes: every `snapshot` iterations, and at its end."""
+    return -(-phase.max_iter // phase.snapshot) if phase.snapshot else 1

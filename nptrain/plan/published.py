@@ -1,0 +1,64 @@
+"""The two published runs (Codreanu, Podareanu, Saletore, arXiv 1711.04291, and the files released with it), and
+what they imply for the speed of one rank.
+
+Both ran on nodes of two Xeon Platinum 8160, 48 cores, with two ranks each and two cores of a rank's 24 set apart
+for communication, on Omni-Path of 100 Gb/s.
+"""
+
+from dataclasses import dataclass, replace
+
+from nptrain.errors import InputError
+
+NETWORK = (50, 224)  # depth, crop
+RANKS_PER_NODE, CORES, COMMUNICATION_CORES = 2, 48, 2
+BANDWIDTH_GBIT = 100.0  # of a node's link
+LATENCY_US = 5.0  # of a message in an Allreduce, software included; not published
+SPREAD = 0.03  # of ranks' step times: with 896 ranks, 90 % of efficiency, the least that the paper states
+# A step of one rank with 22 cores, alone: STEP_SECONDS + images * IMAGE_SECONDS. Two unknowns, fitted to the two
+# rows of RUNS that say so. No speed of a single node was published.
+STEP_SECONDS, IMAGE_SECONDS = 0.208, 0.01228
+FITTED_CORES = CORES // RANKS_PER_NODE - COMMUNICATION_CORES
+
+
+@dataclass(frozen=True)
+class Run:
+    """A published value: `unit` is images/s of the whole cluster, or minutes of some iterations."""
+
+    what: str
+    nodes: int
+    batch_size: int
+    unit: str
+    value: float
+    iterations: int = 0
+    phase: str | None = None  # of the recipe, with its tests
+    fitted: bool = False  # the speed of a rank was chosen so that this comes out
+    speed_at: int | None = None  # images of a batch whose images/s are taken instead of its own
+
+
+RUNS = (
+    Run("64 nodes", 64, 32, "images/s", 6303, fitted=True),
+    Run("64 nodes, all 5 parts", 64, 32, "minutes", 240, iterations=7800 + 3750 + 2 * 4750 + 1560),
+    Run("448 nodes, part 1", 448, 16, "minutes", 60, phase="1", fitted=True),
+    Run("448 nodes, part 2", 448, 16, "minutes", 5, phase="2"),
+    Run("448, by 64 nodes' speed", 448, 16, "minutes", 60, phase="1", speed_at=32),
+)
+
+
+def as_run(recipe, run):
+    """The recipe at the size of a published run."""
+    return replace(recipe, workers=run.nodes * RANKS_PER_NODE, batch_size=run.batch_size)
+
+
+def batch_seconds(images, cores, ranks_per_node):
+    """Seconds that forward and backward of `images` take a rank, by the fit; linear in the cores that compute.
+
+    cores  of a node
+
+    Raises InputError if no core is left to compute.
+    """
+    computing = cores / ranks_per_node - COMMUNICATION_CORES
+    if computing <= 0:
+        least = COMMUNICATION_CORES * ranks_per_node
+        raise InputError(f"--cores: found {cores}, expected more than the {least} set apart for communication, "
+                         f"{COMMUNICATION_CORES} a rank")  # fmt: skip
+    return (STEP_SECONDS + images * IMAGE_SECONDS) * FITTED_CORES / computing

@@ -1,0 +1,199 @@
+"""bin/plan: the model by hand, what it must never do, and its predictions for the published runs."""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from commands import PROJECT, run
+
+from bin.predict import Cluster, against_published, predict
+from mpi.cost_model import Network, allreduce_seconds, into_buckets, slowest, timeline
+from nptrain.bench.shapes import step_flops
+from nptrain.bench.step import Work
+from nptrain.layers import DEPTHS
+from nptrain.plan import needs
+from nptrain.recipes import RECIPES
+
+RECIPE = RECIPES["resnet50-448nodes"]
+NETWORK = Network(latency=0.5, bandwidth=10.0)
+
+
+def test_a_sum_over_ranks_by_hand():
+    assert allreduce_seconds(100, 1, NETWORK) == 0
+    assert allreduce_seconds(100, 2, NETWORK) == 2 * 1 / 2 * 100 / 10 + 2 * 1 * 0.5
+    assert allreduce_seconds(100, 4, NETWORK) == 2 * 3 / 4 * 100 / 10 + 2 * 2 * 0.5
+    assert allreduce_seconds(100, 5, NETWORK) == 2 * 4 / 5 * 100 / 10 + 2 * 3 * 0.5
+
+
+def test_buckets_close_when_full_and_are_ready_with_their_last_gradient():
+    gradients = [(30, 1.0), (30, 2.0), (200, 3.0), (10, 4.0)]
+    assert into_buckets(gradients, 50) == [(60, 2.0), (200, 3.0), (10, 4.0)]
+    assert into_buckets(gradients, 1) == gradients
+    assert into_buckets(gradients, 1000) == [(270, 4.0)]
+    assert into_buckets([], 1) == []
+
+
+def test_two_buckets_by_hand():
+    line = timeline([(100, 1.0), (50, 4.0)], 5.0, 2, NETWORK, least=1)
+    first, second = line.buckets  # 11 s and 6 s on their way
+    assert (first.ready, first.start, first.end) == (1.0, 1.0, 12.0)
+    assert (second.ready, second.start, second.end) == (4.0, 12.0, 18.0)  # the link is busy until 12
+    assert (line.communication, line.exposed) == (17.0, 13.0)
+    assert line.hidden == pytest.approx(4 / 17)
+    late = timeline([(100, 1.0), (50, 4.0)], 5.0, 2, NETWORK, least=1, overlap=False)
+    assert (late.exposed, late.hidden) == (17.0, 0.0)
+
+
+def test_what_is_home_before_backward_ends_costs_nothing():
+    line = timeline([(10, 1.0)], 5.0, 2, NETWORK, least=1)
+    assert (line.exposed, line.hidden) == (0.0, 1.0)
+
+
+def test_one_rank_has_no_communication():
+    assert timeline([(100, 1.0)], 5.0, 1, NETWORK, least=1).buckets == ()
+    found = predict(replace(RECIPE, workers=1), Cluster(1, ranks_per_node=1))
+    assert found["buckets"] == []
+    assert found["exposed_ms"] == found["slowest_ms"] == 0
+    assert found["efficiency"] == pytest.approx(1)
+    assert found["step_ms"] == pytest.approx(found["forward_ms"] + found["backward_ms"])
+
+
+def test_the_slowest_of_many():
+    assert slowest(1, 0.03) == 1
+    assert slowest(2, 0.1) == pytest.approx(1 + 0.1 * 0.564, abs=0.004)  # 1 / sqrt(pi)
+    assert slowest(10, 0.1) == pytest.approx(1 + 0.1 * 1.539, abs=0.002)
+    assert slowest(896, 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({}, {"bandwidth_gbit": 5.0}),
+        ({}, {"latency_us": 500.0}),
+        ({}, {"spread": 0.1}),
+        ({}, {"overlap": False}),
+        ({"overlap": False}, {"overlap": False, "value_bytes": 8}),
+        ({}, {"cores": 24}),
+        ({"images_per_s": 80.0}, {"images_per_s": 40.0}),
+    ],
+)
+def test_what_is_worse_takes_longer(better, worse):
+    times = [predict(RECIPE, Cluster(448, **values))["step_ms"] for values in (better, worse)]
+    assert times[0] < times[1]
+
+
+def test_more_nodes_are_faster_and_less_efficient():
+    found = [predict(RECIPE, Cluster(nodes)) for nodes in (1, 7, 56, 448)]
+    speeds, efficiencies = ([one[key] for one in found] for key in ("images_per_s", "efficiency"))
+    assert speeds == sorted(speeds)
+    assert efficiencies == sorted(efficiencies, reverse=True)
+    assert efficiencies[-1] > 0.9  # as the paper states
+
+
+def test_fewer_ranks_carry_more_workers_one_after_another():
+    whole, half = (predict(RECIPE, Cluster(nodes, spread=0)) for nodes in (448, 224))
+    assert half["workers_a_rank"] == 2
+    assert half["step_ms"] - half["exposed_ms"] == pytest.approx(2 * (whole["step_ms"] - whole["exposed_ms"]))
+    assert half["communication_ms"] == pytest.approx(whole["communication_ms"], rel=0.02)
+    assert predict(RECIPE, Cluster(300))["workers_a_rank"] == 2  # uneven: the fullest rank counts
+
+
+def test_the_published_runs():
+    rows = {row["run"]: row for row in against_published(RECIPE)}
+    for name in ("64 nodes", "64 nodes, all 5 parts", "448 nodes, part 1"):
+        assert abs(rows[name]["difference"]) < 0.15, rows[name]
+    assert sum(row["fitted"] for row in rows.values()) == 2
+
+
+def test_operations_are_those_of_the_benchmark():
+    steps = list(needs.walk(50, 224))
+    flops = sum(step.flops + step.backward_flops for step in steps) + 3 * needs.classifier_flops(RECIPE)
+    assert (len(steps), flops) == (53, step_flops(224))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_all_gradients_travel_and_the_last_is_ready_at_the_end(depth):
+    recipe = replace(RECIPE, depth=depth)
+    found = needs.gradients(recipe)
+    assert 4 * sum(count for count, _ in found) == needs.parameter_bytes(recipe)["gradients"]
+    times = [at for _, at in found]
+    assert times == sorted(times)
+    assert times[-1] == 1
+
+
+def test_memory_is_what_a_step_holds():
+    work = Work(True, 2, 64)
+    work()
+    network, recipe = work.network, replace(RECIPE, batch_size=2, crop_size=64)
+    assert needs.activation_bytes(recipe) == sum(held.nbytes for held in network.buffers.held.values())
+    arrays = needs.parameter_bytes(recipe)
+    arena = network.arena
+    assert arrays["history"] == pytest.approx(arena.history.nbytes, rel=1e-3)  # stored with a fourth colour
+    assert arrays["gradients"] == pytest.approx(arena.gradients.nbytes, rel=1e-3)
+
+
+def test_several_workers_have_sums_in_float64():
+    alone, several = (needs.memory_bytes(replace(RECIPE, workers=workers)) for workers in (2, 3))
+    assert several.pop("float64 sums") == 2 * several["gradients"]
+    assert several == alone
+
+
+def test_disk():
+    found = needs.disk_bytes(RECIPE)
+    assert found["training"] == pytest.approx(42e9)
+    assert found["checkpoints"] == pytest.approx(21 * 205e6, rel=0.01)  # 20 and 1 of 102 MB twice
+    assert needs.checkpoints(replace(RECIPE.phases[0], snapshot=0)) == 1
+
+
+def test_the_command_prints_in_under_a_second():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = [sys.executable, PROJECT / "bin" / "plan", "--recipe", "resnet50-448nodes", "--nodes", "448"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "896 ranks" in done.stdout
+    assert "64 nodes" in done.stdout
+
+
+def test_nothing_slow_is_imported():
+    body = "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/bin']\n"
+    body += "import predict, nptrain.recipes, nptrain.bench.table\n"
+    body += "print({name.split('.')[0] for name in sys.modules} & {'numba', 'kernels', 'matplotlib', 'mpi4py'})"
+    done = subprocess.run([sys.executable, "-c", body, PROJECT], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
+def test_json_and_picture(tmp_path):
+    out, _ = run("plan", "--nodes", 4, "--images-per-s", 60, "--json", "--out", tmp_path / "step.png")
+    found = json.loads(out)
+    assert (found["ranks"], found["workers_a_rank"], found["published"]) == (8, 112, [])
+    assert sum(bucket["mb"] for bucket in found["buckets"]) == pytest.approx(102.44, abs=0.01)
+    assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--nodes", 0], "--nodes: found 0, expected at least 1"),
+        (["--nodes", 449], "--nodes: found 449 of 2 ranks, expected at most a rank for each of 896 workers"),
+        (["--cores", 4], "--cores: found 4, expected more than the 4 set apart for communication, 2 a rank"),
+        (["--images-per-s", "nan"], "--images-per-s: found nan, expected more than 0"),
+        (["--bandwidth-gbit", "-1"], "--bandwidth-gbit: found -1.0, expected more than 0"),
+        (["--latency-us", "-1"], "--latency-us: found -1.0, expected 0 or more"),
+        (["--value-bytes", "0"], "--value-bytes: found 0, expected at least 1"),
+        (["--spread", "1"], "--spread: found 1.0, expected from 0 to below 1"),
+        (["--out", "step.txt"], "--out: found step.txt, expected a name that ends in .png, .svg or .pdf"),
+        (["--out", "no/step.png"], "--out: no: no such folder"),
+        (["--recipe", "cifar10"], "--images-per-s: found none, expected that of a rank: the published one is for "
+                                  "ResNet-50 at 224, the recipe is for ResNet-50 at 32"),
+        (["--recipe", "x"], "--recipe: found 'x', expected one of resnet50-448nodes, cifar10, digits"),
+    ],
+)  # fmt: skip
+def test_a_wrong_flag_is_one_line(words, says):
+    out, errors = run("plan", *words, status=2)
+    assert (out, errors) == ("", f"plan: {says}\n")
