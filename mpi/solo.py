@@ -20,6 +20,10 @@ class Solo:
     def sum(self, array):
         """The sum over ranks of a flat array, in place."""
 
+    def combine(self, mine, counts, function, out):
+        """out = function(mine), a list of arrays like `out`."""
+        out[:] = function(mine)
+
     def reducer(self):
         """A thread that sums while others compute."""
         return Reducer()

@@ -4,6 +4,9 @@ import os
 import socket
 import sys
 import time
+from itertools import pairwise
+
+import numpy as np
 
 from mpi.reducer import Reducer
 from mpi.solo import Solo
@@ -46,6 +49,11 @@ def leave(status):
         time.sleep(0.5)  # as in abort
 
 
+def _wait(request):
+    while not request.Test():
+        time.sleep(PAUSE)
+
+
 class World:
     """The ranks of MPI's world communicator."""
 
@@ -71,9 +79,19 @@ class World:
     def sum(self, array):
         """The sum over ranks of a flat array, in place."""
         for at in range(0, array.size, CHUNK):
-            request = self.comm.Iallreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM)
-            while not request.Test():
-                time.sleep(PAUSE)
+            _wait(self.comm.Iallreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM))
+
+    def combine(self, mine, counts, function, out):
+        """out = function(arrays), the arrays of all ranks in order of rank: `counts` says how many each has, `mine` are
+        this rank's, all flat and of out's size. Ranks share the elements among them.
+        """
+        bounds = [out.size * rank // self.size for rank in range(self.size + 1)]
+        lengths = np.diff(bounds)
+        pieces = [array[start:stop] for start, stop in pairwise(bounds) for array in mine]
+        send = np.concatenate(pieces) if pieces else out[:0]
+        received = np.empty((sum(counts), lengths[self.rank]), out.dtype)
+        _wait(self.comm.Ialltoallv([send, len(mine) * lengths], [received, np.array(counts) * lengths[self.rank]]))
+        _wait(self.comm.Iallgatherv(np.ascontiguousarray(function(list(received))), [out, lengths]))
 
     def reducer(self):
         """A thread that sums while others compute. It talks to MPI in turn with the main thread, never at once."""

@@ -7,7 +7,7 @@ class Exchange:
     """Sums a flat array of gradients over all ranks, in pieces that become final from its end on.
 
     sums          the flat array; what its tail holds besides gradients goes with the first bucket
-    start         start(action, array) begins a sum over ranks in place, and returns a future (`mpi.reducer`)
+    start         start(action, part) begins action(part), the sum of a slice over ranks, and returns a future
     bucket_bytes  a bucket is sent when it has so many: few are latency, many hide little
     """
 
@@ -23,7 +23,7 @@ class Exchange:
         if self.end - offset >= self.least or offset == 0:
             part = slice(offset, self.end)
             complete(part)
-            self.sent.append((part, self.start(self.action, self.sums[part])))
+            self.sent.append((part, self.start(self.action, part)))
             self.end = offset
 
     def arrived(self):

@@ -16,6 +16,7 @@ from nptrain.data.loader import TrainLoader
 from nptrain.errors import InputError, TrainingError
 from nptrain.evaluate import evaluate
 from nptrain.exchange import Exchange, Times
+from nptrain.ordered import OrderedSum
 from nptrain.schedule import learning_rate
 from nptrain.update import update
 
@@ -35,6 +36,7 @@ class Trainer:
     threads   that decode images ahead of the step
     max_bad_records   of the training data that a rank replaces by the next good one, instead of stopping
     bucket_bytes      of gradients that travel together
+    reproducible      sum over workers in an order that the number of ranks does not change
     """
 
     recipe: Any
@@ -48,6 +50,7 @@ class Trainer:
     threads: int
     max_bad_records: int = 0
     bucket_bytes: int = 16 << 20
+    reproducible: bool = False
 
     def run(self, phases, iterations=None, resume_from=None):
         """Train the named phases in order, each for `iterations` at most. Weights are in the network already;
@@ -96,19 +99,28 @@ class Trainer:
         count = recipe.workers * phase.iter_size
         # A sum of three float32 depends on their order, which is that of the ranks, and training amplifies the
         # difference a hundredfold in every iteration: in float64 the order is lost in rounding to float32.
-        sums = arena.gradients if count <= 2 else np.zeros(arena.gradients.size)
+        sums = arena.gradients if count <= 2 or self.reproducible else np.zeros(arena.gradients.size)
+        ordered = self._ordered() if self.reproducible else None
+
+        def total(part):
+            if ordered:
+                ordered.total(sums, part)
+            else:
+                self.world.sum(sums[part])
+
         with loader, self.world.reducer() as reducer:
             batches = iter(loader)
             for iteration in range(start, stop):
                 times = Times(reducer)
-                exchange = Exchange(sums, reducer.start, self.world.sum, self.bucket_bytes)
+                exchange = Exchange(sums, reducer.start, total, self.bucket_bytes)
 
                 def mean_of(loss, start=reducer.start):
                     values = [loss / count, loader.take_wait_s() / self.world.size]
                     return start(self.world.sum_scalars, values)
 
                 with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
-                    loss, data_wait = self._gradients(phase, batches, mine, exchange, times, mean_of).result()
+                    loss, data_wait = self._gradients(
+                        phase, batches, mine, exchange, times, mean_of, ordered).result()  # fmt: skip
                 self._check(loss, phase, iteration)
                 update(arena, phase, iteration, count, self._home(exchange))
                 arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
@@ -130,18 +142,22 @@ class Trainer:
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")
 
-    def _gradients(self, phase, batches, mine, exchange, times, mean_of):
+    def _gradients(self, phase, batches, mine, exchange, times, mean_of, ordered):
         """Sum the gradients and batch statistics of this rank's workers, and send them off as they become final.
         Returns mean_of(the sum of their losses), called before the last of them, so that it goes first.
         """
         arena, network, recipe, sums = self.network.arena, self.network, self.recipe, exchange.sums
-        apart = sums is not arena.gradients
+        apart = ordered or sums is not arena.gradients
 
         def add(part):
-            if apart:
+            if ordered:
+                ordered.add(worker, arena.gradients, part)
+            elif apart:
                 network.ops.add_into(sums[part], arena.gradients[part])
 
         sums[:] = 0
+        if ordered:
+            ordered.clear()
         loss = 0.0
         for turn in range(phase.iter_size):
             if turn:
@@ -166,6 +182,12 @@ class Trainer:
             for offset in network.offsets():
                 exchange.ready(offset)
         return mean
+
+    def _ordered(self):
+        """Sums whose order the number of workers decides, and nothing else."""
+        shares = [share(self.recipe.workers, rank, self.world.size) for rank in range(self.world.size)]
+        gradients = self.network.arena.gradients
+        return OrderedSum(self.recipe.workers, shares, self.world, gradients.size, gradients.dtype)
 
     def _home(self, exchange):
         """The buckets as they arrive, their sums in the arena."""

@@ -138,6 +138,18 @@ def test_any_number_of_ranks_computes_the_same(data, tmp_path, whole, ranks):
             assert np.abs(blob - expected).max() <= 1e-5 * np.abs(expected).max(), layer
 
 
+def test_reproducible_sums_give_the_same_bits_on_any_number_of_ranks(data, tmp_path):
+    files = []
+    for ranks in (1, 2, 3, 4):
+        folder = tmp_path / str(ranks)
+        steps = ["--workers", "6", "--phase", "1", "--iterations", "3", "--reproducible", "--bucket-mb", "20"]
+        run("train", *arguments(data, folder, *SHORT, *steps), ranks=ranks)
+        names = sorted(path.name for path in (folder / "checkpoints").glob("phase1_iter_3.*"))
+        files.append([(folder / "checkpoints" / name).read_bytes() for name in names if not name.endswith("json")])
+    assert len(files[0]) == 2
+    assert files[0] == files[1] == files[2] == files[3]
+
+
 def test_threads_change_nothing(data, tmp_path):
     import os
 
