@@ -1,19 +1,25 @@
-"""What train and evaluate do alike before they begin: choose kernels and threads, and compile."""
+"""What train and evaluate do alike before they begin: choose kernels and cores, compile, pin threads."""
 
 import sys
+from functools import partial
+
+import numba
 
 from kernels import fast, naive
 from kernels.cpu import set_threads
 from kernels.winograd import set_winograd
-from mpi.affinity import threads_for
+from mpi import affinity
 from mpi.agree import together
+from mpi.cores import ranges
 from nptrain.compile import compile_kernels
+from nptrain.data import loader
 from nptrain.errors import InputError
 
 
 def add_arguments(parser):
-    """The flags that `kernels_and_threads` reads."""
-    parser.add_argument("--threads", metavar="N", type=int, help="a rank (cores it may use / ranks on its host)")
+    """The flags that `kernels_and_cores` reads."""
+    parser.add_argument("--threads", metavar="N", type=int, help="that compute, a rank (its share of the cores)")
+    parser.add_argument("--no-pin", action="store_true", help="let threads wander over all cores granted")
     parser.add_argument(
         "--kernels", choices=["fast", "numpy"], default="fast", help="compiled, or the plain reference")  # fmt: skip
     add_winograd(parser)
@@ -26,21 +32,56 @@ def add_winograd(parser):
         help="3x3 convolutions by F(4x4, 3x3) where faster, a digit less exact, or all direct")  # fmt: skip
 
 
-def kernels_and_threads(args, world, recipe):
-    """(kernels, threads of this rank). The compiled ones are ready: one rank of each host has compiled what its
-    others load. All ranks call it. Raises InputError if there are not so many cores.
+def kernels_and_cores(args, world, recipe, comm_threads=0):
+    """(kernels, `mpi.cores.Share` of this rank). The compiled ones are ready, and their threads pinned: one rank of
+    each host has compiled what its others load. All ranks call it. `comm_threads` of a rank communicate (None: as
+    many as it has cores for). Raises InputError if there are not so many cores.
     """
     set_winograd(args.winograd)
-    threads = threads_for(world) if args.threads is None else args.threads
     with together(world, InputError):
+        for flag, value, least in (("threads", args.threads, 1), ("comm-threads", comm_threads, 0)):
+            if value is not None and value < least:
+                raise InputError(f"--{flag}: found {value}, expected {least} or more")
+    share, pool = affinity.claim(world, args.threads, comm_threads), []
+    with together(world, InputError), affinity.started(pool):
         try:
-            set_threads(threads)
+            set_threads(share.threads)
         except ValueError as error:
             raise InputError(f"--threads: found {error}") from None
-    if args.kernels == "numpy":
-        return naive, threads
-    world.one_a_host_first(lambda: compile_kernels(recipe, tell if world.rank == 0 else lambda text: None))
-    return fast, threads
+    if args.kernels == "fast":
+        say = tell if world.rank == 0 else lambda text: None
+
+        def load():
+            with affinity.started(pool):
+                compile_kernels(recipe, say)
+
+        world.one_a_host_first(load)
+    refused = None
+    if args.kernels == "fast" and not args.no_pin:
+        refused = _pin(share, pool)
+    _tell_together(world, refused)
+    _tell_together(world, f"oversubscribed: cores {ranges(share.cores)} have more than one thread each"
+                   if share.crowded else None)  # fmt: skip
+    return fast if args.kernels == "fast" else naive, share
+
+
+def _pin(share, pool):
+    """Pin this rank's threads; returns why not, where the system refuses."""
+    try:
+        affinity.pin(share, pool, main_computes=numba.threading_layer() != "workqueue")
+    except OSError as error:
+        return f"threads cannot be pinned, and go on unpinned: {error.strerror}"
+    loader.begin_thread = partial(affinity.release, share)
+    return None
+
+
+def _tell_together(world, text):
+    """One line for all ranks that have something to tell (None: nothing); the first one's, and how many more."""
+    found = [entry for entry in world.gather(text and (world.rank, world.host, text)) if entry]
+    if found and world.rank == 0:
+        rank, host, line = found[0]
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        tell(f"rank {rank} on {host}{more}: {line}")
 
 
 def tell(text):

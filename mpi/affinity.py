@@ -1,29 +1,107 @@
-"""Which cores a rank may use, and so how many threads it runs."""
+"""Which cores a rank may use, which threads it runs there, and keeping each thread on its own."""
 
 import os
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mpi.cores import Wish, split
 
-def threads_for(world):
-    """Threads for this rank: the cores that it may use, divided by the ranks that may use the same ones.
+SYSTEM = Path("/sys/devices/system")
+
+
+def claim(world, threads=None, comm_threads=None):
+    """This rank's `mpi.cores.Share` of the cores of its host, of which `threads` compute and `comm_threads`
+    communicate (None: as many as fit). All ranks call it.
 
     A launcher may have bound each rank to cores of its own, or all ranks of a host to the same set; what it
     granted is kept to. Says so, once, where it left cores idle: some launchers bind a rank to one core.
     """
     mine = frozenset(os.sched_getaffinity(0))
-    sets = [cores for host, cores in world.gather((world.host, mine)) if host == world.host]
+    machine = _machine() or world.host
+    ranks = world.gather((world.host, machine, mine, threads, comm_threads, _slurm_limit()))
+    neighbours = [entry for entry in ranks if entry[1] == machine]
     if world.rank == 0:
-        _warn_of_idle_cores(len(frozenset().union(*sets)), world)
-    return threads_of(mine, sets, _quota())
+        _warn_of_idle_cores(len(frozenset().union(*(entry[2] for entry in neighbours))), world)
+    quota, wishes = _quota(), []
+    for host, _, granted, asked, asked_comm, limit in neighbours:
+        if quota is not None:  # of this rank's host: no matter for those of another on the same machine
+            limit = min(limit or quota, quota / sum(entry[0] == host for entry in neighbours))
+        wishes.append(Wish(granted, limit, asked, asked_comm, alone=world.size == 1))
+    place = sum(entry[1] == machine for entry in ranks[: world.rank])
+    return split(wishes, *topology())[place]
 
 
-def threads_of(mine, sets, quota):
-    """Threads of a rank bound to the cores `mine`, on a host whose ranks (it too) are bound to `sets` and together
-    may use the time of `quota` cores (None: no limit).
+def topology(system=SYSTEM):
+    """({core: NUMA node}, {core: name of its physical core}) of this machine; empty where it does not tell."""
+    node_of, physical_of = {}, {}
+    for node in system.glob("node/node[0-9]*"):
+        for cpu in node.glob("cpu[0-9]*"):
+            node_of[int(cpu.name[3:])] = int(node.name[4:])
+    for cpu in system.glob("cpu/cpu[0-9]*"):
+        try:
+            name = [(cpu / "topology" / part).read_text().strip() for part in ("physical_package_id", "core_id")]
+            die = cpu / "topology" / "die_id"  # numbers of cores may begin anew on each
+            physical_of[int(cpu.name[3:])] = (*name, die.read_text().strip() if die.exists() else "")
+        except OSError:  # a core that is switched off
+            continue
+    return node_of, physical_of
+
+
+def tasks():
+    """The ids of this process's threads."""
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+
+@contextmanager
+def started(found):
+    """Appends to the list `found` the ids of the threads that the process started in the block and that run on."""
+    before = tasks()
+    yield
+    found.extend(sorted(tasks() - before))
+
+
+def pin(share, pool, main_computes=True):
+    """Keep this thread and those of `pool` (ids), which compute together, to the cores of `share`: one thread a core
+    where there is one for each, else all of them on all cores of the rank, so that the system can even out.
+
+    `main_computes`: this thread is one of them, and does not only wait. Threads that it starts later begin on its
+    core: they call `release`. Raises OSError where the system does not let us.
     """
-    threads = len(mine) // sets.count(mine)
-    return max(1, threads if quota is None else min(threads, int(quota / len(sets))))
+    own = share.full and not share.crowded
+    here, cores = (share.compute[:1], share.compute[1:]) if own and main_computes else (share.others, share.compute)
+    os.sched_setaffinity(0, here)
+    for place, task in enumerate(pool):  # some pools have more threads than work: those sleep anywhere
+        os.sched_setaffinity(task, [cores[place]] if own and place < len(cores) else share.others)
+
+
+def release(share):
+    """Let the calling thread run on every core of the rank that is not set apart: it is no computing one."""
+    _move(share.others)
+
+
+def to_communication(share):
+    """Put the calling thread on the cores set apart for communication, if there are any, else as `release`."""
+    _move(share.communication or share.others)
+
+
+def _move(cores):
+    with suppress(OSError):  # not permitted: `pin` has been refused before, and that was said
+        os.sched_setaffinity(0, cores)
+
+
+def _machine():
+    """A name for the kernel that runs this process: containers on one machine share it, and its cores."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _slurm_limit():
+    """The cores that Slurm gave each task, which not every cluster makes it enforce; None without Slurm."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return int(given) if given.isdigit() and int(given) else None
 
 
 def _warn_of_idle_cores(used, world):

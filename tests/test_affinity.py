@@ -1,5 +1,6 @@
-"""Threads a rank: its share of the cores it may use."""
+"""A rank's cores: what the machine tells of them, what the launcher granted, and threads that stay on theirs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,53 +8,134 @@ import sys
 import pytest
 from commands import MPIRUN, PROJECT
 
-from mpi.affinity import threads_for, threads_of
+from mpi import affinity
+from mpi.affinity import claim, topology
 from mpi.solo import Solo
 
-FOUR = frozenset(range(4))
+HEAD = f"""
+import json, os, sys, threading
+sys.path.insert(0, {str(PROJECT / "bin")!r})
+import command
+from functools import partial
+from mpi.affinity import claim, pin, release, started, tasks
+from mpi.world import connect
+"""
+CLAIM = "print(claim(connect()).threads)"
+PIN = """
+import numba
+import numpy as np
+
+@numba.njit(parallel=True)
+def add(a):
+    for i in numba.prange(a.size):
+        a[i] += 1
+
+world = connect()
+share = claim(world)
+pool = []
+with started(pool):
+    numba.set_num_threads(share.threads)
+    add(np.zeros(1000))
+pin(share, pool, numba.threading_layer() != "workqueue")
+seen = []
+def other(first):
+    first()
+    seen.append(sorted(os.sched_getaffinity(0)))
+for first in (lambda: None, partial(release, share)):
+    thread = threading.Thread(target=other, args=[first])
+    thread.start()
+    thread.join()
+cores = [sorted(os.sched_getaffinity(task)) for task in sorted(tasks()) if task == os.getpid() or task in pool]
+print(json.dumps([world.rank, share.compute, cores, *seen]))
+"""
 
 
-@pytest.mark.parametrize(
-    ("mine", "sets", "quota", "threads"),
-    [
-        (FOUR, [FOUR], None, 4),
-        (FOUR, [FOUR] * 2, None, 2),
-        (FOUR, [FOUR] * 3, None, 1),
-        (FOUR, [FOUR] * 9, None, 1),
-        ({0}, [{0}, {1}], None, 1),
-        ({0, 1}, [{0, 1}, {2, 3}], None, 2),
-        ({0, 1}, [{0, 1}, {2, 3}, {0, 1}, {2, 3}], None, 1),
-        (FOUR, [FOUR], 2.5, 2),
-        (FOUR, [FOUR] * 2, 3.0, 1),
-        (FOUR, [FOUR], 0.5, 1),
-        (FOUR, [FOUR], 64.0, 4),
-    ],
-)
-def test_threads_of(mine, sets, quota, threads):
-    assert threads_of(mine, sets, quota) == threads
-
-
-def test_one_process_may_use_its_cores():
-    assert 1 <= threads_for(Solo()) <= len(os.sched_getaffinity(0))
-
-
-@pytest.mark.parametrize(("binding", "warned"), [("none", False), ("core", True)])
-def test_cores_that_the_launcher_leaves_idle_are_named(tmp_path, binding, warned):
+def ranks(tmp_path, count, *options, script=PIN):
+    """Run a script on so many ranks; returns what each printed, and what all said."""
     if not MPIRUN.exists():
         pytest.skip("needs mpirun in the environment")
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
-    script = tmp_path / "script.py"
-    script.write_text(f"""
-import sys
-sys.path.insert(0, {str(PROJECT)!r})
-from mpi.affinity import threads_for
-from mpi.world import connect
-print(threads_for(connect()))
-""")
-    launch = [MPIRUN, "-n", "1", "--bind-to", binding, sys.executable, script]
+    path = tmp_path / "script.py"
+    path.write_text(HEAD + script)
+    launch = [MPIRUN, "-n", str(count), *options, sys.executable, path]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert ("--bind-to none" in done.stderr) == warned
+    return sorted(json.loads(line) for line in done.stdout.splitlines()), done.stderr
+
+
+def test_one_process_may_use_its_cores():
+    share = claim(Solo())
+    assert set(share.compute) <= os.sched_getaffinity(0)
+    assert not share.communication
+    assert not share.crowded
+
+
+@pytest.mark.parametrize("limit", ["1", "none", ""])
+def test_what_slurm_granted_is_kept_to(monkeypatch, limit):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", limit)
+    free = claim(Solo()).threads
+    assert free == 1 if limit == "1" else free >= 1
+
+
+def test_threads_asked_for_are_given():
+    share = claim(Solo(), threads=len(os.sched_getaffinity(0)) * 2 + 1, comm_threads=2)
+    assert share.threads == len(os.sched_getaffinity(0)) * 2 + 1
+    assert len(share.communication) == 2
+    assert share.crowded
+
+
+def test_topology_of_a_machine(tmp_path):
+    for core in range(4):
+        folder = tmp_path / "cpu" / f"cpu{core}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "physical_package_id").write_text(f"{core % 2}\n")
+        (folder / "core_id").write_text("0\n")
+        (tmp_path / "node" / f"node{core % 2}" / f"cpu{core}").mkdir(parents=True)
+    (tmp_path / "cpu" / "cpu4").mkdir()  # switched off
+    (tmp_path / "cpu" / "cpufreq").mkdir()
+    node_of, physical_of = topology(tmp_path)
+    assert node_of == {0: 0, 1: 1, 2: 0, 3: 1}
+    assert physical_of[0] == physical_of[2] != physical_of[1] == physical_of[3]
+    assert set(physical_of) == {0, 1, 2, 3}
+    assert topology(tmp_path / "none") == ({}, {})
+
+
+@pytest.mark.parametrize(("binding", "warned"), [("none", False), ("core", True)])
+def test_cores_that_the_launcher_leaves_idle_are_named(tmp_path, binding, warned):
+    (threads,), errors = ranks(tmp_path, 1, "--bind-to", binding, script=CLAIM)
+    assert ("--bind-to none" in errors) == warned
     if warned:
-        assert done.stdout == "1\n"
+        assert threads == 1
+
+
+def test_threads_of_two_ranks_stay_on_cores_of_their_own(tmp_path):
+    found, _ = ranks(tmp_path, 2)
+    allowed = os.sched_getaffinity(0)
+    used = [core for _, compute, *_ in found for core in compute]
+    assert len(set(used)) == len(used)
+    assert set(used) <= allowed
+    for _, compute, threads, inherited, released in found:
+        pinned = [cores[0] for cores in threads if len(cores) == 1]
+        assert set(pinned) >= set(compute)
+        assert len(inherited) == 1
+        assert set(released) >= set(compute)
+
+
+def test_more_ranks_than_cores_are_not_pinned(tmp_path):
+    cores = len(os.sched_getaffinity(0))
+    if cores > 4:
+        pytest.skip("would take too many ranks")
+    found, _ = ranks(tmp_path, cores + 1)
+    assert all(threads == [sorted(released)] * len(threads) for _, _, threads, _, released in found)
+
+
+def test_a_system_that_does_not_let_threads_move(monkeypatch):
+    def refuse(task, cores):
+        raise PermissionError("no")
+
+    share = claim(Solo())
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    affinity.release(share)
+    with pytest.raises(OSError, match="no"):
+        affinity.pin(share, [])

@@ -16,7 +16,7 @@ import sys
 sys.path.insert(0, {str(PROJECT / "bin")!r})
 import command
 import numpy as np
-from mpi.affinity import threads_for
+from mpi.affinity import claim
 from mpi.agree import together
 from mpi.world import connect
 from nptrain.errors import InputError
@@ -54,7 +54,7 @@ assert (total == n * (n + 1) / 2).all()
 assert (first == 7).all()
 assert abs(scalars[0] - n / 10) < 1e-15 and scalars[1] == n * (n - 1) / 2
 assert shared == {"from": 0} and ranks == list(range(n)) and order == [world.local_rank]
-assert world.local_size == n and threads_for(world) >= 1
+assert world.local_size == n and claim(world).threads >= 1
 world.barrier()
 print("fine")
 """, tmp_path)  # fmt: skip

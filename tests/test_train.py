@@ -241,7 +241,7 @@ def test_flags_and_files_are_checked(data, tmp_path, whole):
         (["--phase", "2"], "no checkpoint of phase 1"),
         (["--resume"], "run.json does not exist"),
         (["--dtype", "float64"], "--dtype: found float64"),
-        (["--threads", "0"], "--threads: found 0 threads, expected 1 to"),
+        (["--threads", "0"], "--threads: found 0, expected 1 or more"),
         (["--threads", "999"], "999 threads"),
     ):  # fmt: skip
         _, errors = run("train", *arguments(data, tmp_path / "run", *SHORT, *more), status=2)

@@ -11,6 +11,9 @@ import numpy as np
 from nptrain.data.sampler import generator, record_indices
 from nptrain.errors import InputError
 
+begin_thread = (
+    None  # what every decoding thread calls first: a command that pins threads frees these from the main one's
+)
 CHUNK = 4  # images a task: one each would cost as much to hand out as a small one takes to decode
 
 
@@ -36,7 +39,7 @@ class _Loader:
         self._max_bad_records = min(max_bad_records, len(dataset) - 1)
         self._plans, self._prefetch = plans, prefetch
         self._queue = deque()
-        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode", initializer=begin_thread)
         self._waited = 0.0
 
     def __enter__(self):

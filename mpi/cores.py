@@ -1,0 +1,149 @@
+"""Who gets which cores: a host's cores divided among its ranks. Pure functions; `mpi.affinity` asks the machine.
+
+A *core* is what Linux numbers as a CPU: one of the hyper-threads of a *physical core*, or all of it.
+"""
+
+import itertools
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+
+ENOUGH_TO_SPARE_ONE = 8  # physical cores from which a rank keeps one for communication
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a rank was granted, and what it was told.
+
+    granted       the cores that it may use
+    limit         the cores' worth of time that it may use at most (None: no limit)
+    threads       None: one on each of its physical cores
+    comm_threads  None: one, if it has enough physical cores and `alone` is not set
+    alone         there is no other rank in the run, on whatever host
+    """
+
+    granted: frozenset
+    limit: float | None = None
+    threads: int | None = None
+    comm_threads: int | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a rank got.
+
+    cores          all that it may run on, one of each of its physical cores first
+    compute        the core of each thread that computes
+    communication  the core of each thread that communicates
+    full           there is a thread for each of its physical cores: none was left for something else
+    crowded        some core of the host has more than one thread to run
+    """
+
+    cores: tuple
+    compute: tuple
+    communication: tuple
+    full: bool
+    crowded: bool = False
+
+    @property
+    def threads(self):
+        """How many compute."""
+        return len(self.compute)
+
+    @property
+    def others(self):
+        """Where threads may run that neither compute nor communicate: not on cores set apart for communication."""
+        return tuple(core for core in self.cores if core in self.compute or core not in self.communication)
+
+
+def split(wishes, node_of=None, physical_of=None):
+    """Divide a host's cores: a Share for each of its ranks' `wishes`.
+
+    Every physical core goes to one rank, as evenly as the grants permit, and each rank's to as few NUMA nodes as
+    possible. A rank for which none is left shares with others: a free hyper-thread, if there is one, else the core
+    with the fewest threads. `node_of` {core: NUMA node}, `physical_of` {core: name of its physical core}; what they
+    leave out is on node 0, or is a physical core of its own.
+    """
+    node_of, physical_of = node_of or {}, physical_of or {}
+    units = {}  # {physical core: its cores, in order}
+    for core in sorted(frozenset().union(*(wish.granted for wish in wishes))):
+        units.setdefault(physical_of.get(core, ("core", core)), []).append(core)
+    nodes = {unit: node_of.get(cores[0], 0) for unit, cores in units.items()}
+    allowed = [{unit for unit, cores in units.items() if wish.granted.intersection(cores)} for wish in wishes]
+    taken = _deal(allowed, nodes, {unit: cores[0] for unit, cores in units.items()})
+
+    uses, laid = Counter(), []
+    for wish, mine in zip(wishes, taken, strict=True):
+        siblings = [[core for core in units[unit] if core in wish.granted] for unit in mine]
+        laid.append([core for turn in itertools.zip_longest(*siblings) for core in turn if core is not None])
+        uses.update(cores[0] for cores in siblings)
+    for line, wish in zip(laid, wishes, strict=True):
+        if not line:  # every core it may use has a thread already
+            line.append(min(wish.granted, key=lambda core: (uses[core], core)))
+            uses[line[0]] += 1
+
+    shares = [_lay(wish, line, max(1, len(mine))) for wish, line, mine in zip(wishes, laid, taken, strict=True)]
+    load = Counter(core for share in shares for core in (*share.compute, *share.communication))
+    crowded = max(load.values()) > 1
+    return [replace(share, crowded=crowded) for share in shares]
+
+
+def _deal(allowed, nodes, first):
+    """The physical cores of each rank, in order of NUMA node and number, of those `allowed` to each.
+
+    Dealt one at a time to the rank that has the fewest. It takes what the fewest other ranks could, of its own
+    node if it has one, else of the node with the most to offer to each rank that is there. At the end ranks swap
+    what is alike (same node, allowed to the same ranks), so that each has neighbours, which share a cache.
+    """
+    taken, free = [[] for _ in allowed], set(nodes)
+    demand = Counter(unit for units in allowed for unit in units)
+    while True:
+        choosers = [rank for rank, units in enumerate(allowed) if units & free]
+        if not choosers:
+            break
+        rank = min(choosers, key=lambda r: (len(taken[r]), len(allowed[r] & free), r))
+        mine = Counter(nodes[unit] for unit in taken[rank])
+        left = Counter(nodes[unit] for unit in allowed[rank] & free)
+        there = Counter(node for units in taken for node in {nodes[unit] for unit in units})
+
+        def cost(unit, mine=mine, left=left, there=there):
+            node = nodes[unit]
+            return demand[unit], -mine[node], -left[node] / (there[node] + 1), node, first[unit]
+
+        best = min(allowed[rank] & free, key=cost)
+        taken[rank].append(best)
+        free.remove(best)
+
+    alike = defaultdict(list)  # {kind of core: [(rank, core)]}
+    for rank, units in enumerate(taken):
+        for unit in units:
+            alike[nodes[unit], tuple(unit in others for others in allowed)].append((rank, unit))
+    dealt = [[] for _ in allowed]
+    for (node, _), pairs in alike.items():
+        for (rank, _), unit in zip(pairs, sorted((unit for _, unit in pairs), key=first.get), strict=True):
+            dealt[rank].append((node, first[unit], unit))
+    return [[unit for *_, unit in sorted(units, key=lambda entry: entry[:2])] for units in dealt]
+
+
+def _lay(wish, line, physical):
+    """The Share of a rank on the cores `line`, of which the first `physical` are of different physical cores: each
+    of its threads gets the next, those that compute first; from the beginning again where cores run out.
+    """
+    room = physical if wish.limit is None else max(1, min(physical, int(wish.limit)))
+    comm = wish.comm_threads
+    if comm is None:
+        comm = 1 if room >= ENOUGH_TO_SPARE_ONE and not wish.alone else 0
+    threads = max(1, room - comm) if wish.threads is None else wish.threads
+    places = list(itertools.islice(itertools.cycle(line), threads + comm))
+    return Share(tuple(line), tuple(places[:threads]), tuple(places[threads:]), full=threads + comm >= physical)
+
+
+def ranges(cores):
+    """Cores as text: 0-3,8 for 0, 1, 2, 3 and 8; "-" for none."""
+    runs = []
+    for core in sorted(set(cores)):
+        if runs and core == runs[-1][1] + 1:
+            runs[-1][1] = core
+        else:
+            runs.append([core, core])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) or "-"
