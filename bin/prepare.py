@@ -8,7 +8,7 @@ import numba
 from kernels import fast, naive
 from kernels.cpu import set_threads
 from kernels.winograd import set_winograd
-from mpi import affinity
+from mpi import affinity, reducer
 from mpi.agree import together
 from mpi.cores import ranges
 from nptrain.compile import compile_kernels
@@ -72,6 +72,7 @@ def _pin(share, pool):
     except OSError as error:
         return f"threads cannot be pinned, and go on unpinned: {error.strerror}"
     loader.begin_thread = partial(affinity.release, share)
+    reducer.begin_thread = partial(affinity.to_communication, share)
     return None
 
 

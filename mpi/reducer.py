@@ -3,6 +3,9 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+# what its thread calls first: a command that pins threads puts it on a core for communication, if there is one
+begin_thread = None
+
 
 class Reducer:
     """Does what it is handed on a thread of its own, in that order: the same order on all ranks, or they wait for
@@ -13,7 +16,7 @@ class Reducer:
 
     def __init__(self):
         self.seconds = 0.0
-        self._thread = ThreadPoolExecutor(1, "reducer")
+        self._thread = ThreadPoolExecutor(1, "reducer", begin_thread)
 
     def start(self, action, *args):
         """Begin action(*args), when what was begun before is done. Returns a future: `result()` waits, and raises what

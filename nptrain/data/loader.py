@@ -11,9 +11,8 @@ import numpy as np
 from nptrain.data.sampler import generator, record_indices
 from nptrain.errors import InputError
 
-begin_thread = (
-    None  # what every decoding thread calls first: a command that pins threads frees these from the main one's
-)
+# what every decoding thread calls first: a command that pins threads frees these from the main one's
+begin_thread = None
 CHUNK = 4  # images a task: one each would cost as much to hand out as a small one takes to decode
 
 
