@@ -1,0 +1,54 @@
+"""Buckets of gradients: what travels when, that all arrive, and what an error on the way does."""
+
+import time
+
+import numpy as np
+import pytest
+
+from mpi.reducer import Reducer
+from nptrain.exchange import Exchange, Times
+
+
+def test_buckets_fill_from_the_end_and_cover_all():
+    sums = np.arange(100, dtype=np.float32)
+    completed, summed = [], []
+    with Reducer() as reducer:
+        exchange = Exchange(sums, reducer.start, summed.append, bucket_bytes=4 * 30)
+        for offset in (90, 65, 60, 20, 5, 0):
+            exchange.ready(offset, completed.append)
+        arrived = list(exchange.arrived())
+    assert arrived == [slice(65, 100), slice(20, 65), slice(0, 20)]
+    assert arrived == completed == summed
+
+
+def test_they_travel_while_others_are_computed():
+    def travel(part):
+        time.sleep(0.05)
+        sums[part] *= 2
+
+    sums = np.ones(40, np.float32)
+    with Reducer() as reducer:
+        times = Times(reducer)
+        exchange = Exchange(sums, reducer.start, travel, bucket_bytes=1)
+        for offset in (30, 20, 10, 0):
+            exchange.ready(offset)
+            time.sleep(0.06)  # the backward pass before
+        times.mark("backward_s")
+        for part in exchange.arrived():
+            assert (sums[part] == 2).all()
+        times.mark("update_s")
+        result = times.result(exchange.waited)
+    assert result["communication_s"] == pytest.approx(reducer.seconds)
+    assert reducer.seconds > 0.2
+    assert result["gradient_wait_s"] < 0.2  # it would be all, one after another
+    assert 0 < result["hidden"] <= 1
+
+
+def test_an_error_on_the_way_surfaces():
+    def fail(part):
+        raise OSError("the network is down")
+
+    with pytest.raises(OSError, match="network is down"), Reducer() as reducer:
+        exchange = Exchange(np.zeros(10, np.float32), reducer.start, fail, bucket_bytes=1)
+        exchange.ready(0)
+        list(exchange.arrived())
