@@ -48,7 +48,8 @@ def test_an_error_on_the_way_surfaces():
     def fail(part):
         raise OSError("the network is down")
 
-    with pytest.raises(OSError, match="network is down"), Reducer() as reducer:
+    with Reducer() as reducer:
         exchange = Exchange(np.zeros(10, np.float32), reducer.start, fail, bucket_bytes=1)
         exchange.ready(0)
-        list(exchange.arrived())
+        with pytest.raises(OSError, match="network is down"):
+            list(exchange.arrived())
