@@ -1,6 +1,7 @@
 """What train and evaluate do alike before they begin: choose kernels and cores, compile, pin threads."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numba
@@ -56,8 +57,9 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
             compile_kernels(recipe, tell if world.rank == 0 else lambda text: None)
 
     world.one_a_host_first(load)
-    _tell_together(world, None if args.no_pin else _pin(share, pool))
-    return fast, share
+    refused = None if args.no_pin or share.crowded else _pin(share, pool)
+    _tell_together(world, refused)
+    return fast, replace(share, pinned=not (args.no_pin or share.crowded or refused))
 
 
 def _pin(share, pool):

@@ -85,8 +85,11 @@ def release(share):
 
 
 def to_communication(share):
-    """Put the calling thread on the cores set apart for communication, if there are any, else as `release`."""
-    _move(share, share.communication or share.others)
+    """Put the calling thread on the cores set apart for communication, if there are any, else as `release`; where
+    the rank's threads are not pinned, nowhere.
+    """
+    if share.pinned:
+        _move(share, share.communication or share.others)
 
 
 def _move(share, cores):
