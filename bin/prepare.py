@@ -1,6 +1,7 @@
 """What train and evaluate do alike before they begin: choose kernels and cores, compile, pin threads."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numba
@@ -10,7 +11,6 @@ from kernels.cpu import set_threads
 from kernels.winograd import set_winograd
 from mpi import affinity, reducer
 from mpi.agree import together
-from mpi.cores import ranges
 from nptrain.compile import compile_kernels
 from nptrain.data import loader
 from nptrain.errors import InputError
@@ -48,28 +48,27 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
             set_threads(share.threads)
         except ValueError as error:
             raise InputError(f"--threads: found {error}") from None
-    if args.kernels == "fast":
-        say = tell if world.rank == 0 else lambda text: None
+    _tell_together(world, "oversubscribed: more threads than cores; none is pinned" if share.crowded else None)
+    if args.kernels == "numpy":
+        return naive, share
 
-        def load():
-            with affinity.started(pool):
-                compile_kernels(recipe, say)
+    def load():
+        with affinity.started(pool):
+            compile_kernels(recipe, tell if world.rank == 0 else lambda text: None)
 
-        world.one_a_host_first(load)
-    refused = None
-    if args.kernels == "fast" and not args.no_pin:
-        refused = _pin(share, pool)
+    world.one_a_host_first(load)
+    refused = None if args.no_pin or share.crowded else _pin(share, pool)
     _tell_together(world, refused)
-    _tell_together(world, f"oversubscribed: cores {ranges(share.cores)} have more than one thread each"
-                   if share.crowded else None)  # fmt: skip
-    return fast if args.kernels == "fast" else naive, share
+    return fast, replace(share, pinned=not (args.no_pin or share.crowded or refused))
 
 
 def _pin(share, pool):
-    """Pin this rank's threads; returns why not, where the system refuses."""
+    """Pin this rank's threads, and let those that decode run beside them; returns why not, where the system refuses."""
+    loader.begin_thread = partial(affinity.release, share)
     try:
         affinity.pin(share, pool, main_computes=numba.threading_layer() != "workqueue")
     except OSError as error:
+        affinity.release(share)  # if it was only the last of them
         return f"threads cannot be pinned, and go on unpinned: {error.strerror}"
     loader.begin_thread = partial(affinity.release, share)
     reducer.begin_thread = partial(affinity.to_communication, share)

@@ -63,31 +63,39 @@ def started(found):
 
 def pin(share, pool, main_computes=True):
     """Keep this thread and those of `pool` (ids), which compute together, to the cores of `share`: one thread a core
-    where there is one for each, else all of them on all cores of the rank, so that the system can even out.
+    where there is one for each; fewer threads than cores on all cores of the rank, so that the system can avoid what
+    others use; and where cores are crowded nothing is pinned, so that it can even out.
 
     `main_computes`: this thread is one of them, and does not only wait. Threads that it starts later begin on its
     core: they call `release`. Raises OSError where the system does not let us.
     """
-    own = share.full and not share.crowded
-    here, cores = (share.compute[:1], share.compute[1:]) if own and main_computes else (share.others, share.compute)
+    if share.crowded:
+        return
+    here, cores = share.others, share.compute
+    if share.full and main_computes:
+        here, cores = share.compute[:1], share.compute[1:]
     os.sched_setaffinity(0, here)
     for place, task in enumerate(pool):  # some pools have more threads than work: those sleep anywhere
-        os.sched_setaffinity(task, [cores[place]] if own and place < len(cores) else share.others)
+        os.sched_setaffinity(task, [cores[place]] if share.full and place < len(cores) else share.others)
 
 
 def release(share):
     """Let the calling thread run on every core of the rank that is not set apart: it is no computing one."""
-    _move(share.others)
+    _move(share, share.others)
 
 
 def to_communication(share):
-    """Put the calling thread on the cores set apart for communication, if there are any, else as `release`."""
-    _move(share.communication or share.others)
+    """Put the calling thread on the cores set apart for communication, if there are any, else as `release`; where
+    the rank's threads are not pinned, nowhere.
+    """
+    if share.pinned:
+        _move(share, share.communication or share.others)
 
 
-def _move(cores):
-    with suppress(OSError):  # not permitted: `pin` has been refused before, and that was said
-        os.sched_setaffinity(0, cores)
+def _move(share, cores):
+    if not share.crowded:
+        with suppress(OSError):  # not permitted: `pin` has been refused before, and that was said
+            os.sched_setaffinity(0, cores)
 
 
 def _machine():

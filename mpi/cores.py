@@ -37,6 +37,7 @@ class Share:
     communication  the core of each thread that communicates
     full           there is a thread for each of its physical cores: none was left for something else
     crowded        some core of the host has more than one thread to run
+    pinned         threads are kept to these cores
     """
 
     cores: tuple
@@ -44,6 +45,7 @@ class Share:
     communication: tuple
     full: bool
     crowded: bool = False
+    pinned: bool = False
 
     @property
     def threads(self):
@@ -54,6 +56,12 @@ class Share:
     def others(self):
         """Where threads may run that neither compute nor communicate: not on cores set apart for communication."""
         return tuple(core for core in self.cores if core in self.compute or core not in self.communication)
+
+    def table(self):
+        """What people are told of it: cores as text ("any": not pinned), threads, and cores set apart as text."""
+        compute = ranges(self.compute if self.full else self.others) if self.pinned else "any"
+        return {"cores": compute, "threads": self.threads,
+                "communication_cores": ranges(self.communication if self.pinned else ())}  # fmt: skip
 
 
 def split(wishes, node_of=None, physical_of=None):

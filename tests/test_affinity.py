@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from commands import MPIRUN, PROJECT
 
 from mpi import affinity
 from mpi.affinity import claim, topology
+from mpi.cores import Share
 from mpi.solo import Solo
 
 HEAD = f"""
@@ -127,7 +129,24 @@ def test_more_ranks_than_cores_are_not_pinned(tmp_path):
     if cores > 4:
         pytest.skip("would take too many ranks")
     found, _ = ranks(tmp_path, cores + 1)
-    assert all(threads == [sorted(released)] * len(threads) for _, _, threads, _, released in found)
+    everywhere = sorted(os.sched_getaffinity(0))
+    assert all(at == everywhere for _, _, threads, *others in found for at in (*threads, *others))
+
+
+def test_a_thread_goes_to_the_cores_for_communication():
+    core = min(os.sched_getaffinity(0))
+    seen = []
+
+    def communicate(share):
+        affinity.to_communication(share)
+        seen.append(os.sched_getaffinity(0))
+
+    for pinned in (True, False):
+        share = Share(cores=(core,), compute=(), communication=(core,), full=True, pinned=pinned)
+        thread = threading.Thread(target=communicate, args=[share])
+        thread.start()
+        thread.join()
+    assert seen == [{core}, os.sched_getaffinity(0)]
 
 
 def test_a_system_that_does_not_let_threads_move(monkeypatch):
@@ -135,6 +154,7 @@ def test_a_system_that_does_not_let_threads_move(monkeypatch):
         raise PermissionError("no")
 
     share = claim(Solo())
+    assert not share.crowded
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     affinity.release(share)
     with pytest.raises(OSError, match="no"):

@@ -1,5 +1,7 @@
 """Cores divided among the ranks of made-up machines."""
 
+from dataclasses import replace
+
 import pytest
 
 from mpi.cores import Wish, ranges, split
@@ -117,6 +119,19 @@ def test_threads_and_communication_cores(cores, asked, threads, comm, full, crow
     (share,) = divide(range(cores), **asked)
     assert (share.threads, len(share.communication), share.full, share.crowded) == (threads, comm, full, crowded)
     assert share.others
+
+
+@pytest.mark.parametrize(
+    ("asked", "pinned", "row"),
+    [
+        ({}, True, ("0-6", 7, "7")),
+        ({"threads": 2, "comm_threads": 0}, True, ("0-7", 2, "-")),
+        ({}, False, ("any", 7, "-")),
+    ],
+)
+def test_what_people_are_told(asked, pinned, row):
+    (share,) = divide(range(8), **asked)
+    assert tuple(replace(share, pinned=pinned).table().values()) == row
 
 
 def test_ranges():
