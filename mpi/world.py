@@ -10,6 +10,9 @@ from mpi.solo import Solo
 # any of these in the environment: an MPI launcher started this process
 LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS")
 CHUNK = 1 << 26  # elements a message: below MPI's counts of 2**31 bytes
+LEVELS = ("single", "funneled", "serialized", "multiple")  # how many threads may talk to MPI, from few to many
+THREAD_LEVEL = "funneled"  # what we ask for: kernels and decoders have threads; one thread talks to MPI
+BELOW_IT = "the threads of kernels and decoders may disturb MPI; use one that is built for threads"
 
 _connected = None
 
@@ -44,13 +47,20 @@ def leave(status):
         time.sleep(0.5)  # as in abort
 
 
+def shortfall(library, found, expected=THREAD_LEVEL):
+    """The line that says that MPI's thread level is too low, and what follows; None if it is not."""
+    if LEVELS.index(found) >= LEVELS.index(expected):
+        return None
+    return f"{library}: found thread level {found}, expected {expected}: {BELOW_IT}"
+
+
 class World:
-    """The ranks of MPI's world communicator."""
+    """The ranks of MPI's world communicator. `thread_level` is the one of LEVELS that MPI granted."""
 
     def __init__(self):
         import mpi4py
 
-        mpi4py.rc.thread_level = "funneled"  # kernels and decoders have threads; one thread talks to MPI
+        mpi4py.rc.thread_level = THREAD_LEVEL
         from mpi4py import MPI
 
         self.mpi, self.comm = MPI, MPI.COMM_WORLD
@@ -58,7 +68,13 @@ class World:
         self.host = socket.gethostname()
         self.local = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = self.local.rank, self.local.size
-        self.library = MPI.Get_library_version().strip("\0").split(",")[0].splitlines()[0].strip()
+        version = MPI.Get_library_version().strip("\0").split(",")[0].splitlines()[0]
+        self.library = " ".join(version.split())
+        granted = MPI.Query_thread()
+        self.thread_level = next(name for name in LEVELS if granted == getattr(MPI, f"THREAD_{name.upper()}"))
+        line = shortfall(self.library, self.thread_level)
+        if line and self.rank == 0:
+            print(line, file=sys.stderr, flush=True)
 
     def broadcast(self, array):
         """Rank 0's values for everybody, in place. `array` is contiguous."""
