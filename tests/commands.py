@@ -20,12 +20,12 @@ def launcher(ranks):
     return [str(MPIRUN), "-n", str(ranks)] if ranks else []
 
 
-def a_rank_a_host(hosts, remote):
-    """The launcher's flags for a rank on each host of the file `hosts`, reached by the command `remote`, not ssh."""
+def across(hosts, each, remote):
+    """The launcher's flags for `each` ranks on every host of the file `hosts`, which `remote` reaches, not ssh."""
     version = subprocess.run([MPIRUN, "--version"], capture_output=True, text=True).stdout
     if "Open MPI" in version:
-        return ["--hostfile", hosts, "--map-by", "ppr:1:node", "--prtemca", "plm_ssh_agent", remote]
-    return ["-f", hosts, "-ppn", "1", "-iface", "eth0", "-launcher", "ssh", "-launcher-exec", remote]
+        return ["--hostfile", hosts, "--map-by", f"ppr:{each}:node:oversubscribe", "--prtemca", "plm_ssh_agent", remote]
+    return ["-f", hosts, "-ppn", str(each), "-iface", "eth0", "-launcher", "ssh", "-launcher-exec", remote]
 
 
 def start(command, *arguments, ranks=0, **options):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from commands import PROJECT, TINY, a_rank_a_host, launcher, run
+from commands import PROJECT, TINY, across, launcher, run
 from images import make_dataset
 
 # Runs a command on node-a, beside which there is node-b; `remote HOST WORDS` does for either what ssh would.
@@ -67,16 +67,17 @@ def permitted(tmp_path_factory):
         pytest.skip(f"needs namespaces: {tried.stderr.strip()}")
 
 
-def on_both(folder, *words):
-    """Run a command of the project on two ranks, one a host. Returns its output and the bytes node-a received."""
+def on_both(folder, each, *words):
+    """Run a Python command on both hosts, `each` ranks on either. Returns its output and the bytes node-a received."""
     (folder / "hosts").write_text("10.77.0.1\n10.77.0.2\n")
-    flags = a_rank_a_host("hosts", folder / "remote")
-    done = on_node_a(folder, *launcher(2), *flags, sys.executable, *words)
+    flags = across("hosts", each, folder / "remote")
+    done = on_node_a(folder, *launcher(2 * each), *flags, sys.executable, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, int((folder / "received").read_text())
 
 
-def test_a_sum_over_two_hosts_crosses_the_network(tmp_path):
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_sum_over_two_hosts_crosses_the_network(tmp_path, each):
     script = tmp_path / "script.py"
     script.write_text(f"""
 import sys
@@ -86,13 +87,13 @@ from mpi.world import connect
 world = connect()
 values = np.full(1 << 20, world.rank + 1, np.float32)
 world.sum(values)
-assert (values == 3).all()
+assert (values == world.size * (world.size + 1) / 2).all()
 hosts = world.gather((world.host, world.local_rank, world.local_size))
 if world.rank == 0:
     print(hosts)
 """)
-    output, received = on_both(tmp_path, script)
-    assert output.strip() == str([("node-a", 0, 1), ("node-b", 0, 1)])
+    output, received = on_both(tmp_path, each, script)
+    assert output.strip() == str([(host, rank, each) for host in ("node-a", "node-b") for rank in range(each)])
     assert received >= 4 << 20
 
 
@@ -101,7 +102,7 @@ def test_training_on_two_hosts_is_training_on_one(tmp_path):
     arguments = [*TINY, "--train-data", tmp_path / "data", "--phase", "1", "--iterations", "2", "--workers", "3"]
     arguments += ["--threads", "1"]  # a host alone would have more of them
     run("train", *arguments, "--run-dir", tmp_path / "one", ranks=2)
-    _, received = on_both(tmp_path, PROJECT / "bin" / "train", *arguments, "--run-dir", tmp_path / "two")
+    _, received = on_both(tmp_path, 1, PROJECT / "bin" / "train", *arguments, "--run-dir", tmp_path / "two")
     hosts = json.loads((tmp_path / "two" / "run.json").read_text())["hosts"]
     assert [(host["host"], host["workers"]) for host in hosts] == [("node-a", [0]), ("node-b", [1, 2])]
     one, two = (result(tmp_path / name) for name in ("one", "two"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import PROJECT, launcher
+from commands import MPIRUN, PROJECT, launcher
 
 from mpi.solo import Solo
 from mpi.world import shortfall
@@ -90,6 +90,23 @@ def test_every_worker_is_carried_by_one_rank(workers, size):
     shares = [share(workers, rank, size) for rank in range(size)]
     assert [w for part in shares for w in part] == list(range(workers))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_command_runs_in_the_environment_of_its_launcher(tmp_path):
+    if MPIRUN.parent.parent != Path(sys.prefix) or Path(sys.prefix).parent != PROJECT:
+        pytest.skip("needs one of the project's environments")
+    script = tmp_path / "script.py"
+    script.write_text(f"""#!/usr/bin/env python3
+import sys
+sys.path.insert(0, {str(PROJECT / "bin")!r})
+import command
+from mpi.world import connect
+if connect().rank == 0:
+    print(sys.prefix)
+""")
+    script.chmod(0o755)
+    done = subprocess.run([*launcher(2), str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"{sys.prefix}\n"), done.stderr
 
 
 def test_the_thread_level_is_the_one_asked_for(tmp_path):
