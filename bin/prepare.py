@@ -63,14 +63,15 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
 
 
 def _pin(share, pool):
-    """Pin this rank's threads, and let those that decode run beside them; returns why not, where the system refuses."""
+    """Pin this rank's threads, and let those that decode and communicate run beside them; returns why not, where the
+    system refuses.
+    """
     loader.begin_thread = partial(affinity.release, share)
     try:
         affinity.pin(share, pool, main_computes=numba.threading_layer() != "workqueue")
     except OSError as error:
         affinity.release(share)  # if it was only the last of them
         return f"threads cannot be pinned, and go on unpinned: {error.strerror}"
-    loader.begin_thread = partial(affinity.release, share)
     reducer.begin_thread = partial(affinity.to_communication, share)
     return None
 

@@ -15,6 +15,9 @@ from mpi.solo import Solo
 LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS")
 CHUNK = 1 << 26  # elements a message: below MPI's counts of 2**31 bytes
 PAUSE = 2e-4  # s between looks at a sum that travels: who waits for others must not take the core from the kernels
+LEVELS = ("single", "funneled", "serialized", "multiple")  # how many threads may talk to MPI, from few to many
+THREAD_LEVEL = "serialized"  # what we ask for: one thread at a time talks to MPI, the main one or the reducer's
+BELOW_IT = "sums that travel during the backward pass may disturb it; use one that is built for threads"
 
 _connected = None
 
@@ -54,13 +57,20 @@ def _wait(request):
         time.sleep(PAUSE)
 
 
+def shortfall(library, found, expected=THREAD_LEVEL):
+    """The line that says that MPI's thread level is too low, and what follows; None if it is not."""
+    if LEVELS.index(found) >= LEVELS.index(expected):
+        return None
+    return f"{library}: found thread level {found}, expected {expected}: {BELOW_IT}"
+
+
 class World:
-    """The ranks of MPI's world communicator."""
+    """The ranks of MPI's world communicator. `thread_level` is the one of LEVELS that MPI granted."""
 
     def __init__(self):
         import mpi4py
 
-        mpi4py.rc.thread_level = "serialized"  # one thread at a time talks to MPI: the main one, or the reducer's
+        mpi4py.rc.thread_level = THREAD_LEVEL
         from mpi4py import MPI
 
         self.mpi, self.comm = MPI, MPI.COMM_WORLD
@@ -68,7 +78,13 @@ class World:
         self.host = socket.gethostname()
         self.local = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = self.local.rank, self.local.size
-        self.library = MPI.Get_library_version().strip("\0").split(",")[0].splitlines()[0].strip()
+        version = MPI.Get_library_version().strip("\0").split(",")[0].splitlines()[0]
+        self.library = " ".join(version.split())
+        granted = MPI.Query_thread()
+        self.thread_level = next(name for name in LEVELS if granted == getattr(MPI, f"THREAD_{name.upper()}"))
+        line = shortfall(self.library, self.thread_level)
+        if line and self.rank == 0:
+            print(line, file=sys.stderr, flush=True)
 
     def broadcast(self, array):
         """Rank 0's values for everybody, in place. `array` is contiguous."""

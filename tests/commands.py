@@ -8,19 +8,29 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-MPIRUN = Path(sys.prefix) / "bin" / "mpirun"
+MPIRUN = Path(os.environ.get("NPTRAIN_MPIRUN", Path(sys.prefix) / "bin" / "mpirun"))
 TINY = ["--recipe", "digits", "--set", "depth=18", "--classes", "5", "--batch-size", "2", "--seed", "3",
         "--set", "display=1", "--set", "test_interval=0"]  # fmt: skip
 
 
+def launcher(ranks):
+    """The words before a command that start it on so many ranks; none for 0. Skips where there is no launcher."""
+    if ranks and not MPIRUN.exists():
+        pytest.skip("needs mpirun in the environment, or its path in NPTRAIN_MPIRUN")
+    return [str(MPIRUN), "-n", str(ranks)] if ranks else []
+
+
+def across(hosts, each, remote):
+    """The launcher's flags for `each` ranks on every host of the file `hosts`, which `remote` reaches, not ssh."""
+    version = subprocess.run([MPIRUN, "--version"], capture_output=True, text=True).stdout
+    if "Open MPI" in version:
+        return ["--hostfile", hosts, "--map-by", f"ppr:{each}:node:oversubscribe", "--prtemca", "plm_ssh_agent", remote]
+    return ["-f", hosts, "-ppn", str(each), "-iface", "eth0", "-launcher", "ssh", "-launcher-exec", remote]
+
+
 def start(command, *arguments, ranks=0, **options):
     """Start bin/COMMAND, under mpirun if `ranks`; returns the process, its output in pipes."""
-    launcher = []
-    if ranks:
-        if not MPIRUN.exists():
-            pytest.skip(f"needs {MPIRUN.name} in the environment")
-        launcher = [MPIRUN, "-n", str(ranks)]
-    words = [*launcher, sys.executable, PROJECT / "bin" / command, *arguments]
+    words = [*launcher(ranks), sys.executable, PROJECT / "bin" / command, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([str(word) for word in words], env=os.environ, **pipes, **options)
 

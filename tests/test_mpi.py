@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import MPIRUN, PROJECT
+from commands import MPIRUN, PROJECT, launcher
 
 from mpi.solo import Solo
+from mpi.world import shortfall
 from nptrain.train import share
 
 HEAD = f"""
@@ -31,10 +32,8 @@ def ranks(count, body, folder, timeout=60):
     script = Path(folder) / "script.py"
     indented = "".join(f"    {line}\n" for line in body.strip().splitlines())
     script.write_text(f"{HEAD}{indented}\nsys.exit(command.run(main))\n")
-    launcher = [str(MPIRUN), "-n", str(count)] if count else []
-    if count and not MPIRUN.exists():
-        pytest.skip("needs mpirun in the environment")
-    return subprocess.run([*launcher, sys.executable, str(script)], capture_output=True, text=True, timeout=timeout)
+    words = [*launcher(count), sys.executable, str(script)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
@@ -91,6 +90,61 @@ def test_every_worker_is_carried_by_one_rank(workers, size):
     shares = [share(workers, rank, size) for rank in range(size)]
     assert [w for part in shares for w in part] == list(range(workers))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_command_runs_in_the_environment_of_its_launcher(tmp_path):
+    if MPIRUN.parent.parent != Path(sys.prefix) or Path(sys.prefix).parent != PROJECT:
+        pytest.skip("needs one of the project's environments")
+    script = tmp_path / "script.py"
+    script.write_text(f"""#!/usr/bin/env python3
+import sys
+sys.path.insert(0, {str(PROJECT / "bin")!r})
+import command
+from mpi.world import connect
+if connect().rank == 0:
+    print(sys.prefix)
+""")
+    script.chmod(0o755)
+    done = subprocess.run([*launcher(2), str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"{sys.prefix}\n"), done.stderr
+
+
+def test_the_thread_level_is_the_one_asked_for(tmp_path):
+    done = ranks(2, "from mpi.world import LEVELS, THREAD_LEVEL\n"
+                    "assert LEVELS.index(world.thread_level) >= LEVELS.index(THREAD_LEVEL)", tmp_path)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_thread_level_that_is_too_low_is_said_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import sys
+sys.path.insert(0, {str(PROJECT)!r})
+import mpi4py
+mpi4py.rc.initialize = False
+from mpi4py import MPI
+MPI.Init_thread(MPI.THREAD_SINGLE)
+from mpi.world import connect
+print(connect().thread_level)
+MPI.Finalize()
+""")
+    done = subprocess.run([*launcher(2), sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    if "single" not in done.stdout:
+        pytest.skip("this MPI grants more than it is asked for")
+    assert done.stderr.count("found thread level single, expected funneled") == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "said"),
+    [("funneled", "funneled", False), ("multiple", "serialized", False), ("serialized", "multiple", True)],
+)
+def test_a_shortfall_of_thread_level_names_the_library(found, expected, said):
+    line = shortfall("An MPI 1.0", found, expected)
+    assert bool(line) == said
+    if said:
+        assert line.startswith(f"An MPI 1.0: found thread level {found}, expected {expected}: ")
 
 
 def test_solo_has_the_interface_of_the_world():
