@@ -11,7 +11,7 @@ import numpy as np
 from kernels.check import expect, expect_stored
 from kernels.epilogue import norm_factors, normalised
 from kernels.jit import parallel_jit
-from kernels.vector import load, splat, store, where_above, where_below, widen, zero64
+from kernels.vector import fused, load, splat, store, where_above, where_below, widen, zero64
 
 PARTS = 14  # pieces of each block of channels, the same for every number of threads
 
@@ -70,7 +70,7 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
     dbeta += total.astype(np.float32)
     dgamma += (along * inverse).astype(np.float32)
     factor = gamma * inverse
-    factors = np.stack([mean, factor, factor * inverse**2 * along / pixels, factor * total / pixels])
+    factors = np.stack([mean, factor, factor * inverse**2 * along / pixels, -factor * total / pixels])
     kept = dx if dresidual is None else dresidual
     _gradient(dyf, xf, yf, factors.astype(np.float32), relu, pixels, dx.reshape(-1),
               kept.reshape(-1), dresidual is not None)  # fmt: skip
@@ -146,7 +146,7 @@ def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
 
 @parallel_jit
 def _gradient(dy, x, y, factors, relu, pixels, dx, dresidual, keep):
-    """dx = factor * d - (x - mean) * slope - level, and d itself where it is kept."""
+    """dx = factor * d + (mean - x) * slope + level, and d itself where it is kept."""
     channels = factors.shape[1]
     means, scales, slopes, levels = factors[0], factors[1], factors[2], factors[3]
     zero = splat(np.float32(0))
@@ -159,7 +159,7 @@ def _gradient(dy, x, y, factors, relu, pixels, dx, dresidual, keep):
             d = load(dy, at)
             if relu:
                 d = where_above(load(y, at), zero, d, zero)
-            value = d * scale - (load(x, at) - mean) * slope - level
+            value = fused(d, scale, fused(mean - load(x, at), slope, level))
             if keep:
                 store(dresidual, at, d)
             store(dx, at, value)

@@ -11,7 +11,7 @@ import numpy as np
 
 from kernels.jit import inlined_jit, jit
 from kernels.scratch import scratch
-from kernels.vector import load, splat, store, where_above, where_below, widen
+from kernels.vector import fused, load, splat, store, where_above, where_below, widen
 
 _NO32, _NO64 = np.empty(0, np.float32), np.empty(0, np.float64)
 
@@ -75,7 +75,7 @@ def total(epilogue):
 @jit
 def normalised(value, mean, scale, shift):
     """Batch norm of a vector, written once so that it rounds the same everywhere."""
-    return (value - mean) * scale + shift
+    return fused(value - mean, scale, shift)
 
 
 @inlined_jit
@@ -93,7 +93,7 @@ def finish(e, out, at, count, block, piece):
         for i in range(at, fours, 64):
             a, b, c, d = load(out, i), load(out, i + 16), load(out, i + 32), load(out, i + 48)
             first = first + widen((a + b) + (c + d))
-            second = second + widen((a * a + b * b) + (c * c + d * d))
+            second = second + widen(fused(a, a, b * b) + fused(c, c, d * d))
         for i in range(fours, end, 16):
             value = widen(load(out, i))
             first = first + value
@@ -126,7 +126,7 @@ def _go_back(e, out, at, count, block, piece):
         c, r = _masked(e, out, i + 32, mean, scale, shift)
         d, s = _masked(e, out, i + 48, mean, scale, shift)
         first = first + widen((a + b) + (c + d))
-        second = second + widen((a * p + b * q) + (c * r + d * s))
+        second = second + widen(fused(a, p, b * q) + fused(c, r, d * s))
     for i in range(fours, end, 16):
         d, centred = _masked(e, out, i, mean, scale, shift)
         first = first + widen(d)

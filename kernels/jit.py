@@ -1,11 +1,12 @@
-"""The one place that says how kernels are compiled."""
+"""The one place that says how kernels are compiled.
+
+Without fast math: where LLVM may reorder or fuse, how it rounds depends on what it has inlined before, and a kernel
+that was just compiled differs in the last bits from the same one out of the cache. Kernels fuse by themselves.
+"""
 
 import numba
 
-# A NaN or an infinity must surface, so nnan and ninf are not among them.
-FAST_MATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
-
-jit = numba.njit(nogil=True, cache=True, fastmath=FAST_MATH)
-parallel_jit = numba.njit(nogil=True, cache=True, fastmath=FAST_MATH, parallel=True)
+jit = numba.njit(nogil=True, cache=True)
+parallel_jit = numba.njit(nogil=True, cache=True, parallel=True)
 # for small functions on many arrays, whose passing would cost more than their work
-inlined_jit = numba.njit(nogil=True, cache=True, fastmath=FAST_MATH, inline="always")
+inlined_jit = numba.njit(nogil=True, cache=True, inline="always")

@@ -128,6 +128,12 @@ _operator(operator.sub, "fsub")
 _operator(operator.mul, "fmul")
 
 
+@intrinsic
+def fused(ctx, a, b, c):
+    """a * b + c, rounded once, of float32 vectors."""
+    return V32(V32, V32, V32), lambda context, builder, sig, args: fma(builder, *args)
+
+
 def fma(builder, a, b, c):
     """a * b + c in one instruction, on LLVM values."""
     kind = ir.FunctionType(a.type, [a.type] * 3)

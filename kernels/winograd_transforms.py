@@ -12,7 +12,7 @@ matters: Barabasz et al., arXiv 1803.10986). The maps here have one dimension; e
 import numpy as np
 
 from kernels.jit import jit
-from kernels.vector import splat
+from kernels.vector import fused, splat
 
 A1, B1 = 5 / 8, 3 / 2
 A2, B2 = A1**2, B1**2
@@ -50,21 +50,26 @@ def _times(number, vector):
 
 
 @jit
+def _plus(number, vector, rest):
+    return fused(splat(np.float32(number)), vector, rest)
+
+
+@jit
 def input_points(d0, d1, d2, d3, d4, d5):
     """Bt d: six values to six."""
-    even_a, odd_a = d4 - _times(B2, d2), _times(A1, d3 - _times(B2, d1))
-    even_b, odd_b = d4 - _times(A2, d2), _times(B1, d3 - _times(A2, d1))
+    even_a, odd_a = _plus(-B2, d2, d4), _times(A1, _plus(-B2, d1, d3))
+    even_b, odd_b = _plus(-A2, d2, d4), _times(B1, _plus(-A2, d1, d3))
     return (
-        _times(PRODUCT, d0) - _times(BOTH, d2) + d4, even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b,
-        _times(PRODUCT, d1) - _times(BOTH, d3) + d5,
+        _plus(PRODUCT, d0, _plus(-BOTH, d2, d4)), even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b,
+        _plus(PRODUCT, d1, _plus(-BOTH, d3, d5)),
     )  # fmt: skip
 
 
 @jit
 def kernel_points(g0, g1, g2):
     """G g: three values to six."""
-    even_a, odd_a = _times(NEAR, g0 + _times(A2, g2)), _times(NEAR * A1, g1)
-    even_b, odd_b = _times(FAR, g0 + _times(B2, g2)), _times(FAR * B1, g1)
+    even_a, odd_a = _times(NEAR, _plus(A2, g2, g0)), _times(NEAR * A1, g1)
+    even_b, odd_b = _times(FAR, _plus(B2, g2, g0)), _times(FAR * B1, g1)
     return _times(1 / PRODUCT, g0), even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, g2
 
 
@@ -73,16 +78,16 @@ def output_values(m0, m1, m2, m3, m4, m5):
     """At m: six values to four."""
     even_a, odd_a, even_b, odd_b = m1 + m2, m1 - m2, m3 + m4, m3 - m4
     return (
-        m0 + even_a + even_b, _times(A1, odd_a) + _times(B1, odd_b), _times(A2, even_a) + _times(B2, even_b),
-        _times(A3, odd_a) + _times(B3, odd_b) + m5,
+        m0 + even_a + even_b, _plus(A1, odd_a, _times(B1, odd_b)), _plus(A2, even_a, _times(B2, even_b)),
+        _plus(A3, odd_a, _plus(B3, odd_b, m5)),
     )  # fmt: skip
 
 
 @jit
 def gradient_points(y0, y1, y2, y3):
     """A dy: four values to six."""
-    even_a, odd_a = y0 + _times(A2, y2), _times(A1, y1) + _times(A3, y3)
-    even_b, odd_b = y0 + _times(B2, y2), _times(B1, y1) + _times(B3, y3)
+    even_a, odd_a = _plus(A2, y2, y0), _plus(A1, y1, _times(A3, y3))
+    even_b, odd_b = _plus(B2, y2, y0), _plus(B1, y1, _times(B3, y3))
     return y0, even_a + odd_a, even_a - odd_a, even_b + odd_b, even_b - odd_b, y3
 
 
@@ -91,7 +96,7 @@ def kernel_values(u0, u1, u2, u3, u4, u5):
     """Gt u: six values to three."""
     even_a, odd_a, even_b, odd_b = u1 + u2, u1 - u2, u3 + u4, u3 - u4
     return (
-        _times(1 / PRODUCT, u0) + _times(NEAR, even_a) + _times(FAR, even_b),
-        _times(NEAR * A1, odd_a) + _times(FAR * B1, odd_b),
-        _times(NEAR * A2, even_a) + _times(FAR * B2, even_b) + u5,
+        _plus(1 / PRODUCT, u0, _plus(NEAR, even_a, _times(FAR, even_b))),
+        _plus(NEAR * A1, odd_a, _times(FAR * B1, odd_b)),
+        _plus(NEAR * A2, even_a, _plus(FAR * B2, even_b, u5)),
     )  # fmt: skip

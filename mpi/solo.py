@@ -9,7 +9,7 @@ class Solo:
     """A world of one rank: nothing to send, nobody to wait for."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
-    library = "none"
+    library, thread_level = "none", "multiple"
 
     def __init__(self):
         self.host = socket.gethostname()

@@ -132,7 +132,7 @@ MPI.Finalize()
     assert done.returncode == 0, done.stderr
     if "single" not in done.stdout:
         pytest.skip("this MPI grants more than it is asked for")
-    assert done.stderr.count("found thread level single, expected funneled") == 1
+    assert done.stderr.count("found thread level single, expected serialized") == 1
     assert len(done.stderr.splitlines()) == 1
 
 
