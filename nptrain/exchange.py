@@ -2,6 +2,8 @@
 
 import time
 
+NOTHING = 1e-3  # s of communication: a rank alone has nothing to hide
+
 
 class Exchange:
     """Sums a flat array of gradients over all ranks, in pieces that become final from its end on.
@@ -61,5 +63,5 @@ class Times:
         busy = self.reducer.seconds - self.busy_before
         spent = dict(self.spent)
         spent["update_s"] -= waited
-        hidden = max(0.0, 1 - waited / busy) if busy else 1.0
+        hidden = max(0.0, 1 - waited / busy) if busy > NOTHING else 1.0
         return {**spent, "gradient_wait_s": waited, "communication_s": busy, "hidden": hidden}
