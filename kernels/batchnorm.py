@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from kernels.check import expect, expect_stored
-from kernels.epilogue import norm_factors, normalised
+from kernels.epilogue import mean_and_variance, norm_factors, normalised, total
 from kernels.jit import parallel_jit
 from kernels.vector import fused, load, splat, store, where_above, where_below, widen, zero64
 
@@ -25,8 +25,7 @@ def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None, 
     """
     _expect_batchnorm(x, gamma, beta)
     if statistics is None:
-        mean, square = channel_sums(x) / (x[0].size // 16)
-        statistics = mean, np.maximum(square - mean * mean, 0)
+        statistics = mean_and_variance(channel_sums(x), x[0].size // 16)
     mean, var = statistics
     return batchnorm_inference(x, gamma, beta, mean, var, eps, residual, relu, out), mean, var
 
@@ -62,15 +61,15 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
     if sums is None:
         pieces = np.zeros((blocks, PARTS, 2, 16))
         _gradient_sums(dyf, xf, yf, mean.astype(np.float32), relu, pixels, pieces)
-        sums = pieces.sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
+        sums = total(pieces, PARTS)
     else:
         relu = False
-    total, along = sums
+    across, along = sums
     inverse = 1 / np.sqrt(var + eps)
-    dbeta += total.astype(np.float32)
+    dbeta += across.astype(np.float32)
     dgamma += (along * inverse).astype(np.float32)
     factor = gamma * inverse
-    factors = np.stack([mean, factor, factor * inverse**2 * along / pixels, -factor * total / pixels])
+    factors = np.stack([mean, factor, factor * inverse**2 * along / pixels, -factor * across / pixels])
     kept = dx if dresidual is None else dresidual
     _gradient(dyf, xf, yf, factors.astype(np.float32), relu, pixels, dx.reshape(-1),
               kept.reshape(-1), dresidual is not None)  # fmt: skip
@@ -81,7 +80,7 @@ def channel_sums(x):
     """float64 (2, channels): the sums of x and of x^2 over all pixels."""
     sums = np.empty((x.shape[0], PARTS, 2, 16))
     _moments(x.reshape(-1), x[0].size // 16, sums)
-    return sums.sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
+    return total(sums, PARTS)
 
 
 def _expect_batchnorm(x, gamma, other):

@@ -4,7 +4,7 @@ import numpy as np
 
 from kernels.check import expect, expect_stored
 from kernels.convolve import convolve
-from kernels.epilogue import Epilogue
+from kernels.epilogue import NOTHING, Epilogue, mean_and_variance
 
 
 def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
@@ -13,21 +13,22 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
     x, w, bias and y (written to `out` if given) as in `layout`. `statistics`, float64 (2, channels), is filled with
     y's mean and biased variance. Raises ValueError on shapes that do not fit.
     """
-    epilogue = Epilogue() if bias is None else Epilogue(bias=bias)
+    epilogue = NOTHING if bias is None else Epilogue(bias=bias)
     y, sums = _convolved(x, w, stride, pad, out, epilogue, statistics is not None)
     if statistics is not None:
-        mean, square = sums / (y[0].size // 16)
-        statistics[:] = mean, np.maximum(square - mean * mean, 0)
+        statistics[:] = mean_and_variance(sums, y[0].size // 16)
     return y
 
 
 def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None):
-    """[relu](conv_forward + bias [+ residual]): a convolution with its batch norm folded into w and bias."""
-    added = residual.reshape(-1) if residual is not None else np.empty(0, np.float32)
-    epilogue = Epilogue(bias, added, np.float32(0 if relu else -np.inf))
-    y, _ = _convolved(x, w, stride, pad, out, epilogue, False)
-    expect(residual is None or residual.shape == y.shape, f"residual {np.shape(residual)} for a result {y.shape}")
-    return y
+    """[relu](conv_forward [+ residual]): a convolution with its batch norm folded into w and bias.
+
+    x, w, bias, residual and y (written to `out` if given) as in `layout`. Raises ValueError on shapes that do not fit.
+    """
+    epilogue = Epilogue(bias=bias, floor=np.float32(0 if relu else -np.inf))
+    if residual is not None:
+        epilogue = epilogue._replace(residual=residual.reshape(-1))
+    return _convolved(x, w, stride, pad, out, epilogue, False)[0]
 
 
 def _convolved(x, w, stride, pad, out, epilogue, sums):
@@ -41,4 +42,5 @@ def _convolved(x, w, stride, pad, out, epilogue, sums):
     expect(y.shape == shape, f"out is {y.shape}, expected {shape}")
     bias = epilogue.bias
     expect(bias.size in (0, shape[0] * 16), f"bias is {bias.shape}, expected ({shape[0] * 16},)")
+    expect(epilogue.residual.size in (0, y.size), f"a residual of {epilogue.residual.size} values, expected {y.size}")
     return y, convolve(x, w, y, stride, -pad, 1, 1, epilogue=epilogue, sums=sums)

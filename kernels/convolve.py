@@ -44,7 +44,7 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilo
     else:
         kernel = _convolve_for(lanes, x.shape[4])
         kernel(x, w.reshape(-1), y, scale, offset, direction, divisor, rows, cols, accumulate, epilogue)
-    return total(epilogue) if sums else None
+    return total(epilogue.sums, epilogue.pieces) if sums else None
 
 
 @inlined_jit

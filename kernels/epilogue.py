@@ -67,9 +67,15 @@ def with_sums(epilogue, blocks, pieces):
     return epilogue._replace(sums=sums, pieces=pieces)
 
 
-def total(epilogue):
-    """float64 (2, channels): the sums over all pieces, in their order."""
-    return epilogue.sums.reshape(-1, epilogue.pieces, 2, 16).sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
+def total(sums, pieces):
+    """float64 (2, channels): sums as `Epilogue` has them, over all pieces in their order."""
+    return sums.reshape(-1, pieces, 2, 16).sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
+
+
+def mean_and_variance(sums, count):
+    """(mean, biased variance) of each channel from (2, channels): the sums of `count` values and of their squares."""
+    mean, square = sums / count
+    return mean, np.maximum(square - mean * mean, 0)
 
 
 @jit

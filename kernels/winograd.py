@@ -89,7 +89,7 @@ def winograd_convolve(x, w, y, flip=False, accumulate=False, epilogue=NOTHING):
     # a little more between the points than needed, so that they do not all fall into one set of the cache
     x_plane, y_plane = (blocks * some + 1) * 16, (k_blocks * some + 1) * 16
     copies = numba.get_num_threads() if cached else 1
-    v = scratch("winograd inputs", (copies, POINTS * x_plane + 576))
+    v = scratch("winograd inputs", (copies, POINTS * x_plane))
     m = scratch("winograd outputs", (copies, POINTS * y_plane))
     shapes = (h, width, images, tiles, some, blocks, k_blocks, x_plane, y_plane)
     (_in_cache if cached else _in_phases)(

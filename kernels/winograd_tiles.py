@@ -18,11 +18,10 @@ POINTS = 36
 @jit
 def transform_input(x, c, h, w, images, first, last, v, at, plane):
     """v[point, tile] = Bt d B for the 6x6 pieces d of block c, which begin one pixel up and left of the tile."""
-    across = (w + 3) // 4
     half = np.empty(POINTS * 16, np.float32)
     for tile in range(first, last):
-        column, n = tile // images, tile % images
-        top, left = column // across * 4 - 1, column % across * 4 - 1
+        n, top, left = _place(tile, w, images)
+        top, left = top - 1, left - 1
         for s in range(6):
             inside = 0 <= left + s < w
             start = (((c * h + top) * w + left + s) * images + n) * 16
@@ -35,19 +34,17 @@ def transform_input(x, c, h, w, images, first, last, v, at, plane):
                 load_if(x, start + 4 * step, inside and top + 4 < h),
                 load_if(x, start + 5 * step, inside and top + 5 < h),
             )
-            _keep_points(half, s * 16, 96, points)
+            _keep(half, s * 16, 96, points)
         for r in range(6):
-            _keep_points(v, at + (tile - first) * 16 + r * 6 * plane, plane, input_points(*_six(half, r * 96, 16)))
+            _keep(v, at + (tile - first) * 16 + r * 6 * plane, plane, input_points(*_six(half, r * 96, 16)))
 
 
 @jit
 def transform_gradient(dy, k, h, w, images, first, last, m, at, plane):
     """m[point, tile] = A dy At for the 4x4 tiles of block k."""
-    across = (w + 3) // 4
     half = np.empty(POINTS * 16, np.float32)
     for tile in range(first, last):
-        column, n = tile // images, tile % images
-        top, left = column // across * 4, column % across * 4
+        n, top, left = _place(tile, w, images)
         for s in range(4):
             inside = left + s < w
             start = (((k * h + top) * w + left + s) * images + n) * 16
@@ -58,24 +55,22 @@ def transform_gradient(dy, k, h, w, images, first, last, m, at, plane):
                 load_if(dy, start + 2 * step, inside and top + 2 < h),
                 load_if(dy, start + 3 * step, inside and top + 3 < h),
             )
-            _keep_points(half, s * 16, 64, points)
+            _keep(half, s * 16, 64, points)
         for r in range(6):
             i = r * 64
             points = gradient_points(load(half, i), load(half, i + 16), load(half, i + 32), load(half, i + 48))
-            _keep_points(m, at + (tile - first) * 16 + r * 6 * plane, plane, points)
+            _keep(m, at + (tile - first) * 16 + r * 6 * plane, plane, points)
 
 
 @jit
 def transform_output(m, at, plane, y, k, h, w, images, first, last, accumulate):
     """y[tile] (+)= At m A, where it lies inside the map."""
-    across = (w + 3) // 4
     half = np.empty(24 * 16, np.float32)
     for tile in range(first, last):
-        column, n = tile // images, tile % images
-        top, left = column // across * 4, column % across * 4
+        n, top, left = _place(tile, w, images)
         for s in range(6):
             values = output_values(*_six(m, at + (tile - first) * 16 + s * plane, 6 * plane))
-            _keep_values(half, s * 16, 96, values)
+            _keep(half, s * 16, 96, values)
         for r in range(min(4, h - top)):
             start = (((k * h + top + r) * w + left) * images + n) * 16
             step = images * 16
@@ -99,12 +94,10 @@ def transform_output(m, at, plane, y, k, h, w, images, first, last, accumulate):
 @inlined_jit
 def finish_tiles(epilogue, y, k, h, w, images, first, last, piece):
     """The epilogue of those tiles of a block of outputs."""
-    across = (w + 3) // 4
     tile = first
     while tile < last:
-        column, n = tile // images, tile % images
+        n, top, left = _place(tile, w, images)
         count = min(last - tile, images - n)
-        top, left = column // across * 4, column % across * 4
         for r in range(top, min(top + 4, h)):
             for s in range(left, min(left + 4, w)):
                 finish(epilogue, y, (((k * h + r) * w + s) * images + n) * 16, count, k, piece)
@@ -122,11 +115,11 @@ def transform_weights(w, u, k_blocks, blocks, flip):
             for s in range(3):
                 points = kernel_points(
                     load(w, at + s * step), load(w, at + (3 + s) * step), load(w, at + (6 + s) * step))  # fmt: skip
-                _keep_points(half, s * 16, 48, points)
+                _keep(half, s * 16, 48, points)
             for r in range(6):
                 points = kernel_points(load(half, r * 48), load(half, r * 48 + 16), load(half, r * 48 + 32))
                 to = (r * 6 * k_blocks * blocks + pair) * 256 + lane
-                _keep_points(u, to, k_blocks * blocks * 256, points)
+                _keep(u, to, k_blocks * blocks * 256, points)
 
 
 @parallel_jit
@@ -154,12 +147,14 @@ def _six(array, at, step):
 
 
 @jit
-def _keep_points(array, at, step, points):
-    for i in range(6):
-        store(array, at + i * step, points[i])
+def _keep(array, at, step, values):
+    for i in range(len(values)):
+        store(array, at + i * step, values[i])
 
 
 @jit
-def _keep_values(array, at, step, values):
-    for i in range(4):
-        store(array, at + i * step, values[i])
+def _place(tile, w, images):
+    """(image, row, column) where a tile of a map of width `w` begins."""
+    column, n = tile // images, tile % images
+    across = (w + 3) // 4
+    return n, column // across * 4, column % across * 4

@@ -97,6 +97,12 @@ def test_what_a_convolution_does_besides(shape, residual):
             assert error(got, expected) < RTOL
 
 
+def test_a_residual_of_another_shape_is_refused():
+    x, w, bias = blocked(normal(2, 16, 4, 4)), fast.pack_weights(normal(16, 16, 3, 3)), fast.pack_vector(normal(16))
+    with pytest.raises(ValueError, match="residual of 288 values, expected 512"):
+        fast.conv_inference(x, w, bias, 1, 1, residual=blocked(normal(2, 16, 3, 3)))
+
+
 def test_the_maps_of_winograd_are_a_convolution():
     """In one dimension: At [(G g) * (Bt d)] is the four sums of three products."""
     d, g = normal(6).astype(np.float64), normal(3).astype(np.float64)
