@@ -41,7 +41,7 @@ test: setup lint ## the linter and all tests
 	$(BIN)/python -m pytest
 
 test-mpi: setup ## the tests of several ranks; MPI=mpich or MPI=impi: with that MPI, in .venv-mpich or .venv-impi
-	$(BIN)/python -m pytest -k "test_mpi or test_hosts or rank"
+	$(BIN)/python -m pytest -m ranks
 
 bench: setup ## speed of the step, of every kernel, of inference and of the input pipeline (some minutes)
 	bin/bench step

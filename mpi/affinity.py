@@ -122,7 +122,7 @@ def _warn_of_idle_cores(used, world):
         return
     if used < granted:
         print(f"{world.host}: the launcher bound its ranks to {used} of {granted} cores; to use all of them,"
-              " tell it not to (Open MPI: --bind-to none)", file=sys.stderr, flush=True)  # fmt: skip
+              " tell it not to (--bind-to none; Intel MPI: I_MPI_PIN=off)", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def _quota():

@@ -13,11 +13,11 @@ TINY = ["--recipe", "digits", "--set", "depth=18", "--classes", "5", "--batch-si
         "--set", "display=1", "--set", "test_interval=0"]  # fmt: skip
 
 
-def launcher(ranks):
+def launcher(ranks, mpirun=MPIRUN):
     """The words before a command that start it on so many ranks; none for 0. Skips where there is no launcher."""
-    if ranks and not MPIRUN.exists():
+    if ranks and not mpirun.exists():
         pytest.skip("needs mpirun in the environment, or its path in NPTRAIN_MPIRUN")
-    return [str(MPIRUN), "-n", str(ranks)] if ranks else []
+    return [str(mpirun), "-n", str(ranks)] if ranks else []
 
 
 def across(hosts, each, remote):
@@ -28,16 +28,21 @@ def across(hosts, each, remote):
     return ["-f", hosts, "-ppn", str(each), "-iface", "eth0", "-launcher", "ssh", "-launcher-exec", remote]
 
 
-def start(command, *arguments, ranks=0, **options):
-    """Start bin/COMMAND, under mpirun if `ranks`; returns the process, its output in pipes."""
-    words = [*launcher(ranks), sys.executable, PROJECT / "bin" / command, *arguments]
+def start(command, *arguments, ranks=0, environment=None, **options):
+    """Start bin/COMMAND, under mpirun if `ranks`; returns the process, its output in pipes. `environment` is the
+    folder of another one than this, with another MPI.
+    """
+    python, mpirun = sys.executable, MPIRUN
+    if environment:
+        python, mpirun = environment / "bin" / "python", environment / "bin" / "mpirun"
+    words = [*launcher(ranks, mpirun), python, PROJECT / "bin" / command, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([str(word) for word in words], env=os.environ, **pipes, **options)
 
 
-def run(command, *arguments, ranks=0, status=0, timeout=240):
+def run(command, *arguments, ranks=0, status=0, timeout=240, environment=None):
     """Run bin/COMMAND to its end; returns (output, errors). Fails unless it ends with `status`, in time."""
-    process = start(command, *arguments, ranks=ranks)
+    process = start(command, *arguments, ranks=ranks, environment=environment)
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -103,14 +103,19 @@ def test_topology_of_a_machine(tmp_path):
     assert topology(tmp_path / "none") == ({}, {})
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(("binding", "warned"), [("none", False), ("core", True)])
-def test_cores_that_the_launcher_leaves_idle_are_named(tmp_path, binding, warned):
+def test_cores_that_the_launcher_leaves_idle_are_named(tmp_path, monkeypatch, binding, warned):
+    if warned:
+        monkeypatch.setenv("I_MPI_PIN", "on")  # Intel MPI has no flag for it
+        monkeypatch.setenv("I_MPI_PIN_DOMAIN", "core")
     (threads,), errors = ranks(tmp_path, 1, "--bind-to", binding, script=CLAIM)
     assert ("--bind-to none" in errors) == warned
     if warned:
         assert threads == 1
 
 
+@pytest.mark.ranks
 def test_threads_of_two_ranks_stay_on_cores_of_their_own(tmp_path):
     found, _ = ranks(tmp_path, 2)
     allowed = os.sched_getaffinity(0)
@@ -124,6 +129,7 @@ def test_threads_of_two_ranks_stay_on_cores_of_their_own(tmp_path):
         assert set(released) >= set(compute)
 
 
+@pytest.mark.ranks
 def test_more_ranks_than_cores_are_not_pinned(tmp_path):
     cores = len(os.sched_getaffinity(0))
     if cores > 4:

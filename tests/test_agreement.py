@@ -39,7 +39,7 @@ def main():
     parser.add_argument("--train-data")
     args, world = agreed_arguments(parser)
     agree_on_files(world, train_data=LmdbDataset(args.train_data), val_data=None)
-    print("agreed")
+    print("agreed\\n", end="")  # in one piece: ranks share their output
 
 sys.exit(command.run(main))
 """
@@ -74,21 +74,25 @@ def one_line(errors, line):
     assert errors.count("train:") == 1
 
 
+@pytest.mark.ranks
 def test_other_arguments():
     errors = differing(["--batch-size", "16", "--threads", "1"], ["--batch-size", "8", "--threads", "2"])
     one_line(errors, "--batch-size is 8, rank 0 has 16")
 
 
+@pytest.mark.ranks
 def test_a_data_set_missing_on_one_host(data):
     errors = differing(["--train-data", data / "a"], ["--train-data", data / "none"])
     one_line(errors, f"{data}/none: no LMDB: {data}/none/data.mdb cannot be read: No such file or directory")
 
 
+@pytest.mark.ranks
 def test_a_wrong_flag_on_one_rank(tmp_path):
     _, errors = differing_lightly(tmp_path, [], ["--no-such-flag"])
     one_line(errors, "unrecognized arguments: --no-such-flag")
 
 
+@pytest.mark.ranks
 def test_other_sources(tmp_path, data):
     for room in ("bin", "kernels", "mpi", "nptrain"):
         shutil.copytree(PROJECT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
@@ -100,12 +104,14 @@ def test_other_sources(tmp_path, data):
     assert ", rank 0 has " in errors.splitlines()[0]
 
 
+@pytest.mark.ranks
 def test_other_data(tmp_path, data):
     _, errors = differing_lightly(tmp_path, ["--train-data", data / "a"], ["--train-data", data / "other"])
     assert errors.startswith(f"train: rank 1 on {HOST}: the first image in --train-data is 40x34 of class ")
     assert errors.count("train:") == 1
 
 
+@pytest.mark.ranks
 def test_the_same_data_in_another_place(tmp_path, data):
     places = (["--train-data", data / name] for name in ("a", "same"))
     assert differing_lightly(tmp_path, *places, status=0) == ("agreed\n" * 2, "")

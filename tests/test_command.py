@@ -92,12 +92,14 @@ def test_commands_work_from_any_folder(tmp_path):
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["resnet50-448nodes", "cifar10", "digits"]
 
 
+@pytest.mark.ranks
 def test_a_wrong_flag_is_one_message_of_all_ranks():
     _, errors = run("train", "--no-such-flag", ranks=3, status=2)
     assert errors.count("unrecognized arguments: --no-such-flag") == 1
     assert errors.count("usage:") == 1
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_the_launcher_ends_all_ranks(tmp_path, stop):
     body = """from mpi.world import connect

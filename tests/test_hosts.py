@@ -9,6 +9,8 @@ import pytest
 from commands import PROJECT, TINY, across, launcher, run
 from images import make_dataset
 
+pytestmark = pytest.mark.ranks
+
 # Runs a command on node-a, beside which there is node-b; `remote HOST WORDS` does for either what ssh would.
 # A network has a /sys of its own, too: some MPIs look for their interfaces there, and leave out one that is not
 # up yet, which takes the kernel a moment. All of it ends with this shell, the first process of its namespace.

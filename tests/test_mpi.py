@@ -12,6 +12,8 @@ from mpi.solo import Solo
 from mpi.world import shortfall
 from nptrain.train import share
 
+pytestmark = pytest.mark.ranks
+
 HEAD = f"""
 import sys
 sys.path.insert(0, {str(PROJECT / "bin")!r})
