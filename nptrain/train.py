@@ -159,23 +159,25 @@ class Trainer:
         if ordered:
             ordered.clear()
         loss = 0.0
-        for turn in range(phase.iter_size):
-            if turn:
-                sums[arena.size :] *= recipe.moving_average_fraction
-            for worker in mine:
+        for worker in mine:
+            if apart:
+                arena.gradients[:] = 0
+            for turn in range(phase.iter_size):
+                if turn:
+                    arena.gradients[arena.size :] *= recipe.moving_average_fraction
                 batch = next(batches)
                 times.mark("data_s")
                 x = network.pack_images(batch.images, recipe.mean_bgr, recipe.scale)
-                if apart:
-                    arena.gradients[:] = 0
                 loss += network.forward(x, batch.labels)[0]
                 times.mark("forward_s")
-                if turn + 1 == phase.iter_size and worker == mine[-1]:
+                if worker == mine[-1] and turn + 1 == phase.iter_size:
                     mean = mean_of(loss)
                     network.backward(lambda offset: exchange.ready(offset, add))
                 else:
                     network.backward()
-                    add(slice(0, sums.size))
+                times.mark("backward_s")
+            if worker != mine[-1]:
+                add(slice(0, sums.size))
                 times.mark("backward_s")
         if not mine:
             mean = mean_of(loss)

@@ -32,7 +32,7 @@ def batches(dataset, start=0, stop=4, my_workers=range(3), **options):
 
 def test_batches_are_what_sampler_and_transform_say(dataset):
     with TrainLoader(dataset, TRANSFORM, seed=3, workers=3, batch_size=5, my_workers=[1, 2], iter_size=2) as loader:
-        for i, p, w in [(i, p, w) for i in range(3) for p in range(2) for w in (1, 2)]:
+        for i, w, p in [(i, w, p) for i in range(3) for w in (1, 2) for p in range(2)]:
             batch = next(loader)
             assert (batch.images.shape, batch.images.dtype) == ((5, 3, 12, 12), np.uint8)
             assert batch.labels.dtype == np.int64
@@ -55,8 +55,8 @@ def test_resuming_and_sharing_out_change_nothing(dataset):
     expected = batches(dataset)
     assert batches(dataset, start=2) == expected[2 * 6 :]
     shares = [batches(dataset, my_workers=share) for share in ([0, 1], [2])]
-    together = [batch for step in range(8) for batch in (*shares[0][2 * step : 2 * step + 2], shares[1][step])]
-    assert together == expected
+    four, two = ([share[n * i : n * (i + 1)] for i in range(4)] for n, share in zip((4, 2), shares, strict=True))
+    assert [batch for i in range(4) for batch in (*four[i], *two[i])] == expected
 
 
 def test_every_test_record_once(dataset):

@@ -155,10 +155,11 @@ def test_losses_on_any_number_of_ranks_agree(data, tmp_path):
         assert len(rest) == 4
 
 
-def reproducible(data, folder, ranks, **options):
+def reproducible(data, folder, ranks, *more, environment=None):
     """Train 3 iterations of 6 workers with --reproducible; returns the bytes of every checkpoint."""
-    steps = ["--workers", "6", "--phase", "1", "--set", "1.snapshot=1", "--iterations", "3", "--bucket-mb", "20"]
-    run("train", *arguments(data, folder, *SHORT, *steps, "--reproducible"), ranks=ranks, **options)
+    steps = ["--workers", "6", "--phase", "1", "--set", "1.snapshot=1", "--iterations", "3", "--bucket-mb", "20",
+             *more]  # fmt: skip
+    run("train", *arguments(data, folder, *SHORT, *steps, "--reproducible"), ranks=ranks, environment=environment)
     kept = {path.name: path.read_bytes() for path in (folder / "checkpoints").glob("*.[cs]*")}
     assert len(kept) == 6  # weights and momentum after every iteration
     return kept
@@ -168,6 +169,12 @@ def reproducible(data, folder, ranks, **options):
 def test_reproducible_sums_give_the_same_bits_on_any_number_of_ranks(data, tmp_path):
     found = [reproducible(data, tmp_path / str(ranks), ranks) for ranks in (1, 2, 3, 4)]
     assert found[0] == found[1] == found[2] == found[3]
+
+
+@pytest.mark.ranks
+def test_several_passes_an_iteration_give_the_same_bits_on_any_number_of_ranks(data, tmp_path):
+    passes = ["--set", "iter_size=2", "--workers", "3"]
+    assert reproducible(data, tmp_path / "1", 1, *passes) == reproducible(data, tmp_path / "2", 2, *passes)
 
 
 @pytest.mark.ranks

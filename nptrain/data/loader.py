@@ -100,7 +100,7 @@ class _Loader:
 class TrainLoader(_Loader):
     """The batches of the logical workers `my_workers`, of all `workers`, from `start_iteration` on.
 
-    Yields a Batch for each iteration, pass (of `iter_size`) and worker, in this order, up to before
+    Yields a Batch for each iteration, worker and pass (of `iter_size`), in this order, up to before
     `stop_iteration` (None: without end). What a batch holds is a pure function of `seed`, iteration, pass
     and worker. Up to `max_bad_records` bad records, which `bad_records` lists, are each replaced by the
     next good one; at one more the iteration raises InputError.
@@ -113,7 +113,7 @@ class TrainLoader(_Loader):
         def plans():
             endless = stop_iteration is None
             for iteration in itertools.count(start_iteration) if endless else range(start_iteration, stop_iteration):
-                for pass_, worker in itertools.product(range(iter_size), my_workers):
+                for worker, pass_ in itertools.product(my_workers, range(iter_size)):
                     indices = record_indices(
                         seed, iteration, worker, pass_=pass_, iter_size=iter_size,
                         workers=workers, batch_size=batch_size, records=len(dataset), shuffle=shuffle,
