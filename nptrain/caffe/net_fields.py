@@ -132,4 +132,4 @@ def notes(net):
 
 def _line(value):
     text = " ".join(str(value).split())
-    return text if len(text) < 60 else "it"
+    return text if 0 < len(text) < 60 else "it"
