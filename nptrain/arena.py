@@ -91,11 +91,13 @@ class Arena:
         """Fill the weights as the net file says, from random streams keyed by seed and layer."""
         for parameter in self.parameters:
             blob = parameter.blob
-            if blob.std is None:
-                values = np.full(blob.shape, blob.value)
-            else:
-                stream = np.random.Philox(key=[seed, zlib.crc32(parameter.layer.encode())])
+            stream = np.random.Philox(key=[seed, zlib.crc32(parameter.layer.encode())])
+            if blob.std is not None:
                 values = np.random.Generator(stream).normal(0, blob.std, blob.shape)
+            elif blob.bound is not None:
+                values = np.random.Generator(stream).uniform(-blob.bound, blob.bound, blob.shape)
+            else:
+                values = np.full(blob.shape, blob.value)
             parameter.w[...] = self._pack(values)
 
     def blend_statistics(self, fraction, passes, workers):

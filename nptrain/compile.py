@@ -36,7 +36,7 @@ def compile_kernels(recipe, say=print):
     """
     announcement = _Announcement(say)
     with event.install_listener("numba:compile", announcement), use_winograd("always"):
-        network = ResNet(fast, recipe.classes, recipe.depth)
+        network = ResNet.of(recipe, fast)
         x = network.pack_images(np.zeros((2, 3, 32, 32), np.uint8), recipe.mean_bgr, recipe.scale)
         network.forward(x, np.zeros(2, np.int64))
         network.backward()

@@ -1,7 +1,7 @@
 """The layer table of the ResNets: names, shapes, fillers and multipliers, in the order of the net file.
 
 He et al., arXiv 1512.03385; names, fillers and the stride in the 3x3 convolution as in the recipe's
-train_val.prototxt.
+train_val.prototxt. The original release has the stride in the 1x1 convolution before it.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ DEPTHS = {
     101: ((3, 4, 23, 3), True),
     152: ((3, 8, 36, 3), True),
 }
+DOWNSAMPLE = ("3x3", "1x1")  # the convolution of a stage's first block that has its stride
 STATISTICS = "BatchNorm"  # the kind of layer whose blobs are running statistics: no gradient, no update
 
 
@@ -55,11 +56,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Blob:
-    """One array of a layer as Caffe stores it. `std` None: filled with `value`, else Gaussian."""
+    """One array of a layer as Caffe stores it. Filled with `value`; with `std`, Gaussian around 0; with `bound`,
+    uniform from -bound to bound.
+    """
 
     shape: tuple[int, ...]
     std: float | None = None
     value: float = 0.0
+    bound: float | None = None
     lr_mult: float = 1.0
     decay_mult: float = 1.0
 
@@ -76,15 +80,18 @@ class Layer:
 STEM = Convolution("conv1", 3, 64, kernel=7, stride=2, bias=True)
 
 
-def blocks(depth=50):
-    """The residual blocks of a ResNet, in order. Raises KeyError for a depth that has no table."""
+def blocks(depth=50, downsample="3x3"):
+    """The residual blocks of a ResNet, in order. Raises KeyError for a depth that has no table.
+
+    downsample: the convolution of a bottleneck that has the stride; a block without a 1x1 knows no other than "3x3".
+    """
     counts, bottleneck = DEPTHS[depth]
     inputs = STEM.outputs
     for stage, count in enumerate(counts):
         width, stride = 64 << stage, 1 if stage == 0 else 2
         for index in range(count):
             name = f"{stage + 2}{_letter(depth, index, count)}"
-            block = _block(name, inputs, width, stride if index == 0 else 1, bottleneck)
+            block = _block(name, inputs, width, stride if index == 0 else 1, bottleneck, downsample)
             if index == count - 1:  # zero gamma: a stage starts without its last block
                 block = replace(block, branch=(*block.branch[:-1], replace(block.branch[-1], gamma=0.0)))
             yield block
@@ -96,9 +103,12 @@ def _letter(depth, index, count):
     return f"b{index}" if depth > 50 and count > 3 and index > 0 else "abcdef"[index]
 
 
-def _block(name, inputs, width, stride, bottleneck):
+def _block(name, inputs, width, stride, bottleneck, downsample):
+    first, second = (stride, 1) if downsample == "1x1" else (1, stride)
     shapes = (
-        ((1, 1, width), (3, stride, width), (1, 1, 4 * width)) if bottleneck else ((3, stride, width), (3, 1, width))
+        ((1, first, width), (3, second, width), (1, 1, 4 * width))
+        if bottleneck
+        else ((3, stride, width), (3, 1, width))
     )
     channels = (inputs, *(outputs for _, _, outputs in shapes))
     branch = tuple(
@@ -110,18 +120,30 @@ def _block(name, inputs, width, stride, bottleneck):
     return Block(name, branch, projection)
 
 
-def convolutions(depth=50):
+def convolutions(depth=50, downsample="3x3"):
     """Every convolution of the network, in the order of the net file: 53 for ResNet-50."""
     yield STEM
-    for block in blocks(depth):
+    for block in blocks(depth, downsample):
         if block.projection:
             yield block.projection
         yield from block.branch
 
 
-def layers(depth=50, classes=1000):
-    """Every layer that has blobs, in the order of the net file."""
-    for conv in convolutions(depth):
+def layers(depth=50, classes=1000, downsample="3x3", changes=()):
+    """Every layer that has blobs, in the order of the net file.
+
+    changes: (layer, index of the blob, field of Blob, value), where another net file departs from the recipe's.
+    """
+    changed = {}
+    for name, index, field, value in changes:
+        changed.setdefault((name, index), {})[field] = value
+    for layer in _layers(depth, classes, downsample):
+        blobs = (replace(blob, **changed.get((layer.name, index), {})) for index, blob in enumerate(layer.blobs))
+        yield replace(layer, blobs=tuple(blobs))
+
+
+def _layers(depth, classes, downsample):
+    for conv in convolutions(depth, downsample):
         yield from _convolution_layers(conv)
     weights = Blob((classes, conv.outputs), std=0.01)
     yield Layer("fc1000", "InnerProduct", (weights, Blob((classes,))))

@@ -6,7 +6,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from nptrain.data.augment import KINDS, Transform
 from nptrain.errors import InputError
-from nptrain.layers import DEPTHS
+from nptrain.layers import DEPTHS, DOWNSAMPLE, STATISTICS, layers
 from nptrain.schedule import check_policy
 
 
@@ -60,7 +60,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The network, the data and the phases. `batch_size` images for each of `workers` make one step."""
+    """The network, the data and the phases. `batch_size` images for each of `workers` make one step.
+
+    downsample: the convolution of the first block of stages 3 to 5 that has the stride; the original release's: "1x1".
+    blobs: where a net file departs from the layer table, (layer, index of the blob, field, value) each.
+    """
 
     name: str
     description: str
@@ -75,6 +79,8 @@ class Recipe:
     bn_eps: float = 1e-5
     moving_average_fraction: float = 0.95
     test_resize: int | None = 256
+    downsample: str = "3x3"
+    blobs: tuple = ()
 
     def __post_init__(self):
         _check(self)
@@ -97,6 +103,10 @@ def _check(recipe):
         _expect(getattr(recipe, field) > 0, field, getattr(recipe, field), "a positive number")
     _expect(recipe.crop_size >= 32, "crop_size", recipe.crop_size, "32 or more")
     _expect(recipe.depth in DEPTHS, "depth", recipe.depth, f"one of {', '.join(map(str, DEPTHS))}")
+    _expect(recipe.downsample in DOWNSAMPLE, "downsample", recipe.downsample, f"one of {', '.join(DOWNSAMPLE)}")
+    _expect(recipe.downsample == "3x3" or DEPTHS[recipe.depth][1], "downsample", recipe.downsample,
+            f"3x3: the blocks of depth {recipe.depth} have no 1x1 convolution")  # fmt: skip
+    _check_blobs(recipe)
     _expect(len(recipe.mean_bgr) == 3, "mean_bgr", recipe.mean_bgr, "three values")
     for phase in recipe.phases:
         name = f"{phase.name}."
@@ -114,6 +124,19 @@ def _check(recipe):
         phase.train_transform(recipe)  # which checks its values
     _expect(recipe.test_resize is None or recipe.test_resize >= recipe.crop_size, "test_resize", recipe.test_resize,
             f"none, or crop_size ({recipe.crop_size}) or more")  # fmt: skip
+
+
+def _check_blobs(recipe):
+    if not recipe.blobs:
+        return
+    table = {layer.name: len(layer.blobs) for layer in layers(recipe.depth) if layer.kind != STATISTICS}
+    for change in recipe.blobs:
+        _expect(len(change) == 4, "blobs", change, "(layer, index, field, value)")
+        name, index, field, value = change
+        _expect(index in range(table.get(name, 0)), "blobs", change, "a blob of a layer of the network that is trained")
+        numbers = {"lr_mult": True, "decay_mult": True, "value": True, "std": False, "bound": False}  # else also None
+        _expect(field in numbers, "blobs", change, f"one of {', '.join(numbers)}")
+        _expect(isinstance(value, int | float) or (value is None and not numbers[field]), "blobs", change, "a number")
 
 
 def _expect(condition, field, found, expected):
@@ -183,9 +206,14 @@ def _build(kind, values):
     for name in values:
         _expect(name in names, name, "an unknown field", f"one of {', '.join(sorted(names))}")
     try:
-        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        return kind(**{name: _frozen(value) for name, value in values.items()})
     except TypeError as error:
         raise InputError(f"{kind.__name__}: {error}") from None
+
+
+def _frozen(value):
+    """Lists as tuples, within lists, too."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def override(recipe, assignments):
@@ -199,7 +227,7 @@ def override(recipe, assignments):
         target, equals, text = assignment.partition("=")
         _expect(equals, "--set", repr(assignment), "FIELD=VALUE or PHASE.FIELD=VALUE")
         phase_name, dot, field = target.rpartition(".")
-        if not dot and field in {f.name for f in fields(Recipe)} - {"name", "phases"}:
+        if not dot and field in {f.name for f in fields(Recipe)} - {"name", "phases", "blobs"}:
             changes[field] = _parsed(Recipe, field, text)
             continue
         _expect(field in known, "--set", f"the unknown field {field!r}",

@@ -129,16 +129,22 @@ class ResNet:
     ops      `kernels.fast`, or `kernels.naive` in float32 or float64
     depth    18, 34, 50, 101 or 152
     eps      of every batch norm
+    downsample, changes   as in `layers`
     """
 
-    def __init__(self, ops, classes=1000, depth=50, eps=1e-5, dtype=np.float32):
+    def __init__(self, ops, classes=1000, depth=50, eps=1e-5, dtype=np.float32, downsample="3x3", changes=()):
         self.ops, self.classes, self.dtype, self.eps = ops, classes, dtype, eps
-        self.arena = Arena(layers(depth, classes), ops, dtype)
+        self.arena = Arena(layers(depth, classes, downsample, changes), ops, dtype)
         self.buffers = Buffers(keep=ops.IN_PLACE)
         parts = (self.arena, self.buffers, eps)
         self.stem = ConvolutionNorm(STEM, *parts)
-        self.blocks = [ResidualBlock(block, *parts) for block in blocks(depth)]
+        self.blocks = [ResidualBlock(block, *parts) for block in blocks(depth, downsample)]
         self.weights, self.bias = self.arena.of("fc1000")
+
+    @classmethod
+    def of(cls, recipe, ops, dtype=np.float32):
+        """The network of a recipe."""
+        return cls(ops, recipe.classes, recipe.depth, recipe.bn_eps, dtype, recipe.downsample, recipe.blobs)
 
     def pack_images(self, pixels, mean, scale):
         """uint8 BGR pixels (N, 3, H, W) -> the network's input, (pixel - mean) * scale."""

@@ -33,13 +33,12 @@ class RunFolder:
             raise InputError(f"--resume: {self.description} does not exist, expected a run begun before")
         try:
             before = json.loads(self.description.read_bytes())
-            old, old_seed = before["recipe"], before["arguments"]["seed"]
+            old, old_seed = to_dict(from_dict(before["recipe"])), before["arguments"]["seed"]
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{self.description}: not the description of a run") from None
         if seed != old_seed:
             raise InputError(f"--seed: found {seed}, but the run in {self.path} began with {old_seed}")
-        new = json.loads(json.dumps(to_dict(recipe)))
-        for field, (was, is_now) in _differences(old, new):
+        for field, (was, is_now) in _differences(old, to_dict(recipe)):
             raise InputError(f"{field}: found {is_now!r}, but the run in {self.path} began with {was!r}")
 
     def describe(self, recipe, hosts, arguments, library):

@@ -37,11 +37,11 @@ def pooled(height):
     return -(-(height - 3) // 2) + 1
 
 
-def walk(depth, crop):
+def walk(depth, crop, downsample="3x3"):
     """A Step for each convolution of the network for images of `crop` pixels a side, in the order of the net file."""
     yield Step(STEM, crop, STEM.out(crop))
     at = pooled(STEM.out(crop))
-    for block in blocks(depth):
+    for block in blocks(depth, downsample):
         if block.projection:
             yield Step(block.projection, at, block.projection.out(at))
         for conv in block.branch:
@@ -50,13 +50,13 @@ def walk(depth, crop):
 
 def classifier_flops(recipe):
     """Of one pass of the last layer for one image."""
-    *_, last = walk(recipe.depth, recipe.crop_size)
+    *_, last = walk(recipe.depth, recipe.crop_size, recipe.downsample)
     return 2 * last.conv.outputs * recipe.classes
 
 
 def forward_share(recipe):
     """The share of a step's operations that the forward pass has."""
-    steps = list(walk(recipe.depth, recipe.crop_size))
+    steps = list(walk(recipe.depth, recipe.crop_size, recipe.downsample))
     forward = sum(step.flops for step in steps) + classifier_flops(recipe)
     backward = sum(step.backward_flops for step in steps) + 2 * classifier_flops(recipe)
     return forward / (forward + backward)
@@ -68,7 +68,7 @@ def gradients(recipe):
     Values are the gradients of weights, bias, gamma and beta, and the two batch statistics, which travel with them.
     Time is shared out by operations: batch norm, ReLU and sums run with the convolution that they follow.
     """
-    steps = list(walk(recipe.depth, recipe.crop_size))
+    steps = list(walk(recipe.depth, recipe.crop_size, recipe.downsample))
     *convolutions, classifier = layers(recipe.depth, recipe.classes)
     sizes = [_trained([classifier])]
     flops = [2 * classifier_flops(recipe)]
@@ -101,7 +101,7 @@ def activation_bytes(recipe):
     Each convolution keeps its result before and after its batch norm. Gradients share few buffers: each as large
     as its largest use.
     """
-    steps = list(walk(recipe.depth, recipe.crop_size))
+    steps = list(walk(recipe.depth, recipe.crop_size, recipe.downsample))
     results = [step.conv.outputs * step.out**2 for step in steps]
     inputs = {"b": [0], "c": [0]}
     projections = 0
