@@ -21,14 +21,14 @@ from kernels.layout import (
 from kernels.linear import linear_backward, linear_forward
 from kernels.pooling import average_backward, average_forward, maxpool_backward, maxpool_forward
 from kernels.sgd import add_into, sgd_update, squared_norm
-from kernels.softmax_loss import softmax_loss, softmax_loss_backward, top_k
+from kernels.softmax_loss import cross_entropy, softmax_loss, softmax_loss_backward, top_k
 
 IN_PLACE = True  # results go to the `out` they are given: buffers are worth keeping
 
 __all__ = [
     "IN_PLACE", "activation_shape", "add_into", "average_backward", "average_forward", "batchnorm_backward",
     "batchnorm_forward", "batchnorm_inference", "conv_backward_data", "conv_backward_weights", "conv_forward",
-    "conv_inference", "linear_backward", "linear_forward", "maxpool_backward", "maxpool_forward", "pack",
+    "conv_inference", "cross_entropy", "linear_backward", "linear_forward", "maxpool_backward", "maxpool_forward", "pack",
     "pack_images", "pack_vector", "pack_weights", "scaled_weights", "sgd_update", "softmax_loss",
     "softmax_loss_backward", "squared_norm", "top_k", "unpack", "unpack_vector", "unpack_weights",
     "unpacked_size", "vector_shape", "weights_shape",

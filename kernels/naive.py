@@ -6,7 +6,12 @@ activations, KCRS weights and (C,) vectors. A result is a new array: `out` is fi
 
 import numpy as np
 
-from kernels.softmax_loss import softmax_loss, softmax_loss_backward, top_k  # noqa: F401  (plain arrays already)
+from kernels.softmax_loss import (  # noqa: F401  (plain arrays already)
+    cross_entropy,
+    softmax_loss,
+    softmax_loss_backward,
+    top_k,
+)
 
 IN_PLACE = False  # a result is a new array
 
@@ -216,10 +221,13 @@ def linear_backward(dy, x, w, dw, dbias):
 # --- the update ----------------------------------------------------------------------------------------
 
 
-def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False):
-    """history = rate * (scale * g + decay * (sign(w) if l1 else w)) + momentum * history;  w -= history."""
+def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False, nesterov=False):
+    """history = rate * (scale * g + decay * (sign(w) if l1 else w)) + momentum * history;  w -= history; with
+    `nesterov`, w -= (1 + momentum) * history - momentum * (the history before).
+    """
+    before = history.copy()
     history[...] = rate * (scale * g + decay * (np.sign(w) if l1 else w)) + momentum * history
-    w -= history
+    w -= (1 + momentum) * history - momentum * before if nesterov else history
 
 
 def add_into(total, values):

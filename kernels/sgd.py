@@ -10,16 +10,17 @@ from kernels.vector import load, store, widen, zero64
 TASKS = 56
 
 
-def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False):
+def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False, nesterov=False):
     """Caffe's SGDSolver on flat arrays, in place:
 
         step = scale * g + decay * (sign(w) if l1 else w)
         history = rate * step + momentum * history;  w -= history
 
+    With `nesterov` its NesterovSolver: w -= (1 + momentum) * history - momentum * (the history before).
     The rate sits inside the history, unlike in PyTorch. `scale` averages g over workers and clips it.
     """
     expect_stored(w=(w, 1), g=(g, 1), history=(history, 1))
-    _update(w, g, history, *(np.float32(v) for v in (rate, momentum, decay, scale)), l1)
+    _update(w, g, history, *(np.float32(v) for v in (rate, momentum, decay, scale)), l1, nesterov)
 
 
 def add_into(total, values):
@@ -38,12 +39,14 @@ def squared_norm(v):
 
 
 @parallel_jit
-def _update(w, g, history, rate, momentum, decay, scale, l1):
+def _update(w, g, history, rate, momentum, decay, scale, l1, nesterov):
+    ahead = np.float32(1) + momentum
     for i in numba.prange(w.size):
         pull = np.sign(w[i]) if l1 else w[i]
-        step = rate * (scale * g[i] + decay * pull) + momentum * history[i]
+        before = momentum * history[i]
+        step = rate * (scale * g[i] + decay * pull) + before
         history[i] = step
-        w[i] -= step
+        w[i] -= ahead * step - before if nesterov else step
 
 
 @parallel_jit

@@ -13,8 +13,13 @@ def softmax_loss(scores, labels):
     scores = scores.astype(np.float64)
     exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return cross_entropy(probabilities, labels), probabilities
+
+
+def cross_entropy(probabilities, labels):
+    """Mean over images of -log probabilities[label]. probabilities (N, classes), labels int (N,)."""
     chosen = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(chosen, SMALLEST)).mean()), probabilities
+    return float(-np.log(np.maximum(chosen, SMALLEST)).mean())
 
 
 def softmax_loss_backward(probabilities, labels):

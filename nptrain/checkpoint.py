@@ -5,22 +5,26 @@ PHASE_iter_N.caffemodel, .solverstate and .json, the manifest last: what has non
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nptrain.caffe.model import read_caffemodel, write_caffemodel
 from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
+from nptrain.schedule import Progress
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: `iteration` updates of `phase` are in it."""
+    """A complete checkpoint: `iteration` updates of `phase` are in it, `progress` was made by them (of one that was not
+    loaded, it is unknown).
+    """
 
     folder: Path
     phase: str
     iteration: int
+    progress: Progress = Progress()
 
     @property
     def stem(self):
@@ -39,14 +43,18 @@ class Checkpoint:
         return self.folder / f"{self.stem}.json"
 
 
-def save(folder, phase, iteration, arena):
-    """Write a checkpoint of the arena. Returns it."""
-    saved = Checkpoint(Path(folder), phase, iteration)
+def save(folder, phase, iteration, arena, progress):
+    """Write a checkpoint of the arena and of the phase's Progress; its last losses, for which Caffe's file has no place,
+    go to the manifest. Returns it.
+    """
+    saved = Checkpoint(Path(folder), phase, iteration, progress)
     saved.folder.mkdir(parents=True, exist_ok=True)
     write_caffemodel(saved.model, "ResNet", arena.export())
-    write_solverstate(saved.state, SolverState(iteration, saved.model.name, arena.export_history()))
+    write_solverstate(saved.state, SolverState(
+        iteration, saved.model.name, arena.export_history(),
+        progress.current_step, progress.minimum_loss, progress.iter_last_event))  # fmt: skip
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in (saved.model, saved.state)}
-    manifest = {"phase": phase, "iteration": iteration, "files": files}
+    manifest = {"phase": phase, "iteration": iteration, "losses": progress.losses, "files": files}
     with atomic_write(saved.manifest) as file:
         file.write(json.dumps(manifest, indent=2).encode() + b"\n")
     return saved
@@ -81,9 +89,17 @@ def damage(checkpoint):
 
 
 def load(checkpoint, arena):
-    """Fill the arena with a checkpoint's weights, statistics and momentum."""
+    """Fill the arena with a checkpoint's weights, statistics and momentum. Returns it with its progress."""
     load_weights(checkpoint.model, arena)
-    arena.load_history(read_solverstate(checkpoint.state).history, checkpoint.state)
+    state = read_solverstate(checkpoint.state)
+    arena.load_history(state.history, checkpoint.state)
+    losses = tuple(json.loads(checkpoint.manifest.read_bytes()).get("losses", ()))
+    return replace(checkpoint, progress=progress_of(state, losses))
+
+
+def progress_of(state, losses=()):
+    """The Progress in a SolverState; without `losses` the smoothed loss begins anew, as it does in Caffe."""
+    return Progress(losses, state.current_step, state.minimum_loss, state.iter_last_event)
 
 
 def fill_arena(arena, blobs, where):

@@ -1,4 +1,4 @@
-"""Loss, top-1 and top-5 over every record exactly once, on any number of ranks."""
+"""Loss, top-1 and top-5 over every record exactly once, on any number of ranks: of a network, or of several."""
 
 import numpy as np
 
@@ -7,21 +7,40 @@ from nptrain.inference import Inference
 
 
 def evaluate(network, dataset, transform, recipe, world, threads):
-    """Each rank takes a contiguous share of the records; the last, shorter batch is filled up with zeros.
-
-    Returns {"loss", "top1", "top5", "records"}: means over all records, the same on every rank.
+    """The result of a network's weights as they are: {"loss", "top1", "top5", "records"}, means over all records, the
+    same on every rank.
     """
-    ops, size, total = network.ops, recipe.batch_size, len(dataset)
+    return evaluate_members([Inference(network)], dataset, transform, recipe, world, threads)[0]
+
+
+def evaluate_members(members, dataset, transform, recipe, world, threads):
+    """The results of each of the members, Inferences of one network. With several, the last result is that of their
+    ensemble, whose probabilities are the mean of theirs.
+
+    Each rank takes a contiguous share of the records; the last, shorter batch is filled up with zeros. A batch is
+    decoded once, for all members.
+    """
+    network, size, total = members[0].network, recipe.batch_size, len(dataset)
+    ops, several = network.ops, len(members) > 1
     first, stop = (total * r // world.size for r in (world.rank, world.rank + 1))
-    sums, infer = np.zeros(3), Inference(network)
+    sums = np.zeros((len(members) + several, 3))
     with TestLoader(dataset, transform, size, first, stop, threads) as loader:
         for batch in loader:
-            count = len(batch.labels)
+            labels, count = batch.labels, len(batch.labels)
             pixels = np.zeros((size, *batch.images.shape[1:]), np.uint8)
             pixels[:count] = batch.images
-            scores = infer(network.pack_images(pixels, recipe.mean_bgr, recipe.scale))[:count]
-            loss, _ = ops.softmax_loss(scores, batch.labels)
-            hits = [ops.top_k(scores, batch.labels, k) for k in (1, 5)]
-            sums += (loss * count, *hits)
-    loss, top1, top5 = (value / total for value in world.sum_scalars(list(sums)))
-    return {"loss": loss, "top1": top1, "top5": top5, "records": total}
+            x = network.pack_images(pixels, recipe.mean_bgr, recipe.scale)
+            together = 0.0
+            for row, infer in zip(sums, members, strict=False):
+                scores = infer(x)[:count]
+                loss, probabilities = ops.softmax_loss(scores, labels)
+                row += (loss * count, *_hits(ops, scores, labels))
+                together = together + probabilities / len(members)
+            if several:
+                sums[-1] += (ops.cross_entropy(together, labels) * count, *_hits(ops, together, labels))
+    means = np.reshape(world.sum_scalars(sums.reshape(-1)), sums.shape) / total
+    return [dict(zip(("loss", "top1", "top5"), map(float, row), strict=True), records=total) for row in means]
+
+
+def _hits(ops, scores, labels):
+    return [ops.top_k(scores, labels, k) for k in (1, 5)]

@@ -6,13 +6,15 @@ from nptrain.resnet import result_shape
 
 
 class Inference:
-    """Scores of images by a ResNet's weights and running statistics as they are when this is made.
+    """Scores of images by a ResNet's weights and running statistics as they are when this is made: it holds its own
+    copies, so that one network, with other weights each time, can make several.
 
     With s = gamma / sqrt(var + eps), scale(norm(conv(x, w) + b)) = conv(x, s w) + s (b - mean) + beta.
     """
 
     def __init__(self, network):
         self.network, self.ops, self.buffers = network, network.ops, network.buffers
+        self.classifier = network.weights.w.copy(), network.bias.w.copy(), network.classes
         self.stem = self._folded(network.stem)
         self.blocks = [
             ([self._folded(layer) for layer in block.branch],
@@ -36,7 +38,7 @@ class Inference:
             for place, layer in enumerate(branch[:-1]):
                 x = self._convolve(layer, x, f"inner {place}")
             x = self._convolve(branch[-1], x, f"block {index % 2}", shortcut)  # the block before holds the shortcut
-        return self.network.classify(self.ops.average_forward(x))
+        return self.ops.linear_forward(self.ops.average_forward(x), *self.classifier)
 
     def _convolve(self, layer, x, name, residual=None, relu=True):
         conv, weights, bias = layer

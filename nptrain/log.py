@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from collections import deque
 from pathlib import Path
 
 from nptrain.files import atomic_write
@@ -22,22 +21,21 @@ class Log:
     def begin(self, phase, start, stop):
         """A phase begins at iteration `start` and runs to `stop`."""
         self.phase, self.start, self.stop, self.began = phase, start, stop, time.monotonic()
-        self.recent = deque(maxlen=phase.average_loss)
 
-    def iteration(self, iteration, lr, loss, images_per_s, data_wait_s, **times):
-        """One iteration's line; its loss is the mean over all workers, `times` are rank 0's."""
+    def iteration(self, iteration, lr, loss, images_per_s, data_wait_s, smoothed_loss, **times):
+        """One iteration's line; its loss is the mean over all workers, `times` are rank 0's. People see the smoothed
+        loss, every `display` iterations, on a terminal always.
+        """
         if not self.file:
             return
         seconds = {name: round(value, 4) for name, value in {"data_wait_s": data_wait_s, **times}.items()}
         self._write(phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
                     images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
-        self.recent.append(loss)
         last = iteration + 1 == self.stop
         if self.columns or iteration % self.phase.display == 0 or last:
             done = iteration + 1 - self.start
             left = (time.monotonic() - self.began) / done * (self.stop - iteration - 1)
-            smoothed = sum(self.recent) / len(self.recent)
-            self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}  loss {smoothed:.4f}  lr {lr:.4g}  "
+            self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}  loss {smoothed_loss:.4f}  lr {lr:.4g}  "
                        f"{images_per_s:.1f} images/s  {duration(left)} left", last)  # fmt: skip
 
     def test(self, iteration, result):

@@ -30,6 +30,11 @@ def combine(lo, hi, sums):
     return combine(lo, middle, sums) + combine(middle, hi, sums)
 
 
+def in_any_order(loss):
+    """A loss rounded to a multiple of 2**-31: the sum of such numbers is exact below 2**22, whatever its order."""
+    return loss + 2.0**21 - 2.0**21
+
+
 class OrderedSum:
     """The sums of one rank's subtrees, as its workers' gradients come in.
 

@@ -14,18 +14,22 @@ from nptrain.schedule import check_policy
 class Phase:
     """One solver's run, with the fields of Caffe's SolverParameter and of its net's training data layer.
 
-    starts_from: the iteration of the phase before whose weights (not momentum) it starts from; None: the last.
+    type: SGD or Nesterov. plateau_winsize: iterations without a lower smoothed loss after which lr_policy plateau drops
+    the rate, for each drop; the smoothed loss is the mean of the last average_loss ones.
+    starts_from: the iteration of the phase before whose weights (not momentum) it starts from; None: its end.
     """
 
     name: str
     base_lr: float
     max_iter: int
     weight_decay: float
+    type: str = "SGD"
     lr_policy: str = "poly"
     power: float = 1.0
     gamma: float | None = None
     stepsize: int | None = None
     stepvalue: tuple[int, ...] = ()
+    plateau_winsize: tuple[int, ...] = ()
     lr_iter: int | None = None
     warmup_iter: int = 0
     warmup_start_lr: float = 0.0
@@ -115,6 +119,9 @@ def _check(recipe):
         for field in ("weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "test_interval", "pad"):
             _expect(getattr(phase, field) >= 0, name + field, getattr(phase, field), "0 or more")
         _expect(0 <= phase.momentum < 1, name + "momentum", phase.momentum, "a number from 0 to below 1")
+        _expect(phase.type in ("SGD", "Nesterov"), name + "type", phase.type, "SGD or Nesterov")
+        _expect(phase.type == "SGD" or not phase.momentum_correction, name + "momentum_correction", True,
+                "false: the original has it for SGD alone")  # fmt: skip
         _expect(phase.regularization in ("L1", "L2"), name + "regularization", phase.regularization, "L1 or L2")
         kinds = [kind for kind in KINDS if kind != "test"]
         _expect(phase.augmentation in kinds, name + "augmentation", phase.augmentation, f"one of {', '.join(kinds)}")
@@ -150,6 +157,23 @@ _PART_1 = Phase(
 _PART_2 = Phase(
     "2", base_lr=0.254, max_iter=402, power=2.0, weight_decay=0.0001, snapshot=402, display=40,
     augmentation="random_crop", starts_from=7638)  # fmt: skip
+_CYCLE = replace(_PART_1, lr_policy="poly_cyc", power=2.0, warmup_iter=0, warmup_start_lr=0.0)
+_COLLAPSE = replace(_PART_2, name="collapse", starts_from=None)
+
+
+def _small_cycles():
+    """The phases of 64 nodes at 0.08 of their iterations, with rates for batch 128."""
+    common = {"weight_decay": 0.0005, "augmentation": "random_crop", "pad": 4, "snapshot": 0, "test_interval": 0}
+    cycle = replace(_CYCLE, **common)
+    return (
+        replace(cycle, name="init", base_lr=0.03, power=1.0, max_iter=624, lr_iter=1498, warmup_iter=125,
+                warmup_start_lr=0.001),
+        replace(cycle, name="cyc1", base_lr=0.019, max_iter=300, lr_iter=600),
+        replace(cycle, name="cyc2", base_lr=0.014, max_iter=380, lr_iter=600, warmup_iter=80, warmup_start_lr=0.005),
+        replace(cycle, name="cyc3", base_lr=0.011, max_iter=380, lr_iter=600, warmup_iter=80, warmup_start_lr=0.0035),
+        replace(_COLLAPSE, base_lr=0.0027, max_iter=125, weight_decay=0.002, snapshot=0),
+    )  # fmt: skip
+
 
 RECIPES = {
     recipe.name: recipe
@@ -160,6 +184,22 @@ RECIPES = {
             (_PART_1, _PART_2),
         ),
         Recipe(
+            "resnet50-64nodes-cyclic",
+            "ImageNet-1K at batch 4096: a long cycle, three short ones, then the collapse, 72 epochs in all",
+            (
+                replace(_CYCLE, name="init", base_lr=1.6, power=1.0, max_iter=7800, lr_iter=18720, warmup_iter=1560,
+                        warmup_start_lr=0.1, snapshot=1560, test_interval=1560),
+                replace(_CYCLE, name="cyc1", base_lr=1.02, max_iter=3750, lr_iter=7500, snapshot=1250,
+                        test_interval=1250),
+                replace(_CYCLE, name="cyc2", base_lr=0.764, max_iter=4750, lr_iter=7500, warmup_iter=1000,
+                        warmup_start_lr=0.255, snapshot=950, test_interval=950),
+                replace(_CYCLE, name="cyc3", base_lr=0.572, max_iter=4750, lr_iter=7500, warmup_iter=1000,
+                        warmup_start_lr=0.19, snapshot=950, test_interval=950),
+                replace(_COLLAPSE, base_lr=0.143, max_iter=1560, weight_decay=0.0002, snapshot=1560),
+            ),
+            workers=128, batch_size=32,
+        ),
+        Recipe(
             "cifar10",
             "CIFAR-10 as JPEG at 32x32, batch 128: 10 epochs, then the collapse",
             (
@@ -167,6 +207,12 @@ RECIPES = {
                         weight_decay=0.0005, snapshot=742, test_interval=742, augmentation="random_crop", pad=4),
                 replace(_PART_2, base_lr=0.002, max_iter=390, weight_decay=0.001, snapshot=390, starts_from=3710),
             ),
+            classes=10, crop_size=32, workers=2, batch_size=64, test_resize=None,
+        ),
+        Recipe(
+            "cifar10-cyclic",
+            "CIFAR-10 as JPEG at 32x32, batch 128: the cycles and the collapse of 64 nodes, in 1800 iterations",
+            _small_cycles(),
             classes=10, crop_size=32, workers=2, batch_size=64, test_resize=None,
         ),
         Recipe(

@@ -1,31 +1,43 @@
-"""The learning rate: a pure function of a phase's values and the iteration, counted from 0.
+"""The learning rate: a pure function of a phase's values, the iteration, counted from 0, and the drops so far.
 
 The policies and the warm-up of Caffe's SGDSolver::GetLearningRate and the recipe's fork of it.
 """
 
-from math import exp
+from dataclasses import dataclass, replace
+from math import exp, fsum
+
+import numpy as np
 
 from nptrain.errors import InputError
 
+# the policies whose rate drops in steps, where the iteration alone says how often it has
+STEPS = {
+    "step": lambda p, i: i // p.stepsize,
+    "multistep": lambda p, i: sum(i >= value for value in p.stepvalue),
+}
+
 POLICIES = {
-    "fixed": lambda p, i: 1.0,
-    "step": lambda p, i: p.gamma ** (i // p.stepsize),
-    "multistep": lambda p, i: p.gamma ** sum(i >= value for value in p.stepvalue),
-    "exp": lambda p, i: p.gamma**i,
-    "inv": lambda p, i: (1 + p.gamma * i) ** -p.power,
-    "poly": lambda p, i: (1 - i / p.max_iter) ** p.power,
-    "poly_cyc": lambda p, i: (1 - i / p.lr_iter) ** p.power,
-    "sigmoid": lambda p, i: 1 / (1 + exp(min(-p.gamma * (i - p.stepsize), 700))),  # exp(710) overflows
+    "fixed": lambda p, i, _: 1.0,
+    "step": lambda p, i, _: p.gamma ** STEPS["step"](p, i),
+    "multistep": lambda p, i, _: p.gamma ** STEPS["multistep"](p, i),
+    "exp": lambda p, i, _: p.gamma**i,
+    "inv": lambda p, i, _: (1 + p.gamma * i) ** -p.power,
+    "poly": lambda p, i, _: (1 - i / p.max_iter) ** p.power,
+    "poly_cyc": lambda p, i, _: (1 - i / p.lr_iter) ** p.power,
+    "sigmoid": lambda p, i, _: 1 / (1 + exp(min(-p.gamma * (i - p.stepsize), 700))),  # exp(710) overflows
+    "plateau": lambda p, i, current_step: p.gamma**current_step,
 }
 
 NEEDS = {
     "step": ("gamma", "stepsize"), "multistep": ("gamma", "stepvalue"), "exp": ("gamma",), "inv": ("gamma", "power"),
     "poly": ("power", "max_iter"), "poly_cyc": ("power", "lr_iter"), "sigmoid": ("gamma", "stepsize"),
+    "plateau": ("gamma", "plateau_winsize"),
 }  # fmt: skip
 
 
-def learning_rate(phase, iteration):
-    """The rate at an iteration of a phase (any object with the fields of a solver).
+def learning_rate(phase, iteration, current_step=0):
+    """The rate at an iteration of a phase (any object with the fields of a solver); `current_step` is that of its
+    Progress, and counts with plateau alone.
 
     During the warm-up it rises linearly from warmup_start_lr to base_lr. The policy counts from iteration 0,
     not from the warm-up's end: the published run steps from 4.789 down to 4.534 there.
@@ -33,7 +45,49 @@ def learning_rate(phase, iteration):
     if iteration < phase.warmup_iter:
         rising = iteration * phase.base_lr + (phase.warmup_iter - iteration) * phase.warmup_start_lr
         return rising / phase.warmup_iter
-    return phase.base_lr * POLICIES[phase.lr_policy](phase, iteration)
+    return phase.base_lr * POLICIES[phase.lr_policy](phase, iteration, current_step)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a phase has to remember of its losses, with the names of Caffe's solver.
+
+    losses           the last `average_loss` ones: their mean is the smoothed loss
+    current_step     drops of the rate so far, of the policies step, multistep and plateau
+    minimum_loss     the least smoothed loss that plateau has seen; single precision, as a .solverstate keeps it
+    iter_last_event  the iteration of that minimum or of the last drop, if that came later
+    """
+
+    losses: tuple[float, ...] = ()
+    current_step: int = 0
+    minimum_loss: float = 1e38
+    iter_last_event: int = 0
+
+    @property
+    def smoothed_loss(self):
+        return fsum(self.losses) / len(self.losses)
+
+
+def advance(progress, phase, iteration, loss):
+    """The Progress that the rate of an iteration depends on: with that iteration's own loss.
+
+    plateau drops the rate when plateau_winsize[current_step] iterations have passed since the last event, a new
+    minimum or a drop, until it has been through all of plateau_winsize. As in the original, a drop leaves the
+    minimum as it is, and the warm-up counts for nothing.
+    """
+    progress = replace(progress, losses=(*progress.losses, loss)[-phase.average_loss :])
+    if iteration < phase.warmup_iter:
+        return progress
+    if phase.lr_policy in STEPS:
+        return replace(progress, current_step=STEPS[phase.lr_policy](phase, iteration))
+    if phase.lr_policy == "plateau":
+        smoothed = float(np.float32(progress.smoothed_loss))
+        if smoothed < progress.minimum_loss:
+            progress = replace(progress, minimum_loss=smoothed, iter_last_event=iteration)
+        step = progress.current_step
+        if step < len(phase.plateau_winsize) and iteration >= progress.iter_last_event + phase.plateau_winsize[step]:
+            progress = replace(progress, current_step=step + 1, iter_last_event=iteration)
+    return progress
 
 
 def check_policy(phase):
@@ -45,5 +99,7 @@ def check_policy(phase):
             raise InputError(f"{field}: found none, expected a value, as lr_policy is {phase.lr_policy!r}")
     if phase.lr_policy == "step" and phase.stepsize < 1:
         raise InputError(f"stepsize: found {phase.stepsize}, expected 1 or more")
+    if phase.lr_policy == "plateau" and min(phase.plateau_winsize) < 1:
+        raise InputError(f"plateau_winsize: found {min(phase.plateau_winsize)}, expected 1 or more")
     if phase.lr_policy == "poly_cyc" and phase.lr_iter < phase.max_iter:
         raise InputError(f"lr_iter: found {phase.lr_iter}, expected max_iter ({phase.max_iter}) or more")

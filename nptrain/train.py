@@ -16,8 +16,8 @@ from nptrain.data.loader import TrainLoader
 from nptrain.errors import InputError, TrainingError
 from nptrain.evaluate import evaluate
 from nptrain.exchange import Exchange, Times
-from nptrain.ordered import OrderedSum
-from nptrain.schedule import learning_rate
+from nptrain.ordered import OrderedSum, in_any_order
+from nptrain.schedule import Progress, advance, learning_rate
 from nptrain.update import update
 
 
@@ -61,15 +61,15 @@ class Trainer:
         for name in phases:
             phase = self.recipe.phases[names.index(name)]
             stop = phase.max_iter if iterations is None else min(iterations, phase.max_iter)
-            start = 0
+            start, progress = 0, Progress()
             if resume_from and resume_from.phase == name:
-                start = resume_from.iteration
+                start, progress = resume_from.iteration, resume_from.progress
             elif resume_from and names.index(resume_from.phase) > names.index(name):
                 continue
             elif name != phases[0] or resume_from:
                 self._start_from_phase_before(phase)
             self.log.begin(phase, start, stop)
-            self._phase(phase, start, stop)
+            self._phase(phase, start, stop, progress)
         return checkpoint.Checkpoint(self.folder, phase.name, max(start, stop))
 
     def _start_from_phase_before(self, phase):
@@ -85,7 +85,7 @@ class Trainer:
         for array in (arena.weights, arena.statistics, arena.factors, arena.history):
             self.world.broadcast(array)
 
-    def _phase(self, phase, start, stop):
+    def _phase(self, phase, start, stop, progress):
         recipe, arena = self.recipe, self.network.arena
         index = [p.name for p in recipe.phases].index(phase.name)
         mine = share(recipe.workers, self.world.rank, self.world.size)
@@ -114,23 +114,26 @@ class Trainer:
                 times = Times(reducer)
                 exchange = Exchange(sums, reducer.start, total, self.bucket_bytes)
 
-                def mean_of(loss, start=reducer.start):
-                    values = [loss / count, loader.take_wait_s() / self.world.size]
+                def sums_of(loss, start=reducer.start):
+                    values = [loss, loader.take_wait_s() / self.world.size]
                     return start(self.world.sum_scalars, values)
 
                 with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
                     loss, data_wait = self._gradients(
-                        phase, batches, mine, exchange, times, mean_of, ordered).result()  # fmt: skip
+                        phase, batches, mine, exchange, times, sums_of, ordered).result()  # fmt: skip
+                loss /= count
                 self._check(loss, phase, iteration)
-                update(arena, phase, iteration, count, self._home(exchange))
+                progress = self._advance(progress, phase, iteration, loss)
+                update(arena, phase, iteration, count, self._home(exchange), progress.current_step)
                 arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
                 times.mark("update_s")
                 speed = count * recipe.batch_size / times.total
-                self.log.iteration(iteration, learning_rate(phase, iteration), loss, speed, data_wait,
+                self.log.iteration(iteration, learning_rate(phase, iteration, progress.current_step), loss, speed,
+                                   data_wait, smoothed_loss=progress.smoothed_loss,
                                    **times.result(exchange.waited))  # fmt: skip
                 done = iteration + 1
                 if done == stop or (phase.snapshot and done % phase.snapshot == 0):
-                    self._save(phase, done)
+                    self._save(phase, done, progress)
                 if self._test_is_due(phase, done, stop):
                     self._test(phase, done)
 
@@ -142,9 +145,9 @@ class Trainer:
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")
 
-    def _gradients(self, phase, batches, mine, exchange, times, mean_of, ordered):
+    def _gradients(self, phase, batches, mine, exchange, times, sums_of, ordered):
         """Sum the gradients and batch statistics of this rank's workers, and send them off as they become final.
-        Returns mean_of(the sum of their losses), called before the last of them, so that it goes first.
+        Returns sums_of(the sum of their losses), called before the last of them, so that it goes first.
         """
         arena, network, recipe, sums = self.network.arena, self.network, self.recipe, exchange.sums
         apart = ordered or sums is not arena.gradients
@@ -168,10 +171,11 @@ class Trainer:
                 batch = next(batches)
                 times.mark("data_s")
                 x = network.pack_images(batch.images, recipe.mean_bgr, recipe.scale)
-                loss += network.forward(x, batch.labels)[0]
+                one, _ = network.forward(x, batch.labels)
+                loss += in_any_order(one) if ordered else one
                 times.mark("forward_s")
                 if worker == mine[-1] and turn + 1 == phase.iter_size:
-                    mean = mean_of(loss)
+                    sent = sums_of(loss)
                     network.backward(lambda offset: exchange.ready(offset, add))
                 else:
                     network.backward()
@@ -180,10 +184,10 @@ class Trainer:
                 add(slice(0, sums.size))
                 times.mark("backward_s")
         if not mine:
-            mean = mean_of(loss)
+            sent = sums_of(loss)
             for offset in network.offsets():
                 exchange.ready(offset)
-        return mean
+        return sent
 
     def _ordered(self):
         """Sums whose order the number of workers decides, and nothing else."""
@@ -205,9 +209,20 @@ class Trainer:
             last = f"the last checkpoint is {saved[-1].model}" if saved else "there is no checkpoint"
             raise TrainingError(f"phase {phase.name}, iteration {iteration}: the loss is {loss}; {last}")
 
-    def _save(self, phase, iteration):
+    def _advance(self, progress, phase, iteration, loss):
+        """The phase's Progress with the loss of an iteration; says where that makes the rate drop. All ranks have the
+        same loss, bit for bit, so they agree.
+        """
+        after = advance(progress, phase, iteration, loss)
+        if phase.lr_policy == "plateau" and after.current_step > progress.current_step:
+            self.log.say(f"phase {phase.name}, iteration {iteration}: the smoothed loss has not gone below "
+                         f"{after.minimum_loss:.4f} since iteration {progress.iter_last_event}: lr "
+                         f"{learning_rate(phase, iteration, after.current_step):.4g}")  # fmt: skip
+        return after
+
+    def _save(self, phase, iteration, progress):
         if self.world.rank == 0:
-            saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena)
+            saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena, progress)
             self.log.say(f"saved {saved.model}")
         self.world.barrier()
 
@@ -230,10 +245,9 @@ def start_weights(recipe, phase, folder, arena):
     Raises InputError if there is none.
     """
     names = [p.name for p in recipe.phases]
-    before = names[names.index(phase.name) - 1]
-    found = [c for c in checkpoint.complete(folder, names) if c.phase == before]
-    wanted = phase.starts_from
-    usable = [c for c in found if wanted is None or c.iteration <= wanted]
+    previous = recipe.phases[names.index(phase.name) - 1]
+    before, wanted = previous.name, previous.max_iter if phase.starts_from is None else phase.starts_from
+    usable = [c for c in checkpoint.complete(folder, names) if c.phase == before and c.iteration <= wanted]
     if not usable:
         raise InputError(f"{folder}: no checkpoint of phase {before} at iteration {wanted}, where phase "
                          f"{phase.name} starts; give --weights or run phase {before}")  # fmt: skip
@@ -242,7 +256,7 @@ def start_weights(recipe, phase, folder, arena):
     if broken:
         raise InputError(broken)
     checkpoint.load_weights(chosen.model, arena)
-    note = "" if wanted in (None, chosen.iteration) else f" (the recipe says {wanted}, which this run did not reach)"
+    note = "" if wanted == chosen.iteration else f" (the recipe says {wanted}, which this run did not reach)"
     return f"starts from the weights of phase {before} at iteration {chosen.iteration}{note}"
 
 

@@ -1,4 +1,4 @@
-"""Caffe's SGDSolver: from summed gradients to new weights, one parameter after another."""
+"""Caffe's SGDSolver and NesterovSolver: from summed gradients to new weights, one parameter after another."""
 
 from math import sqrt
 
@@ -16,22 +16,23 @@ def momentum_at(phase, iteration):
     return phase.momentum * learning_rate(phase, iteration) / learning_rate(phase, max(iteration - 1, 0))
 
 
-def update(arena, phase, iteration, count, arrived=None):
+def update(arena, phase, iteration, count, arrived=None, current_step=0):
     """w -= history for every parameter, in the order of the original: average the gradients, summed over
-    `count` batches; clip; decay; local rate; history. `arena.gradients` is used up.
+    `count` batches; clip; decay; local rate; history (Nesterov: looks ahead of it). `arena.gradients` is used up.
+    `current_step` is what `learning_rate` takes.
 
     `arrived` gives slices of the gradients, each when it is there; together they are all. By default, they are there.
     """
     ops, gradients = arena.ops, arena.gradients[: arena.size]
     parts = [slice(0, arena.size)] if arrived is None else arrived
-    rate, momentum = learning_rate(phase, iteration), momentum_at(phase, iteration)
+    rate, momentum = learning_rate(phase, iteration, current_step), momentum_at(phase, iteration)
     scale = 1 / count
     if phase.clip_gradients >= 0:
         parts = list(parts)  # the norm is that of all
         norm = sqrt(ops.squared_norm(gradients)) * scale
         if norm > phase.clip_gradients:
             scale *= phase.clip_gradients / norm
-    l1 = phase.regularization == "L1"
+    l1, nesterov = phase.regularization == "L1", phase.type == "Nesterov"
     for parameter in (p for part in parts for p in arena.parameters if part.start <= p.part.start < part.stop):
         w, g, history = (flat[parameter.part] for flat in (arena.weights, gradients, arena.history))
         decay_mult = parameter.blob.decay_mult
@@ -41,9 +42,9 @@ def update(arena, phase, iteration, count, arrived=None):
         if phase.local_lr_auto and local_rate > 0:
             g[...] = scale * g + decay * (np.sign(w) if l1 else w)
             local_rate *= trust_ratio(ops, w, g, phase)
-            ops.sgd_update(w, g, history, local_rate, momentum, 0.0)
+            ops.sgd_update(w, g, history, local_rate, momentum, 0.0, nesterov=nesterov)
         else:
-            ops.sgd_update(w, g, history, local_rate, momentum, decay, scale, l1)
+            ops.sgd_update(w, g, history, local_rate, momentum, decay, scale, l1, nesterov)
 
 
 def trust_ratio(ops, w, g, phase):

@@ -42,10 +42,11 @@ def test_round_trip(tmp_path, dtype):
     assert_same_bits(layers["c"], blobs[:1])
     assert layers["a"][0].dtype == dtype
 
-    state = SolverState(402, "w.caffemodel", blobs, 3)
+    state = SolverState(402, "w.caffemodel", blobs, 3, 0.5, 399)
     write_solverstate(tmp_path / "s", state)
     found = read_solverstate(tmp_path / "s")
-    assert (found.iteration, found.learned_net, found.current_step) == (402, "w.caffemodel", 3)
+    assert (found.iteration, found.learned_net) == (402, "w.caffemodel")
+    assert (found.current_step, found.minimum_loss, found.iter_last_event) == (3, 0.5, 399)
     assert_same_bits(found.history, blobs)
 
 

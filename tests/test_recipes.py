@@ -1,6 +1,7 @@
 """Every value of the published recipe, and overriding any of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -33,7 +34,47 @@ def test_the_448_node_recipe_to_the_letter():
     assert recipe.phases[1].starts_from == 19 * recipe.phases[0].snapshot
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def test_the_64_node_recipe_to_the_letter():
+    recipe = get_recipe("resnet50-64nodes-cyclic")
+    plain = get_recipe("resnet50-448nodes")
+    assert (recipe.workers, recipe.batch_size, recipe.workers * recipe.batch_size) == (128, 32, 4096)
+    same = {"name": recipe.name, "description": recipe.description, "phases": recipe.phases, "workers": 128,
+            "batch_size": 32}  # fmt: skip
+    assert replace(plain, **same) == recipe
+    table = """
+        init     poly_cyc 1.6   1 7800 18720 1560 0.1   0.00005
+        cyc1     poly_cyc 1.02  2 3750 7500  0    0     0.00005
+        cyc2     poly_cyc 0.764 2 4750 7500  1000 0.255 0.00005
+        cyc3     poly_cyc 0.572 2 4750 7500  1000 0.19  0.00005
+        collapse poly     0.143 2 1560 None  0    0     0.0002"""
+    names = "name lr_policy base_lr power max_iter lr_iter warmup_iter warmup_start_lr weight_decay"
+    lines = [line.split() for line in table.strip().splitlines()]
+    for phase, values in zip(recipe.phases, lines, strict=True):
+        found = [getattr(phase, field) for field in names.split()]
+        assert found[:2] == values[:2]
+        assert found[2:] == [None if value == "None" else float(value) for value in values[2:]]
+        assert (phase.momentum, phase.type, phase.regularization, phase.iter_size, phase.display) == (
+            0.9, "SGD", "L2", 1, 40)  # fmt: skip
+        assert phase.starts_from is None  # the end of the one before
+        assert phase.augmentation == ("random_crop" if phase.name == "collapse" else "random_aspect_ratio")
+        assert phase.snapshot > 0
+    assert 72 < sum(phase.max_iter for phase in recipe.phases) * 4096 / 1_281_167 < 72.5  # epochs, as published
+
+
+def test_the_small_cycles_are_the_large_ones():
+    large, small = (get_recipe(name) for name in ("resnet50-64nodes-cyclic", "cifar10-cyclic"))
+    assert replace(get_recipe("cifar10"), name=small.name, description=small.description, phases=small.phases) == small
+    for one, two in zip(small.phases, large.phases, strict=True):
+        same = ("name", "lr_policy", "power", "momentum", "starts_from")
+        assert [getattr(one, field) for field in same] == [getattr(two, field) for field in same]
+        for field in ("max_iter", "lr_iter", "warmup_iter"):
+            assert (getattr(one, field) or 0) == pytest.approx(0.08 * (getattr(two, field) or 0), abs=0.5)
+        assert one.base_lr == pytest.approx(0.03 / 1.6 * two.base_lr, rel=0.03)
+        assert one.weight_decay == 10 * two.weight_decay
+        assert one.augmentation == "random_crop"
+
+
+@pytest.mark.parametrize("name", ["resnet50-448nodes", "cifar10", "digits"])
 def test_every_recipe_has_the_shape_of_the_published_one(name):
     one, two = get_recipe(name).phases
     assert (one.lr_policy, one.power, two.lr_policy, two.power) == ("poly", 1, "poly", 2)
@@ -71,6 +112,9 @@ def test_values_that_need_each_other_may_come_in_any_order():
     recipe = override(get_recipe("digits"), ["1.lr_policy=step", "1.gamma=0.1", "1.stepsize=10"])
     assert (recipe.phases[0].lr_policy, recipe.phases[0].gamma, recipe.phases[0].stepsize) == ("step", 0.1, 10)
     assert recipe.phases[1] == get_recipe("digits").phases[1]
+    recipe = override(get_recipe("digits"), ["2.plateau_winsize=30,20", "2.lr_policy=plateau", "2.gamma=0.1",
+                                             "2.type=Nesterov"])  # fmt: skip
+    assert (recipe.phases[1].plateau_winsize, recipe.phases[1].type) == ((30, 20), "Nesterov")
     assert override(get_recipe("digits"), ["crop_size=300", "test_resize=320"]).test_resize == 320
 
 
@@ -88,6 +132,8 @@ def test_values_that_need_each_other_may_come_in_any_order():
         ("1.max_iter=-1", "1.max_iter: found -1"),
         ("augmentation=test", "augmentation: found test"),
         ("lr_policy=step", "gamma: found none"),
+        ("type=Adam", "1.type: found Adam, expected SGD or Nesterov"),
+        ("plateau_winsize=9,x", "--set plateau_winsize: found '9,x'"),
         ("min_area=2", "found min_area 2.0"),
         ("test_resize=16", "test_resize: found 16, expected none, or crop_size (32) or more"),
         ("2.resize=16", "2.resize: found 16, expected none, or crop_size (32) or more"),
@@ -101,7 +147,11 @@ def test_mistakes_are_named(assignment, line):
 
 
 def test_unknown_recipes_and_fields():
-    with pytest.raises(InputError, match="found 'resnet', expected one of resnet50-448nodes, cifar10, digits"):
+    with pytest.raises(
+        InputError,
+        match="found 'resnet', expected one of resnet50-448nodes, resnet50-64nodes-cyclic, "
+        "cifar10, cifar10-cyclic, digits",
+    ):
         get_recipe("resnet")
     with pytest.raises(InputError, match="colour"):
         from_dict({**to_dict(get_recipe("digits")), "colour": 1})

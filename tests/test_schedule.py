@@ -3,11 +3,12 @@
 from dataclasses import replace
 from math import exp
 
+import numpy as np
 import pytest
 
 from nptrain.errors import InputError
 from nptrain.recipes import Phase, get_recipe
-from nptrain.schedule import check_policy, learning_rate
+from nptrain.schedule import Progress, advance, check_policy, learning_rate
 
 PART_1, PART_2 = get_recipe("resnet50-448nodes").phases
 
@@ -57,19 +58,86 @@ def test_policies(values, iteration, rate):
 
 
 @pytest.mark.parametrize(
-    ("init", "iteration", "rate"),
+    ("name", "iteration", "rate"),
     [
-        ((1.6, 1.0, 7800, 18720, 1560, 0.1), 0, 0.1),
-        ((1.6, 1.0, 7800, 18720, 1560, 0.1), 7799, 1.6 * (1 - 7799 / 18720)),
-        ((1.02, 2.0, 3750, 7500, 0, 0.0), 3750 - 1, 1.02 * (1 - 3749 / 7500) ** 2),
-        ((0.764, 2.0, 4750, 7500, 1000, 0.255), 500, (0.764 + 0.255) / 2),
+        ("init", 0, 0.1),
+        ("init", 780, (1.6 + 0.1) / 2),
+        ("init", 1560, 1.6 * (1 - 1560 / 18720)),
+        ("init", 7799, 1.6 * (1 - 7799 / 18720)),
+        ("cyc1", 0, 1.02),
+        ("cyc1", 3749, 1.02 * (1 - 3749 / 7500) ** 2),
+        ("cyc2", 0, 0.255),
+        ("cyc2", 500, (0.764 + 0.255) / 2),
+        ("cyc2", 1000, 0.764 * (1 - 1000 / 7500) ** 2),
+        ("cyc2", 4749, 0.764 * (1 - 4749 / 7500) ** 2),
+        ("cyc3", 0, 0.19),
+        ("cyc3", 999, 0.572 - (0.572 - 0.19) / 1000),
+        ("cyc3", 4749, 0.572 * (1 - 4749 / 7500) ** 2),
+        ("collapse", 0, 0.143),
+        ("collapse", 780, 0.143 / 4),
+        ("collapse", 1559, 0.143 / 1560**2),
     ],
 )
-def test_the_cycles_of_the_64_node_recipe(init, iteration, rate):
-    base_lr, power, max_iter, lr_iter, warmup_iter, warmup_start_lr = init
-    phase = replace(BASE, lr_policy="poly_cyc", base_lr=base_lr, power=power, max_iter=max_iter, lr_iter=lr_iter,
-                    warmup_iter=warmup_iter, warmup_start_lr=warmup_start_lr)  # fmt: skip
+def test_the_cycles_of_the_64_node_recipe(name, iteration, rate):
+    phase = get_recipe("resnet50-64nodes-cyclic").phase(name)
     assert learning_rate(phase, iteration) == pytest.approx(rate, rel=1e-12)
+
+
+PLATEAU = replace(BASE, lr_policy="plateau", gamma=0.5, plateau_winsize=(3, 2))
+
+
+def followed(phase, losses, progress=Progress(), start=0):
+    """[(the rate, the Progress) at each iteration] that has one of the losses."""
+    found = []
+    for iteration, loss in enumerate(losses, start):
+        progress = advance(progress, phase, iteration, loss)
+        found.append((learning_rate(phase, iteration, progress.current_step), progress))
+    return found
+
+
+def test_plateau_by_hand():
+    losses = [5, 4, 4, 4, 4, 3, 3.5, 3.25, 3, 9, 9]
+    rates = [2, 2, 2, 2, 1, 1, 1, 0.5, 0.5, 0.5, 0.5]  # drops at 1 + 3 and 5 + 2, and then no more
+    found = followed(PLATEAU, losses)
+    assert [rate for rate, _ in found] == rates
+    assert [progress.iter_last_event for _, progress in found] == [0, 1, 1, 1, 4, 5, 5, 7, 7, 7, 7]
+    assert [progress.minimum_loss for _, progress in found] == [5, 4, 4, 4, 4, 3, 3, 3, 3, 3, 3]
+    never_better = followed(PLATEAU, [1, 2, 2, 2, 2, 2, 2])  # a drop is an event, and leaves the minimum
+    assert [rate for rate, _ in never_better] == [2, 2, 2, 1, 1, 0.5, 0.5]
+
+
+def test_plateau_looks_at_the_smoothed_loss():
+    phase = replace(PLATEAU, average_loss=2)
+    found = followed(phase, [4, 2, 4, 2, 2, 1])
+    assert [progress.smoothed_loss for _, progress in found] == [4, 3, 3, 3, 2, 1.5]
+    assert [progress.iter_last_event for _, progress in found] == [0, 1, 1, 1, 4, 5]
+    assert found[-1][1].losses == (2, 1)
+
+
+def test_plateau_after_a_warm_up():
+    phase = replace(PLATEAU, warmup_iter=5, warmup_start_lr=1.0, plateau_winsize=(2,))
+    found = followed(phase, [1, 2, 2, 2, 2, 2, 2, 2])
+    assert [rate for rate, _ in found] == pytest.approx([1, 1.2, 1.4, 1.6, 1.8, 2, 2, 1])
+    assert found[4][1] == Progress(losses=(2,))  # a loss of the warm-up is no minimum
+
+
+def test_plateau_goes_on_from_single_precision():
+    """What a .solverstate keeps decides as what it was made from."""
+    losses = [0.3, 0.1, 0.1, 0.1 - 1e-12, 0.1, 0.1]
+    found = followed(PLATEAU, losses)
+    assert found[-1][1].minimum_loss == float(np.float32(0.1))
+    for stop in range(1, 6):
+        kept = replace(found[stop - 1][1], minimum_loss=float(np.float32(found[stop - 1][1].minimum_loss)))
+        assert followed(PLATEAU, losses[stop:], kept, stop) == found[stop:]
+
+
+def test_what_a_state_says_of_the_step_policies():
+    """As in Caffe: the drops at the last iteration that was computed; none in the warm-up."""
+    step = replace(BASE, lr_policy="step", gamma=0.5, stepsize=3)
+    assert [p.current_step for _, p in followed(step, [1.0] * 7)] == [0, 0, 0, 1, 1, 1, 2]
+    multistep = replace(BASE, lr_policy="multistep", gamma=0.5, stepvalue=(1, 4), warmup_iter=3)
+    assert [p.current_step for _, p in followed(multistep, [1.0] * 6)] == [0, 0, 0, 1, 2, 2]
+    assert [p.current_step for _, p in followed(replace(BASE, power=1.0), [1.0] * 3)] == [0, 0, 0]
 
 
 def test_a_policy_says_what_it_lacks():
@@ -79,5 +147,9 @@ def test_a_policy_says_what_it_lacks():
         check_policy(replace(BASE, lr_policy="step", gamma=0.1))
     with pytest.raises(InputError, match="stepsize: found 0, expected 1 or more"):
         check_policy(replace(BASE, lr_policy="step", gamma=0.1, stepsize=0))
+    with pytest.raises(InputError, match="plateau_winsize: found none, expected a value"):
+        check_policy(replace(BASE, lr_policy="plateau", gamma=0.1))
+    with pytest.raises(InputError, match="plateau_winsize: found 0, expected 1 or more"):
+        check_policy(replace(BASE, lr_policy="plateau", gamma=0.1, plateau_winsize=(9, 0)))
     with pytest.raises(InputError, match=r"lr_iter: found 99, expected max_iter \(100\) or more"):
         check_policy(replace(BASE, lr_policy="poly_cyc", lr_iter=99))

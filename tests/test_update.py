@@ -77,6 +77,47 @@ def test_lars():
     assert arena.history[part] == pytest.approx(rate * step + 0.9 * h[part])
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"clip_gradients": 0.3}, {"regularization": "L1"}, {"local_lr_auto": True, "local_gw_ratio": 0.01}]
+)
+def test_nesterov_is_caffe_s(more):
+    """w -= (1 + momentum) * history - momentum * the history before, which is as without it."""
+    plain, (w, _, before) = arena_with()
+    ahead, _ = arena_with()
+    update(plain, replace(PHASE, **more), 0, count=4)
+    update(ahead, replace(PHASE, type="Nesterov", **more), 0, count=4)
+    assert ahead.history == pytest.approx(plain.history)
+    assert ahead.weights == pytest.approx(w - (1.9 * plain.history - 0.9 * before))
+    assert np.abs(ahead.weights - plain.weights).max() > 1e-2
+
+
+def test_nesterov_is_torch_s_at_a_constant_rate():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    w, history = rng.standard_normal(9), np.zeros(9)
+    theirs = torch.tensor(w.copy(), requires_grad=True)
+    solver = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    for _ in range(5):
+        g = rng.standard_normal(9)
+        naive.sgd_update(w, g, history, 0.1, 0.9, 0.01, nesterov=True)
+        theirs.grad = torch.tensor(g)
+        solver.step()
+    assert w == pytest.approx(theirs.detach().numpy(), rel=1e-12)
+
+
+@pytest.mark.parametrize("l1", [False, True])
+@pytest.mark.parametrize("size", [1, 16, 1000, 4099])
+def test_the_compiled_nesterov_is_the_plain_one(size, l1):
+    rng = np.random.default_rng(size)
+    start = rng.standard_normal((3, size)).astype(np.float32)
+    (w, g, history), (w64, g64, history64) = start.copy(), start.astype(np.float64)
+    for _ in range(3):
+        fast.sgd_update(w, g, history, 0.1, 0.9, 0.01, 0.5, l1, nesterov=True)
+        naive.sgd_update(w64, g64, history64, 0.1, 0.9, 0.01, 0.5, l1, nesterov=True)
+    assert w == pytest.approx(w64, rel=1e-5, abs=1e-6)
+    assert history == pytest.approx(history64, rel=1e-5, abs=1e-6)
+
+
 def test_momentum_correction_is_for_the_warm_up():
     phase = replace(PHASE, warmup_iter=4, warmup_start_lr=0.1, momentum_correction=True)
     assert momentum_at(phase, 0) == pytest.approx(0.9)
@@ -85,7 +126,8 @@ def test_momentum_correction_is_for_the_warm_up():
     assert momentum_at(replace(phase, momentum_correction=False), 2) == 0.9
 
 
-@pytest.mark.parametrize("more", [{}, {"clip_gradients": 0.3}, {"local_lr_auto": True}, {"regularization": "L1"}])
+@pytest.mark.parametrize("more", [{}, {"clip_gradients": 0.3}, {"local_lr_auto": True}, {"regularization": "L1"},
+                                  {"type": "Nesterov"}, {"type": "Nesterov", "local_lr_auto": True}])  # fmt: skip
 def test_the_compiled_update_is_the_plain_one(more):
     results = []
     for ops, dtype in ((naive, np.float64), (fast, np.float32)):

@@ -7,7 +7,9 @@ from nptrain.layers import STATISTICS, STEM, blocks, layers
 
 FLOAT = 4  # bytes
 IMAGENET = (1_281_167, 50_000)  # records to train on and held out
-RECORDS = {"cifar10": (50_000, 10_000), "digits": (1_437, 360)}  # of the recipes that are not for ImageNet
+CIFAR10 = (50_000, 10_000)
+# of the recipes that are not for ImageNet
+RECORDS = {"cifar10": CIFAR10, "cifar10-cyclic": CIFAR10, "digits": (1_437, 360)}
 RECORD_BYTES = 42e9 / IMAGENET[0]  # of the published LMDB: JPEG, shorter side 256, for crops of 224
 IMAGE_LANES = 4  # colours as the fast kernels store them
 PROCESS_BYTES = 0.3e9  # Python, NumPy, Numba and its compiled kernels, MPI; working memory of the kernels
