@@ -6,6 +6,7 @@ activations, KCRS weights and (C,) vectors. A result is a new array: `out` is fi
 
 import numpy as np
 
+from kernels.naive_bf16 import bf16_add_into, bf16_split  # noqa: F401
 from kernels.softmax_loss import softmax_loss, softmax_loss_backward, top_k  # noqa: F401  (plain arrays already)
 
 IN_PLACE = False  # a result is a new array
