@@ -1,6 +1,7 @@
 """The compiled kernels under one name, with the signatures of their twins in `naive`. float32 only."""
 
 from kernels.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
+from kernels.bf16 import bf16_add_into, bf16_split
 from kernels.conv_backward_data import conv_backward_data
 from kernels.conv_backward_weights import conv_backward_weights
 from kernels.conv_forward import conv_forward, conv_inference
@@ -27,9 +28,9 @@ IN_PLACE = True  # results go to the `out` they are given: buffers are worth kee
 
 __all__ = [
     "IN_PLACE", "activation_shape", "add_into", "average_backward", "average_forward", "batchnorm_backward",
-    "batchnorm_forward", "batchnorm_inference", "conv_backward_data", "conv_backward_weights", "conv_forward",
-    "conv_inference", "cross_entropy", "linear_backward", "linear_forward", "maxpool_backward", "maxpool_forward", "pack",
-    "pack_images", "pack_vector", "pack_weights", "scaled_weights", "sgd_update", "softmax_loss",
-    "softmax_loss_backward", "squared_norm", "top_k", "unpack", "unpack_vector", "unpack_weights",
-    "unpacked_size", "vector_shape", "weights_shape",
+    "batchnorm_forward", "batchnorm_inference", "bf16_add_into", "bf16_split", "conv_backward_data",
+    "conv_backward_weights", "conv_forward", "conv_inference", "cross_entropy", "linear_backward",
+    "linear_forward", "maxpool_backward", "maxpool_forward", "pack", "pack_images", "pack_vector",
+    "pack_weights", "scaled_weights", "sgd_update", "softmax_loss", "softmax_loss_backward", "squared_norm",
+    "top_k", "unpack", "unpack_vector", "unpack_weights", "unpacked_size", "vector_shape", "weights_shape",
 ]  # fmt: skip

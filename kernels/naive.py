@@ -6,6 +6,7 @@ activations, KCRS weights and (C,) vectors. A result is a new array: `out` is fi
 
 import numpy as np
 
+from kernels.naive_bf16 import bf16_add_into, bf16_split  # noqa: F401
 from kernels.softmax_loss import (  # noqa: F401  (plain arrays already)
     cross_entropy,
     softmax_loss,

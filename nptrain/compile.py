@@ -45,4 +45,8 @@ def compile_kernels(recipe, say=print):
         fast.sgd_update(flat, flat.copy(), flat.copy(), 0.0, 0.0, 0.0)
         fast.squared_norm(flat)
         fast.add_into(flat.astype(np.float64), flat)
+        bits = np.zeros(32, np.uint16)
+        fast.bf16_split(flat, bits)
+        for dtype in (np.float32, np.float64):
+            fast.bf16_add_into(flat.astype(dtype), bits)
     announcement.finish()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nptrain import checkpoint
+from nptrain.compression import CompressedSum
 from nptrain.data.loader import TrainLoader
 from nptrain.errors import InputError, TrainingError
 from nptrain.evaluate import evaluate
@@ -30,13 +31,14 @@ def share(total, rank, size):
 class Trainer:
     """One run of a recipe on this rank.
 
-    network   a ResNet          world    rank, size, broadcast, sum, sum_scalars, reducer, gather, barrier
+    network   a ResNet          world    rank, size, broadcast, sum, combine, sum_scalars, reducer, gather, barrier
     log       nptrain.log.Log
     val_data  None: no tests    folder   of the checkpoints
     threads   that decode images ahead of the step
     max_bad_records   of the training data that a rank replaces by the next good one, instead of stopping
     bucket_bytes      of gradients that travel together
     reproducible      sum over workers in an order that the number of ranks does not change
+    compress          gradients travel as bf16; not together with `reproducible`
     """
 
     recipe: Any
@@ -51,6 +53,7 @@ class Trainer:
     max_bad_records: int = 0
     bucket_bytes: int = 16 << 20
     reproducible: bool = False
+    compress: bool = False
 
     def run(self, phases, iterations=None, resume_from=None):
         """Train the named phases in order, each for `iterations` at most. Weights are in the network already;
@@ -101,10 +104,15 @@ class Trainer:
         # difference a hundredfold in every iteration: in float64 the order is lost in rounding to float32.
         sums = arena.gradients if count <= 2 or self.reproducible else np.zeros(arena.gradients.size)
         ordered = self._ordered() if self.reproducible else None
+        compressed = None
+        if self.compress and self.world.size > 1:
+            compressed = CompressedSum(self.world, self.network.ops, arena.size, arena.dtype)
 
         def total(part):
             if ordered:
                 ordered.total(sums, part)
+            elif compressed:
+                compressed.total(sums, part)
             else:
                 self.world.sum(sums[part])
 
@@ -134,6 +142,8 @@ class Trainer:
                 done = iteration + 1
                 if done == stop or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done, progress)
+                    if compressed:
+                        compressed.clear()  # a run that resumes here has nothing kept back either
                 if self._test_is_due(phase, done, stop):
                     self._test(phase, done)
 

@@ -1,0 +1,27 @@
+"""What the kernels of `bf16` mean, as a part of `naive`: flat arrays of any float dtype."""
+
+import numpy as np
+
+
+def bf16_split(values, bits):
+    """`bits` gets the upper halves of `values` as float32, rounded to nearest, ties to even; NaN stays NaN, what is too
+    large is inf. `values` keeps the rest: what rounding lost, 0 where the result is not finite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        words = values.astype(np.float32).view(np.uint32)
+        upper, lower = words >> 16, words & 0xFFFF
+        up = (lower > 0x8000) | ((lower == 0x8000) & (upper % 2 == 1))
+        bits[:] = np.where(np.isnan(values), upper | 0x40, upper + up)
+        rounded = _decoded(bits)
+        values[:] = np.where(np.isfinite(rounded), values - rounded, 0)
+
+
+def bf16_add_into(total, bits):
+    """total += the values of bits, in total's precision."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total += _decoded(bits)
+
+
+def _decoded(bits):
+    """The float32 whose upper half is given, and whose lower is zero."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

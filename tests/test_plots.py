@@ -1,0 +1,62 @@
+"""bin/curves: what it reads from runs, and the picture."""
+
+import json
+
+import numpy as np
+import pytest
+from commands import run
+from PIL import Image
+
+from nptrain.plots import read_metrics, smoothed
+
+
+def make_run(folder, tail="", loss=1):
+    """A run of two phases, of 30 and 4 iterations and a test after each."""
+    folder.mkdir(exist_ok=True)
+    lines = [{"phase": p, "iteration": i, "lr": 0.1, "loss": loss / (1 + i)} for p, n in (("1", 30), ("2", 4))
+             for i in range(n)]  # fmt: skip
+    lines.insert(30, {"phase": "1", "iteration": 30, "test_loss": 1.0, "top1": 0.5, "top5": 0.9})
+    lines.append({"phase": "2", "iteration": 4, "test_loss": 1.0, "top1": 0.75, "top5": 0.9})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
+    return folder
+
+
+def test_iterations_count_on_through_the_phases(tmp_path):
+    losses, tests = read_metrics(make_run(tmp_path, tail='{"phase": "2", "itera'))
+    assert losses[:, 0].tolist() == list(range(1, 35))
+    assert losses[29:31, 1].tolist() == [1 / 30, 1]
+    assert tests.tolist() == [[30, 0.5], [34, 0.75]]
+
+
+def test_smoothing_by_hand():
+    assert smoothed(np.array([1.0, 3, 5, 10]), 2).tolist() == [1, 2, 4, 7.5]
+    assert smoothed(np.array([1.0, 3]), 20).tolist() == [1, 2]
+
+
+def test_the_picture(tmp_path):
+    one, other, out = make_run(tmp_path / "one"), make_run(tmp_path / "other", loss=2), tmp_path / "both.png"
+    output, errors = run("curves", one, other, "--out", out)
+    assert (output, errors) == (f"{out}\n", "")
+    colors = {tuple(color) for color in np.asarray(Image.open(out).convert("RGB")).reshape(-1, 3)}
+    assert {(31, 119, 180), (255, 127, 14)} <= colors  # C0 and C1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["none"], "none/metrics.jsonl: No such file or directory, expected the metrics of a run"),
+        (["broken"], "broken/metrics.jsonl: line 37: found '[1]', expected an iteration or a test"),
+        (["empty"], "empty/metrics.jsonl: found no iteration, expected one at least"),
+        (["whole", "--out", "x.txt"], "--out: found x.txt, expected a name that ends in .png, .svg or .pdf"),
+        (["whole", "--out", "no/x.png"], "--out: no/x.png: No such file or directory"),
+        (["whole", "--smooth", "0"], "--smooth: found 0, expected 1 or more"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, monkeypatch, words, line):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "whole")
+    make_run(tmp_path / "broken", tail="[1]\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "metrics.jsonl").write_text("")
+    output, errors = run("curves", *words, status=2)
+    assert (output, errors) == ("", f"curves: {line}\n")
