@@ -11,12 +11,13 @@ It ends at a finding and leaves the input in a file crash-...; `python tests/fuz
 again. A finding that was fixed becomes a case in tests/test_fuzz.py, which runs a little of this in every test run.
 """
 
+import os
 import random
 import resource
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -37,6 +38,7 @@ with instrumented:
     from nptrain.caffe.model import layers_of, write_caffemodel
     from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
     from nptrain.data.datum import decode, encoded_datum, parse_datum, raw_datum
+    from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
     from nptrain.errors import InputError
 
 MAX_MEMORY = 1 << 30
@@ -47,12 +49,23 @@ def read_datum(path):
     decode(parse_datum(path.read_bytes(), path), path)
 
 
+def read_lmdb(path):
+    """The file as the data.mdb of an LMDB; what is wrong with single records is as right as no error."""
+    folder = path.parent / "lmdb"
+    folder.mkdir(exist_ok=True)
+    os.replace(path, folder / "data.mdb")
+    dataset = LmdbDataset(folder)
+    for index in range(min(len(dataset), 100)):
+        with suppress(InputError):
+            dataset[index]
+
+
 def read_model(path):
     for _ in layers_of(path):
         pass
 
 
-TARGETS = {"caffemodel": read_model, "solverstate": read_solverstate, "datum": read_datum}
+TARGETS = {"caffemodel": read_model, "solverstate": read_solverstate, "datum": read_datum, "lmdb": read_lmdb}
 
 
 def check(target, data, folder):
@@ -64,7 +77,7 @@ def check(target, data, folder):
     except InputError as error:
         line = str(error)
         assert line.isprintable(), repr(line)
-        assert str(path) in line, line
+        assert str(folder) in line, line
         assert len(line) <= 1100, len(line)
 
 
@@ -88,6 +101,14 @@ def seeds(target, folder):
             image.save(buffer := io.BytesIO(), kind)
             files.append(encoded_datum(buffer.getvalue(), 3))
         return [*files, raw_datum(image, 4)]
+    if target == "lmdb":
+        made = []
+        for records in (1, 3, 90):  # a record in its leaf, and pages of its own; a leaf, and a branch
+            folder = Path(folder) / f"seed{records}"
+            big = Image.fromarray(np.zeros((40, 40, 3), np.uint8))
+            write_lmdb(folder, ((f"{k}.png" * 9, raw_datum(big if k == 1 else image, k)) for k in range(records)))
+            made.append((folder / "data.mdb").read_bytes())
+        return made
     raise ValueError(target)
 
 
@@ -96,6 +117,8 @@ def mutated(rng, data):
     data = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(data) + 1)
+        if rng.random() < 0.5:
+            at = min(at // 4096 * 4096 + rng.randrange(160), len(data))  # where pages of an LMDB tell of themselves
         size = min(rng.choice((1, 1, 2, 4, 8, 64)), len(data) - at)
         kind = rng.randrange(6)
         if kind == 0:
