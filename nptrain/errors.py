@@ -21,6 +21,10 @@ class TrainingError(Exception):
 
 def printable(text, limit):
     """`text` in one line: what is not printable is escaped, and a middle beyond `limit` characters left out."""
-    if len(text) > limit:
-        text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = _cut(text, limit)
+    return text if text.isprintable() else _cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), limit)
+
+
+def _cut(text, limit):
+    half = limit // 2 - 3
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"

@@ -11,6 +11,7 @@ It ends at a finding and leaves the input in a file crash-...; `python tests/fuz
 again. A finding that was fixed becomes a case in tests/test_fuzz.py, which runs a little of this in every test run.
 """
 
+import json
 import os
 import random
 import resource
@@ -40,7 +41,15 @@ with instrumented:
     from nptrain.data.datum import decode, encoded_datum, parse_datum, raw_datum
     from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
     from nptrain.errors import InputError
+    from nptrain.summary import summary
+    from nptrain.summary_text import summary_text
 
+TEXTS = (
+    'net: "a.prototxt"\nbase_lr: 4.8\nmax_iter: 7\nstepvalue: [1, 2]\nlr_policy: "poly"\nsolver_mode: CPU\n',
+    'name: "n"\nlayer { name: "d" type: "Data" include { phase: TRAIN } data_param { source: "x" backend: LMDB } }\n'
+    'layer { name: "c" type: "Convolution" bottom: "d" param { lr_mult: 2 } lrn_param { local_size: 5 } }\n',
+    'layers { name: "d" type: 4 blobs { num: 1 data: 1.5 } }\n',
+)
 MAX_MEMORY = 1 << 30
 MAX_SECONDS = 10
 
@@ -65,7 +74,15 @@ def read_model(path):
         pass
 
 
-TARGETS = {"caffemodel": read_model, "solverstate": read_solverstate, "datum": read_datum, "lmdb": read_lmdb}
+def inspect(path):
+    found = summary(path)
+    json.dumps(found, allow_nan=False)
+    lines = summary_text(found).splitlines()
+    assert all(line.isprintable() for line in lines), lines
+
+
+TARGETS = {"caffemodel": read_model, "solverstate": read_solverstate, "datum": read_datum, "lmdb": read_lmdb,
+           "prototxt": inspect, "inspect": inspect}  # fmt: skip
 
 
 def check(target, data, folder):
@@ -78,7 +95,7 @@ def check(target, data, folder):
         line = str(error)
         assert line.isprintable(), repr(line)
         assert str(folder) in line, line
-        assert len(line) <= 1100, len(line)
+        assert len(line) <= 1000, len(line)
 
 
 def seeds(target, folder):
@@ -109,6 +126,12 @@ def seeds(target, folder):
             write_lmdb(folder, ((f"{k}.png" * 9, raw_datum(big if k == 1 else image, k)) for k in range(records)))
             made.append((folder / "data.mdb").read_bytes())
         return made
+    if target == "prototxt":
+        return [text.encode() for text in TEXTS]
+    if target == "inspect":
+        path.write_text(json.dumps({"phase": "1", "iteration": 3, "files": {"a": {"bytes": 3, "sha256": "5"}}}))
+        mean = b"\x08\x01\x10\x01\x18\x01\x20\x02\x2a\x08" + bytes(8)
+        return [path.read_bytes(), mean, *seeds("caffemodel", folder), *seeds("solverstate", folder)]
     raise ValueError(target)
 
 
@@ -165,7 +188,7 @@ def guided(target, flags):
         corpus.mkdir()
         for i, seed in enumerate(seeds(target, folder)):
             (corpus / str(i)).write_bytes(seed)
-        atheris.Setup([sys.argv[0], str(corpus), *flags], lambda data: check(target, data, folder))
+        atheris.Setup([sys.argv[0], *flags, str(corpus)], lambda data: check(target, data, folder))
         atheris.Fuzz()
 
 

@@ -62,6 +62,10 @@ class LmdbDataset:
         """The beginning of every error line about record `index`: file and key."""
         return f"{self.path}: record {self.key(index).decode(errors='backslashreplace')}"
 
+    def bytes(self, index):
+        """How many bytes record `index` has."""
+        return self._sizes[index]
+
     def datum(self, index):
         """The Datum of record `index`."""
         where = self.where(index)
