@@ -12,7 +12,6 @@ from PIL import Image
 
 from nptrain.data.augment import shorter_side
 from nptrain.data.convert import convert
-from nptrain.data.datum import parse_datum
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
 from tests.images import image, image_file
@@ -73,8 +72,7 @@ def test_files_are_stored_as_they_are(tmp_path, files):
     jpeg = image_file(image(3), "JPEG", quality=30)
     convert(make_folder(tmp_path / "source", files | {"ant/j.jpg": jpeg}), tmp_path / "set", shuffle=False)
     dataset = LmdbDataset(tmp_path / "set")
-    with dataset._environment.begin() as transaction:
-        records = [parse_datum(transaction.get(dataset.key(i)), "here") for i in range(len(dataset))]
+    records = [dataset.datum(i) for i in range(len(dataset))]
     assert [record.data for record in records] == [*list(files.values())[:4], jpeg, *list(files.values())[4:]]
     assert all(record.encoded for record in records)
 
@@ -205,8 +203,7 @@ def test_raw(tmp_path):
     source = make_folder(tmp_path / "source", {name: image_file(picture) for name, picture in pictures.items()})
     convert(source, tmp_path / "set", raw=True, resize=24)
     dataset = LmdbDataset(tmp_path / "set")
-    with dataset._environment.begin() as transaction:
-        assert not any(parse_datum(transaction.get(dataset.key(i)), "here").encoded for i in range(2))
+    assert not any(dataset.datum(i).encoded for i in range(2))
     found = {name: picture.tobytes() for name, (_, picture) in stored(tmp_path / "set").items()}
     assert found["a/big.png"] == shorter_side(pictures["a/big.png"], 24).tobytes(), "not through JPEG"
     assert found["a/grey.png"] == pictures["a/grey.png"].convert("RGB").tobytes()

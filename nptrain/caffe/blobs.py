@@ -1,13 +1,15 @@
-"""Arrays to and from Caffe's BlobProto, and messages from files."""
+"""Arrays to and from Caffe's BlobProto."""
 
 import math
-from pathlib import Path
+from itertools import islice
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from nptrain.caffe import caffe_pb2
+from nptrain.caffe.wire import I32, I64, LEN, VARINT, Message, signed
 from nptrain.errors import InputError
+
+MAX_AXES, MAX_NUMBERS = 32, 2**31 - 1  # Caffe's own limits of a blob
 
 
 def fill_blob(blob, array):
@@ -25,28 +27,62 @@ def fill_blob(blob, array):
     blob.ParseFromString(packed.SerializeToString())
 
 
-def blob_array(blob, where):
-    """The array of a BlobProto: float64 where it has `double_data`, else float32; a copy.
+def read_blob(message, where):
+    """The array of a BlobProto, a wire Message: float64 where it has `double_data`, else float32.
 
-    Raises InputError, beginning with `where`, if the numbers do not fill the shape.
+    The shape is num, channels, height and width where one of these is there, as in files from before 2014, else the
+    BlobShape. Raises InputError, beginning with `where`, if the numbers do not fill the shape; WireError.
     """
-    field = blob.double_data if len(blob.double_data) else blob.data
-    if any(blob.HasField(name) for name in ("num", "channels", "height", "width")):
-        shape = (blob.num, blob.channels, blob.height, blob.width)
-    else:
-        shape = tuple(blob.shape.dim)
-    if min(shape, default=0) < 0 or math.prod(shape) != len(field):
-        raise InputError(f"{where}: found {len(field)} numbers for a blob of shape {shape}")
-    return np.array(field).reshape(shape)
+    legacy, shape, data, double_data = {}, [], [], []
+    for number, wire, value in message.fields():
+        if 1 <= number <= 4 and wire == VARINT:
+            legacy[number] = signed(value)
+        elif number == 5 and wire in (LEN, I32):
+            data.append(value)
+        elif number == 8 and wire in (LEN, I64):
+            double_data.append(value)
+        elif number == 7 and wire == LEN:
+            shape += _dims(value)
+            if len(shape) > MAX_AXES:
+                raise InputError(f"{where}: found a shape of more than {MAX_AXES} axes")
+    if legacy:
+        shape = [legacy.get(number, 0) for number in (1, 2, 3, 4)]
+    if any(_bytes(piece) for piece in double_data):
+        return _join(double_data, "<f8", tuple(shape), where)
+    return _join(data, "<f4", tuple(shape), where)
 
 
-def read_message(path, message_type):
-    """Parse the file `path` as one protobuf message; raises InputError if it is missing or another thing."""
-    path = Path(path)
-    try:
-        return message_type.FromString(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except DecodeError:
-        kind = message_type.DESCRIPTOR.name
-        raise InputError(f"{path}: no {kind} message: damaged, cut short or another kind of file") from None
+def _dims(message):
+    """The numbers of a BlobShape, no more than one beyond MAX_AXES."""
+    found = []
+    for number, wire, value in message.fields():
+        if number == 1 and wire in (VARINT, LEN):
+            found += [signed(value)] if wire == VARINT else islice(value.integers(), MAX_AXES + 1)
+            if len(found) > MAX_AXES:
+                break
+    return found
+
+
+def _join(pieces, dtype, shape, where):
+    """One array of `shape` from the pieces in which its numbers came, on the wire or as bits."""
+    size, dtype = sum(map(_bytes, pieces)), np.dtype(dtype)
+    count, rest = divmod(size, dtype.itemsize)
+    numbers = f"{size} bytes of {dtype.name}" if rest else f"{count} numbers"
+    if min(shape, default=0) < 0 or rest or math.prod(shape) != count:
+        raise InputError(f"{where}: found {numbers} for a blob of shape {shape}")
+    if math.prod(max(n, 1) for n in shape) > MAX_NUMBERS:
+        raise InputError(f"{where}: found a blob of shape {shape}, larger than Caffe's can be")
+    array, at = np.empty(count, dtype), 0
+    memory = memoryview(array.view(np.uint8))
+    for piece in pieces:
+        part = memory[at : at + _bytes(piece)]
+        if isinstance(piece, Message):
+            piece.read_into(part)
+        else:
+            part[:] = piece.tobytes()
+        at += len(part)
+    return array.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _bytes(piece):
+    return len(piece) if isinstance(piece, Message) else piece.nbytes

@@ -1,31 +1,79 @@
 """Weights: Caffe's .caffemodel files."""
 
-from nptrain.caffe.blobs import blob_array, fill_blob, read_message
+from dataclasses import dataclass
+
+import numpy as np
+
+from nptrain.caffe.blobs import fill_blob, read_blob
 from nptrain.caffe.caffe_pb2 import NetParameter
+from nptrain.caffe.wire import LEN, VARINT, WireError, open_message
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
+
+# The types of layers in files from before 2014, V1LayerParameter.LayerType of caffe.proto.
+V1_TYPES = {
+    0: "NONE", 1: "ACCURACY", 2: "BNLL", 3: "CONCAT", 4: "CONVOLUTION", 5: "DATA", 6: "DROPOUT", 7: "EUCLIDEAN_LOSS",
+    8: "FLATTEN", 9: "HDF5_DATA", 10: "HDF5_OUTPUT", 11: "IM2COL", 12: "IMAGE_DATA", 13: "INFOGAIN_LOSS",
+    14: "INNER_PRODUCT", 15: "LRN", 16: "MULTINOMIAL_LOGISTIC_LOSS", 17: "POOLING", 18: "RELU", 19: "SIGMOID",
+    20: "SOFTMAX", 21: "SOFTMAX_LOSS", 22: "SPLIT", 23: "TANH", 24: "WINDOW_DATA", 25: "ELTWISE", 26: "POWER",
+    27: "SIGMOID_CROSS_ENTROPY_LOSS", 28: "HINGE_LOSS", 29: "MEMORY_DATA", 30: "ARGMAX", 31: "THRESHOLD",
+    32: "DUMMY_DATA", 33: "SLICE", 34: "MVN", 35: "ABSVAL", 36: "SILENCE", 37: "CONTRASTIVE_LOSS", 38: "EXP",
+    39: "DECONVOLUTION",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a .caffemodel: its `type` as the file has it, its blobs as arrays, none if it has no weights."""
+
+    name: str
+    type: str
+    blobs: list[np.ndarray]
 
 
 def read_caffemodel(path):
     """Read the blobs of every layer that has any: {layer name: [array, ...]}, in the order of the file.
 
-    Arrays are float32, or float64 where the file holds doubles. Raises InputError where the file is
-    missing, damaged, of another kind or of the layer format from before 2014, or where a blob's numbers
-    do not fill its shape.
+    Arrays are float32, or float64 where the file holds doubles. Of layers with one name the last counts, as in
+    Caffe. Raises InputError where the file is missing, damaged, larger than 2 GiB or of another kind, or where a
+    blob's numbers do not fill its shape.
     """
-    net = read_message(path, NetParameter)
-    if net.layers:
-        raise InputError(
-            f"{path}: found layers in the old format (V1LayerParameter): "
-            "convert the file with Caffe's upgrade_net_proto_binary"
-        )
-    if not net.layer:
-        raise InputError(f"{path}: holds no layers: not a .caffemodel file")
-    return {
-        layer.name: [blob_array(blob, f"{path}: layer {layer.name}, blob {k}") for k, blob in enumerate(layer.blobs)]
-        for layer in net.layer
-        if layer.blobs
-    }
+    return {layer.name: layer.blobs for layer in layers_of(path) if layer.blobs}
+
+
+def layers_of(path):
+    """The Layers of a .caffemodel in order, one of them in memory at a time; raises what `read_caffemodel` does.
+
+    A file with layers in the form from before 2014 (V1LayerParameter) is read as that, even if it has others.
+    """
+    with open_message(path, "NetParameter") as net:
+        new, old = [], []
+        for number, wire, value in net.fields():
+            if number in (1, 2, 100):
+                if wire != LEN:
+                    raise WireError(f"field {number} has wire type {wire}")
+                (new if number == 100 else old if number == 2 else []).append(value)
+        if not new and not old:
+            raise InputError(f"{path}: holds no layers: not a .caffemodel file")
+        for message in old or new:
+            yield _layer(message, path, *((4, 5, 6) if old else (1, 2, 7)))
+
+
+def _layer(message, path, name_field, type_field, blobs_field):
+    """One LayerParameter or V1LayerParameter, by the numbers of its fields."""
+    name, kind, blobs = "", "", []
+    for number, wire, value in message.fields():
+        if number == name_field and wire == LEN:
+            name = value.text()
+        elif number == type_field and wire == LEN:
+            kind = value.text()
+        elif number == type_field and wire == VARINT:
+            kind = V1_TYPES.get(value, str(value))
+        elif number == blobs_field and wire == LEN:
+            blobs.append(value)
+        elif number in (name_field, type_field, blobs_field):
+            raise WireError(f"field {number} of a layer has wire type {wire}")
+    return Layer(name, kind, [read_blob(blob, f"{path}: layer {name}, blob {k}") for k, blob in enumerate(blobs)])
 
 
 def write_caffemodel(path, net_name, layers):

@@ -5,9 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from nptrain.caffe import caffe_pb2
-from nptrain.caffe.blobs import blob_array, fill_blob, read_message
+from nptrain.caffe.blobs import fill_blob, read_blob
+from nptrain.caffe.wire import I32, LEN, VARINT, WireError, open_message, signed
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
+
+# of iter, learned_net, history, current_step, minimum_loss, iter_last_event
+WIRE_TYPES = {1: VARINT, 2: LEN, 3: LEN, 4: VARINT, 5: I32, 6: VARINT}
+
+NO_LOSS = float(np.float32(1e38))  # the default of minimum_loss
 
 
 @dataclass(frozen=True)
@@ -23,18 +29,34 @@ class SolverState:
     learned_net: str
     history: list[np.ndarray]
     current_step: int = 0
-    minimum_loss: float = 1e38
+    minimum_loss: float = NO_LOSS
     iter_last_event: int = 0
 
 
 def read_solverstate(path):
-    """Read a SolverState; raises InputError for a file that is missing, damaged or of another kind."""
-    message = read_message(path, caffe_pb2.SolverState)
-    if not message.HasField("iter"):
-        raise InputError(f"{path}: holds no iteration: not a .solverstate file")
-    history = [blob_array(blob, f"{path}: history blob {k}") for k, blob in enumerate(message.history)]
-    plateau = message.current_step, message.minimum_loss, message.iter_last_event
-    return SolverState(message.iter, message.learned_net, history, *plateau)
+    """Read a SolverState; raises InputError where `read_caffemodel` does, and for a file of another kind."""
+    found, learned_net, history = {}, "", []
+    with open_message(path, "SolverState") as message:
+        for number, wire, value in message.fields():
+            if number not in WIRE_TYPES:
+                continue
+            if wire != WIRE_TYPES[number]:
+                raise WireError(f"field {number} has wire type {wire}")
+            if number == 2:
+                learned_net = value.text()
+            elif number == 3:
+                history.append(value)
+            elif number == 5:
+                found[number] = float(value.view(np.float32)[-1])
+            else:
+                found[number] = signed(value)
+        if 1 not in found:
+            raise InputError(f"{path}: holds no iteration: not a .solverstate file")
+        for number, name in ((1, "iteration"), (4, "current_step"), (6, "iter_last_event")):
+            if not 0 <= found.setdefault(number, 0) < 2**31:
+                raise InputError(f"{path}: found {name} {found[number]}, expected 0..{2**31 - 1}")
+        history = [read_blob(blob, f"{path}: history blob {k}") for k, blob in enumerate(history)]
+    return SolverState(found[1], learned_net, history, found[4], found.get(5, NO_LOSS), found[6])
 
 
 def write_solverstate(path, state):

@@ -1,6 +1,7 @@
 """One record of a data set, Caffe's Datum: to and from bytes, to an image."""
 
 import io
+import logging
 import warnings
 
 import numpy as np
@@ -14,6 +15,8 @@ from nptrain.errors import InputError
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 MAX_PIXELS = 100_000_000  # a small file can claim to be any size: read no larger image
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked instead
+warnings.filterwarnings("ignore", module="PIL")  # of oddities that do not keep a file from being read
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def encoded_datum(file, label):

@@ -4,38 +4,48 @@ import os
 import shutil
 from array import array
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import lmdb
 
 from nptrain.data.datum import decode, parse_datum
+from nptrain.data.lmdb_file import LmdbError, leaves
 from nptrain.errors import InputError
 from nptrain.files import sync_folder
 
-_open = WeakValueDictionary()  # a process may open an LMDB only once: {(device, inode): environment}
+CAFFES_LMDB = 0  # the library's major version: 1.x writes another format
 
 
 class LmdbDataset:
     """The records of an LMDB, in key order: `dataset[i]` is (PIL RGB image, label).
 
-    Any number of threads may read it, and any number of LmdbDatasets in a process the same LMDB; nothing
-    is written to its folder. With `classes`, labels must be in 0..classes-1. Raises InputError where `path`
-    is no LMDB, an empty or an incomplete one, and on access to a record that is no Datum, does not decode
-    or has another label.
+    Any number of threads may read it. Nothing is written to its folder, not even a lock: an LMDB must not be
+    changed while it is read. With `classes`, labels must be in 0..classes-1. Raises InputError where `path`
+    is no LMDB, an empty, a damaged or an incomplete one, and on access to a record that is no Datum, does not
+    decode or has another label.
     """
 
     def __init__(self, path, classes=None):
         self.path, self.classes = Path(path), classes
-        self._environment = _environment(self.path)
         # All keys in one string and where each ends: a million bytes objects would take several times that.
         self._keys, self._ends = bytearray(), array("q", [0])
+        self._offsets, self._sizes = array("q"), array("q")
+        data = self.path / "data.mdb"
         try:
-            with self._environment.begin() as transaction:
-                for key in transaction.cursor().iternext(values=False):
+            if not data.is_file():  # a pipe would wait for its writer
+                data.stat()
+                raise InputError(f"{path}: no LMDB: {data} is no file")
+            self._file = open(data, "rb", buffering=0)  # noqa: SIM115, as long as the data set lives
+            for keys, offsets, sizes in leaves(self._file):
+                for key in keys:
                     self._keys += key
                     self._ends.append(len(self._keys))
-        except lmdb.Error as error:
-            raise InputError(f"{path}: damaged LMDB: {error}") from None
+                self._offsets.frombytes(offsets.tobytes())
+                self._sizes.frombytes(sizes.tobytes())
+        except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"{path}: no LMDB: {data} cannot be read: {why}") from None
+        except LmdbError as error:
+            raise InputError(f"{path}: {error}") from None
         if not len(self):
             raise InputError(f"{path}: found an LMDB without records")
 
@@ -52,35 +62,24 @@ class LmdbDataset:
         """The beginning of every error line about record `index`: file and key."""
         return f"{self.path}: record {self.key(index).decode(errors='backslashreplace')}"
 
-    def __getitem__(self, index):
+    def bytes(self, index):
+        """How many bytes record `index` has."""
+        return self._sizes[index]
+
+    def datum(self, index):
+        """The Datum of record `index`."""
         where = self.where(index)
-        with self._environment.begin() as transaction:
-            record = transaction.get(self.key(index))
-        datum = parse_datum(record, where)
+        try:
+            record = os.pread(self._file.fileno(), self._sizes[index], self._offsets[index])
+        except OSError as error:
+            raise InputError(f"{where}: cannot be read: {error.strerror}") from None
+        return parse_datum(record, where)
+
+    def __getitem__(self, index):
+        datum, where = self.datum(index), self.where(index)
         if self.classes is not None and not 0 <= datum.label < self.classes:
             raise InputError(f"{where}: found label {datum.label}, expected 0..{self.classes - 1}")
         return decode(datum, where), datum.label
-
-
-def _environment(path):
-    """The process's one read-only environment of the LMDB in folder `path`."""
-    data = path / "data.mdb"
-    try:
-        stat = data.stat()
-    except OSError as error:
-        raise InputError(f"{path}: no LMDB: {data} cannot be read: {error.strerror}") from None
-    identity = (stat.st_dev, stat.st_ino)
-    environment = _open.get(identity)
-    if environment is None:
-        try:
-            environment = lmdb.open(str(path), readonly=True, lock=False, create=False)
-        except lmdb.Error as error:
-            raise InputError(f"{path}: no LMDB: {error}") from None
-        size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        if stat.st_size < size:  # reading a missing page would end the process
-            raise InputError(f"{path}: cut short: found {stat.st_size} bytes in data.mdb, expected {size}")
-        _open[identity] = environment
-    return environment
 
 
 def write_lmdb(path, records):
@@ -118,7 +117,9 @@ class LmdbWriter:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made: {error.strerror}") from None
         # Nothing is to last until the end, so nothing need be synced before.
-        self._environment = lmdb.open(str(self.folder), map_size=self._map_size, sync=False, lock=False)
+        self._environment = lmdb.open(
+            str(self.folder), map_size=self._map_size, sync=False, lock=False, lib_version=CAFFES_LMDB
+        )
         return self
 
     def add(self, name, datum):
