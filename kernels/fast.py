@@ -28,8 +28,8 @@ IN_PLACE = True  # results go to the `out` they are given: buffers are worth kee
 __all__ = [
     "IN_PLACE", "activation_shape", "add_into", "average_backward", "average_forward", "batchnorm_backward",
     "batchnorm_forward", "batchnorm_inference", "conv_backward_data", "conv_backward_weights", "conv_forward",
-    "conv_inference", "cross_entropy", "linear_backward", "linear_forward", "maxpool_backward", "maxpool_forward", "pack",
-    "pack_images", "pack_vector", "pack_weights", "scaled_weights", "sgd_update", "softmax_loss",
+    "conv_inference", "cross_entropy", "linear_backward", "linear_forward", "maxpool_backward", "maxpool_forward",
+    "pack", "pack_images", "pack_vector", "pack_weights", "scaled_weights", "sgd_update", "softmax_loss",
     "softmax_loss_backward", "squared_norm", "top_k", "unpack", "unpack_vector", "unpack_weights",
     "unpacked_size", "vector_shape", "weights_shape",
 ]  # fmt: skip

@@ -147,8 +147,11 @@ def test_mistakes_are_named(assignment, line):
 
 
 def test_unknown_recipes_and_fields():
-    with pytest.raises(InputError, match="found 'resnet', expected one of resnet50-448nodes, resnet50-64nodes-cyclic, "
-                       "cifar10, cifar10-cyclic, digits"):
+    with pytest.raises(
+        InputError,
+        match="found 'resnet', expected one of resnet50-448nodes, resnet50-64nodes-cyclic, "
+        "cifar10, cifar10-cyclic, digits",
+    ):
         get_recipe("resnet")
     with pytest.raises(InputError, match="colour"):
         from_dict({**to_dict(get_recipe("digits")), "colour": 1})

@@ -1,7 +1,10 @@
 """The train and evaluate commands: resuming, ranks, checkpoints, and what a user's mistakes look like."""
 
+import io
 import json
 import time
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,6 +15,9 @@ from nptrain.caffe.model import read_caffemodel, write_caffemodel
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
+from nptrain.log import Log
+from nptrain.recipes import get_recipe
+from nptrain.schedule import Progress, advance
 
 SHORT = ["--set", "1.max_iter=30", "--set", "1.snapshot=10", "--set", "2.max_iter=4", "--set", "2.starts_from=20",
          "--set", "test_interval=15", "--workers", "3"]  # fmt: skip
@@ -148,6 +154,45 @@ def test_reproducible_sums_give_the_same_bits_on_any_number_of_ranks(data, tmp_p
         files.append([(folder / "checkpoints" / name).read_bytes() for name in names if not name.endswith("json")])
     assert len(files[0]) == 2
     assert files[0] == files[1] == files[2] == files[3]
+
+
+def test_plateau_and_nesterov_resume_bit_for_bit_on_other_ranks(data, tmp_path):
+    """The run is cut in the middle of a window of losses, between two drops of the rate."""
+    values = ("lr_policy=plateau", "gamma=0.5", "plateau_winsize=2,2,2,2", "average_loss=4", "type=Nesterov",
+              "warmup_iter=2", "max_iter=16", "snapshot=100")  # fmt: skip
+    steps = [word for value in values for word in ("--set", f"1.{value}")]
+    steps += ["--workers", "3", "--phase", "1", "--reproducible", "--train-data", data / "train"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    output, _ = run("train", *TINY, *steps, "--run-dir", whole)
+    run("train", *TINY, *steps, "--run-dir", parts, "--iterations", "9", ranks=2)
+    run("train", *TINY, *steps, "--run-dir", parts, "--resume")
+    assert metrics(parts) == metrics(whole)
+    drops = [entry["iteration"] for before, entry in pairwise(metrics(whole)) if entry["lr"] == before["lr"] / 2]
+    assert drops[0] < 9 <= drops[-1]
+    assert all(f"phase 1, iteration {drop}: the smoothed loss has not gone below" in output for drop in drops)
+    names = [f"phase1_iter_16.{kind}" for kind in ("caffemodel", "solverstate")]
+    ours, theirs = ([(f / "checkpoints" / name).read_bytes() for name in names] for f in (parts, whole))
+    assert ours == theirs
+    state = read_solverstate(whole / "checkpoints" / names[1])
+    assert state.current_step == len(drops)
+    assert state.iter_last_event >= drops[-1]
+    assert state.minimum_loss < 10
+    manifest = json.loads((whole / "checkpoints" / "phase1_iter_16.json").read_text())
+    assert manifest["losses"] == [entry["loss"] for entry in metrics(whole)[-4:]]
+
+
+def test_people_see_the_smoothed_loss_as_often_as_display_says(tmp_path):
+    phase = replace(get_recipe("digits").phases[0], display=3, average_loss=2)
+    losses, progress, said = [8.0, 6.0, 2.0, 4.0, 1.0, 3.0, 7.0, 9.0], Progress(), io.StringIO()
+    log = Log(tmp_path, said)
+    log.begin(phase, 0, 8)
+    for iteration, loss in enumerate(losses):
+        progress = advance(progress, phase, iteration, loss)
+        log.iteration(iteration, 0.1, loss, 1.0, 0.0, smoothed_loss=progress.smoothed_loss)
+    log.close()
+    lines = [line.split("  ")[1:3] for line in said.getvalue().splitlines()]
+    assert lines == [["1/8", "loss 8.0000"], ["4/8", "loss 3.0000"], ["7/8", "loss 5.0000"], ["8/8", "loss 8.0000"]]
+    assert [entry["loss"] for entry in metrics(tmp_path)] == losses
 
 
 def test_threads_change_nothing(data, tmp_path):
