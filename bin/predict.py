@@ -112,20 +112,20 @@ def _phase(recipe, phase, cluster, step, exposed, forward):
             "tests_min": seconds[1] / 60, "minutes": sum(seconds) / 60}  # fmt: skip
 
 
-def against_published(recipe):
-    """Rows that hold the model, with all its defaults, against the published runs of the recipe."""
+def against_published():
+    """Rows that hold the model, with all its defaults, against the published runs."""
     rows = []
     for run in published.RUNS:
         cluster = Cluster(run.nodes)
         if run.speed_at:
             cluster = replace(cluster, images_per_s=run.speed_at / cluster.batch_seconds(run.speed_at))
-        found = predict(published.as_run(recipe, run), cluster)
+        found = predict(run.recipe, cluster)
         if run.unit == "images/s":
             value = found["images_per_s"]
         elif run.phase:
             value = next(phase["minutes"] for phase in found["phases"] if phase["phase"] == run.phase)
         else:
-            value = run.iterations * found["step_ms"] / 60e3
+            value = found["minutes"]
         rows.append({"run": run.what, "unit": run.unit, "published": run.value, "predicted": value,
                      "difference": value / run.value - 1, "fitted": run.fitted})  # fmt: skip
     return rows

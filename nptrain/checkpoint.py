@@ -17,14 +17,14 @@ from nptrain.schedule import Progress
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: `iteration` updates of `phase` are in it, `progress` was made by them (of one that was not
-    loaded, it is unknown).
+    """A complete checkpoint: `iteration` updates of `phase` are in it, `progress`, of one that was saved or
+    loaded, was made by them.
     """
 
     folder: Path
     phase: str
     iteration: int
-    progress: Progress = Progress()
+    progress: Progress | None = None
 
     @property
     def stem(self):
@@ -44,8 +44,8 @@ class Checkpoint:
 
 
 def save(folder, phase, iteration, arena, progress):
-    """Write a checkpoint of the arena and of the phase's Progress; its last losses, for which Caffe's file has no place,
-    go to the manifest. Returns it.
+    """Write a checkpoint of the arena and the phase's Progress. Caffe's file has no place for its last losses: they go
+    to the manifest. Returns it.
     """
     saved = Checkpoint(Path(folder), phase, iteration, progress)
     saved.folder.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ class Trainer:
             stop = phase.max_iter if iterations is None else min(iterations, phase.max_iter)
             start, progress = 0, Progress()
             if resume_from and resume_from.phase == name:
-                start, progress = resume_from.iteration, resume_from.progress
+                start, progress = resume_from.iteration, resume_from.progress or Progress()
             elif resume_from and names.index(resume_from.phase) > names.index(name):
                 continue
             elif name != phases[0] or resume_from:

@@ -102,7 +102,7 @@ def test_fewer_ranks_carry_more_workers_one_after_another():
 
 
 def test_the_published_runs():
-    rows = {row["run"]: row for row in against_published(RECIPE)}
+    rows = {row["run"]: row for row in against_published()}
     for name in ("64 nodes", "64 nodes, all 5 parts", "448 nodes, part 1"):
         assert abs(rows[name]["difference"]) < 0.15, rows[name]
     assert sum(row["fitted"] for row in rows.values()) == 2
@@ -157,6 +157,10 @@ def test_the_command_prints_in_under_a_second():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "896 ranks" in done.stdout
+    out, _ = run("plan", "--recipe", "resnet50-64nodes-cyclic")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "64 nodes, 128 ranks" in out
+    assert "cyc3" in out
     assert "64 nodes" in done.stdout
 
 
@@ -191,7 +195,8 @@ def test_json_and_picture(tmp_path):
         (["--out", "no/step.png"], "--out: no: no such folder"),
         (["--recipe", "cifar10"], "--images-per-s: found none, expected that of a rank: the published one is for "
                                   "ResNet-50 at 224, the recipe is for ResNet-50 at 32"),
-        (["--recipe", "x"], "--recipe: found 'x', expected one of resnet50-448nodes, cifar10, digits"),
+        (["--recipe", "x"], "--recipe: found 'x', expected one of resnet50-448nodes, resnet50-64nodes-cyclic, "
+                             "cifar10, cifar10-cyclic, digits"),
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_one_line(words, says):

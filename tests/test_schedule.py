@@ -86,9 +86,9 @@ def test_the_cycles_of_the_64_node_recipe(name, iteration, rate):
 PLATEAU = replace(BASE, lr_policy="plateau", gamma=0.5, plateau_winsize=(3, 2))
 
 
-def followed(phase, losses, progress=Progress(), start=0):
+def followed(phase, losses, progress=None, start=0):
     """[(the rate, the Progress) at each iteration] that has one of the losses."""
-    found = []
+    progress, found = progress or Progress(), []
     for iteration, loss in enumerate(losses, start):
         progress = advance(progress, phase, iteration, loss)
         found.append((learning_rate(phase, iteration, progress.current_step), progress))

@@ -1,42 +1,28 @@
 """The train and evaluate commands: resuming, ranks, checkpoints, and what a user's mistakes look like."""
 
+import io
 import json
-import sys
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from commands import PROJECT, TINY, run, start
-from images import image, image_file, make_dataset
+from commands import run, start
+from images import image, image_file
+from runs import SHORT, arguments, make_data, metrics
 
 from nptrain.caffe.model import read_caffemodel, write_caffemodel
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
-
-SHORT = ["--set", "1.max_iter=30", "--set", "1.snapshot=10", "--set", "2.max_iter=4", "--set", "2.starts_from=20",
-         "--set", "test_interval=15", "--workers", "3"]  # fmt: skip
+from nptrain.log import Log
+from nptrain.recipes import get_recipe
+from nptrain.schedule import Progress, advance
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two LMDBs of small images, /train and /val; val's 7 records fill no batch of 2 evenly."""
-    folder = tmp_path_factory.mktemp("data")
-    make_dataset(folder / "train", 41, width=36, height=34)
-    make_dataset(folder / "val", 7, width=40, height=33)
-    return folder
-
-
-def arguments(data, run_dir, *more):
-    return [*TINY, "--train-data", data / "train", "--val-data", data / "val", "--run-dir", run_dir, *more]
-
-
-def metrics(run_dir):
-    """The lines of a run's metrics, without the times in them."""
-    entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("images_per_s", "hidden")
-    return [{k: v for k, v in e.items() if k not in clocks and not k.endswith("_s")} for e in entries]
+    return make_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -141,50 +127,18 @@ def test_any_number_of_ranks_computes_the_same(data, tmp_path, whole, ranks):
             assert np.abs(blob - expected).max() <= 1e-5 * np.abs(expected).max(), layer
 
 
-@pytest.mark.ranks
-def test_losses_on_any_number_of_ranks_agree(data, tmp_path):
-    """The first to rounding; those that follow from weights that were summed in another order, nearly."""
-    losses = []
-    for ranks in (1, 2, 3):
-        steps = ["--workers", "4", "--phase", "1", "--iterations", "5"]
-        run("train", *arguments(data, tmp_path / str(ranks), *SHORT, *steps), ranks=ranks)
-        losses.append([entry["loss"] for entry in metrics(tmp_path / str(ranks)) if "loss" in entry])
-    for first, *rest in losses:
-        assert first == pytest.approx(losses[0][0], rel=1e-6)
-        assert rest == pytest.approx(losses[0][1:], rel=1e-3)
-        assert len(rest) == 4
-
-
-def reproducible(data, folder, ranks, *more, environment=None):
-    """Train 3 iterations of 6 workers with --reproducible; returns the bytes of every checkpoint."""
-    steps = ["--workers", "6", "--phase", "1", "--set", "1.snapshot=1", "--iterations", "3", "--bucket-mb", "20",
-             *more]  # fmt: skip
-    run("train", *arguments(data, folder, *SHORT, *steps, "--reproducible"), ranks=ranks, environment=environment)
-    kept = {path.name: path.read_bytes() for path in (folder / "checkpoints").glob("*.[cs]*")}
-    assert len(kept) == 6  # weights and momentum after every iteration
-    return kept
-
-
-@pytest.mark.ranks
-def test_reproducible_sums_give_the_same_bits_on_any_number_of_ranks(data, tmp_path):
-    found = [reproducible(data, tmp_path / str(ranks), ranks) for ranks in (1, 2, 3, 4)]
-    assert found[0] == found[1] == found[2] == found[3]
-
-
-@pytest.mark.ranks
-def test_several_passes_an_iteration_give_the_same_bits_on_any_number_of_ranks(data, tmp_path):
-    passes = ["--set", "iter_size=2", "--workers", "3"]
-    assert reproducible(data, tmp_path / "1", 1, *passes) == reproducible(data, tmp_path / "2", 2, *passes)
-
-
-@pytest.mark.ranks
-@pytest.mark.parametrize("environment", [".venv", ".venv-mpich", ".venv-impi"])
-def test_reproducible_sums_give_the_same_bits_with_any_mpi(data, tmp_path, environment):
-    other = PROJECT / environment
-    if other == Path(sys.prefix) or not (other / "ready").exists():
-        pytest.skip(f"needs {environment}, of another MPI: make setup MPI=...")
-    ours = reproducible(data, tmp_path / "ours", ranks=3)
-    assert ours == reproducible(data, tmp_path / "other", ranks=3, environment=other)
+def test_people_see_the_smoothed_loss_as_often_as_display_says(tmp_path):
+    phase = replace(get_recipe("digits").phases[0], display=3, average_loss=2)
+    losses, progress, said = [8.0, 6.0, 2.0, 4.0, 1.0, 3.0, 7.0, 9.0], Progress(), io.StringIO()
+    log = Log(tmp_path, said)
+    log.begin(phase, 0, 8)
+    for iteration, loss in enumerate(losses):
+        progress = advance(progress, phase, iteration, loss)
+        log.iteration(iteration, 0.1, loss, 1.0, 0.0, smoothed_loss=progress.smoothed_loss)
+    log.close()
+    lines = [line.split("  ")[1:3] for line in said.getvalue().splitlines()]
+    assert lines == [["1/8", "loss 8.0000"], ["4/8", "loss 3.0000"], ["7/8", "loss 5.0000"], ["8/8", "loss 8.0000"]]
+    assert [entry["loss"] for entry in metrics(tmp_path)] == losses
 
 
 def test_threads_change_nothing(data, tmp_path):
@@ -295,14 +249,3 @@ def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
     assert "the loss is " in errors
     assert "the last checkpoint is " in errors
     assert errors.count("\n") == 1
-
-
-@pytest.mark.ranks
-def test_an_error_on_one_rank_ends_all_with_its_line(data, tmp_path):
-    records = [(f"{i}", encoded_datum(image_file(image(i, width=36, height=36)), i % 5)) for i in range(24)]
-    records[13] = ("bad", b"\xff\xff")
-    write_lmdb(tmp_path / "data", records)
-    more = ["--train-data", tmp_path / "data", "--workers", "2"]
-    _, errors = run("train", *arguments(data, tmp_path / "run", *more), ranks=2, status=2, timeout=120)
-    assert errors.startswith("train: ")
-    assert "record 00000013_bad" in errors

@@ -5,9 +5,10 @@ Both ran on nodes of two Xeon Platinum 8160, 48 cores, with two ranks each and t
 for communication, on Omni-Path of 100 Gb/s.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nptrain.errors import InputError
+from nptrain.recipes import get_recipe
 
 NETWORK = (50, 224)  # depth, crop
 RANKS_PER_NODE, CORES, COMMUNICATION_CORES = 2, 48, 2
@@ -22,31 +23,33 @@ FITTED_CORES = CORES // RANKS_PER_NODE - COMMUNICATION_CORES
 
 @dataclass(frozen=True)
 class Run:
-    """A published value: `unit` is images/s of the whole cluster, or minutes of some iterations."""
+    """A published value: `unit` is images/s of the whole cluster, or minutes of the whole recipe or a phase of it."""
 
     what: str
-    nodes: int
-    batch_size: int
+    recipe_name: str
     unit: str
     value: float
-    iterations: int = 0
-    phase: str | None = None  # of the recipe, with its tests
+    phase: str | None = None
     fitted: bool = False  # the speed of a rank was chosen so that this comes out
     speed_at: int | None = None  # images of a batch whose images/s are taken instead of its own
 
+    @property
+    def recipe(self):
+        return get_recipe(self.recipe_name)
 
+    @property
+    def nodes(self):
+        return self.recipe.workers // RANKS_PER_NODE
+
+
+_64, _448 = RECIPES = ("resnet50-64nodes-cyclic", "resnet50-448nodes")
 RUNS = (
-    Run("64 nodes", 64, 32, "images/s", 6303, fitted=True),
-    Run("64 nodes, all 5 parts", 64, 32, "minutes", 240, iterations=7800 + 3750 + 2 * 4750 + 1560),
-    Run("448 nodes, part 1", 448, 16, "minutes", 60, phase="1", fitted=True),
-    Run("448 nodes, part 2", 448, 16, "minutes", 5, phase="2"),
-    Run("448, by 64 nodes' speed", 448, 16, "minutes", 60, phase="1", speed_at=32),
+    Run("64 nodes", _64, "images/s", 6303, fitted=True),
+    Run("64 nodes, all 5 parts", _64, "minutes", 240),
+    Run("448 nodes, part 1", _448, "minutes", 60, phase="1", fitted=True),
+    Run("448 nodes, part 2", _448, "minutes", 5, phase="2"),
+    Run("448, by 64 nodes' speed", _448, "minutes", 60, phase="1", speed_at=32),
 )
-
-
-def as_run(recipe, run):
-    """The recipe at the size of a published run."""
-    return replace(recipe, workers=run.nodes * RANKS_PER_NODE, batch_size=run.batch_size)
 
 
 def batch_seconds(images, cores, ranks_per_node):
