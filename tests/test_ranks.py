@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from commands import PROJECT, TINY, run
+from images import image, image_file
 from runs import SHORT, arguments, make_data, metrics
 
 from nptrain.caffe.state import read_solverstate
+from nptrain.data.datum import encoded_datum
+from nptrain.data.lmdb_dataset import write_lmdb
 
 pytestmark = pytest.mark.ranks
 
