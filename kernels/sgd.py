@@ -40,13 +40,12 @@ def squared_norm(v):
 
 @parallel_jit
 def _update(w, g, history, rate, momentum, decay, scale, l1, nesterov):
-    ahead = np.float32(1) + momentum
+    ahead = momentum if nesterov else np.float32(0)  # no branch in the loop
     for i in numba.prange(w.size):
         pull = np.sign(w[i]) if l1 else w[i]
-        before = momentum * history[i]
-        step = rate * (scale * g[i] + decay * pull) + before
+        step = rate * (scale * g[i] + decay * pull) + momentum * history[i]
+        w[i] -= step + ahead * (step - history[i])
         history[i] = step
-        w[i] -= ahead * step - before if nesterov else step
 
 
 @parallel_jit

@@ -104,16 +104,16 @@ def test_an_ensemble_is_the_mean_of_probabilities_on_any_ranks(data, cycles, col
     for ranks in (0, 2):
         output, _ = run("evaluate", *members(*paths), "--data", data / "val", "--json", ranks=ranks)
         result = json.loads(output)
-        first = result if ranks == 0 else first
-        results.append((result["top1"], result["top5"], [one["top1"] for one in result["members"]]))
+        results.append(result)
         assert result["records"] == 23
         assert [one["weights"] for one in result["members"]] == [str(path) for path in paths]
         for one, right in zip([*result["members"], result], [*each, np.mean(each, axis=0)], strict=True):
             for name, value in expected(right, labels).items():
                 assert one[name] == pytest.approx(value, rel=1e-4), name
-    assert results[0] == results[1]
+    one, two = ([(r["top1"], r["top5"]) for r in (result, *result["members"])] for result in results)
+    assert one == two
     alone, _ = run("evaluate", "--weights", paths[1], "--data", data / "val", "--json")
-    assert {"weights": str(paths[1]), **json.loads(alone)} == first["members"][1]
+    assert {"weights": str(paths[1]), **json.loads(alone)} == results[0]["members"][1]
 
 
 def test_the_table(data, cycles, collapsed):
