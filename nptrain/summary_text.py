@@ -35,8 +35,9 @@ def _caffemodel(found):
 
 
 def _solverstate(found):
-    yield f"  state of a solver after {found['iteration']} iterations ({_size(found)})"
-    yield f"  weights in {_clip(found['learned_net'], 60) or '(no name)'}; steps of the rate: {found['current_step']}"
+    iteration, step = found["iteration"], found["current_step"]
+    yield f"  state of a solver after {iteration} iterations, rate step {step} ({_size(found)})"
+    yield f"  weights in {_clip(found['learned_net'], 60) or '(no name)'}"
     rows = [("history", "blob", "", "L2 norm")]
     rows += [(str(index), *_blob(blob)) for index, blob in enumerate(found["history"])]
     yield from _table(rows, (7, 30, 7, 16), right=(0, 3))
