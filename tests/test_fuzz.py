@@ -20,7 +20,7 @@ from nptrain.summary import summary
 from tests import fuzz
 from tests.wire import field, varint
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # pytest shows what datum.py ignores
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest shows what datum.py ignores
 SMALL = [target for target in fuzz.TARGETS if target != "lmdb"]  # whose seeds are some hundred bytes
 
 
@@ -64,6 +64,7 @@ CASES = [  # what was found, and mended
     ("prototxt", b"stepvalue: 1 " * 50_000),  # minutes of parsing for a long line
     ("prototxt", b"net_param {\n" * 5_000),  # as deep as the stack
     ("caffemodel", field(100, field(7, field(5, struct.pack("<f", float("nan")))))),
+    ("inspect", b'{"recipe": {"\\u007f": 1}, "arguments": {}, "versions": {}, "hosts": []}'),
     ("inspect", field(100, field(1, b"\x1b[2J\xff") + field(7, field(8, struct.pack("<d", 1e300))))),
 ]
 

@@ -14,6 +14,8 @@ from nptrain.data.datum import encoded_datum, raw_datum
 from nptrain.data.lmdb_dataset import write_lmdb
 from nptrain.errors import InputError
 from nptrain.layers import layers
+from nptrain.recipes import get_recipe
+from nptrain.run_folder import RunFolder
 from nptrain.summary import summary
 from nptrain.summary_text import summary_text
 from tests.commands import run, start
@@ -93,6 +95,7 @@ def test_lmdb(tmp_path):
     first = summary(tmp_path / "set", records=2)
     assert (first["records"], first["read"], first["labels"], first["bad"]) == (5, 2, {3: 2}, 0)
     assert "5 records" in text(tmp_path / "set", records=2)
+    assert "BAD RECORDS: 2; the first: " in text(tmp_path / "set")
     assert "2 of them read" in text(tmp_path / "set", records=2)
 
 
@@ -113,12 +116,23 @@ def test_texts(tmp_path):
 
 def test_checkpoints(tmp_path):
     saved = checkpoint.save(tmp_path, "1", 30, Arena(layers(18, 10), naive))
-    assert text(saved.manifest).endswith("  both files are there, and have its checksums")
+    assert text(saved.manifest).endswith("  its files are there, and have its checksums")
     found = summary(saved.model)
     assert sum(bool(layer["blobs"]) for layer in found["layers"]) == 20 + 20 + 20 + 1
     assert len(text(saved.model).splitlines()) > 100
     saved.model.write_bytes(b"")
     assert "  DAMAGED: " in summary_text(summary(saved.manifest))
+
+
+def test_a_run(tmp_path):
+    run_folder = RunFolder(tmp_path)
+    run_folder.describe(get_recipe("digits"), [{"host": "a"}, {"host": "b"}], {"seed": 3}, "Some MPI 1.0")
+    found = summary(tmp_path)
+    assert (found["kind"], found["hosts"], found["arguments"]) == ("run", 2, {"seed": 3})
+    assert found == summary(run_folder.description)
+    assert "  description of a run on 2 ranks (" in text(tmp_path)
+    assert "recipe: name digits," in text(tmp_path)
+    assert "mpi Some MPI 1.0" in text(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +145,9 @@ def test_checkpoints(tmp_path):
         (b"Hello, world!\n", "line 1, column 6: "),
         (b"a: 1\n", "a text without any field"),
         (b"\xe4\xf6\xfc text", "no text: invalid continuation byte at byte 0"),
+        (b'{"recipe": [], "arguments": {}, "versions": {}, "hosts": []}', "neither the"),
+        (b'{"recipe": {"a": NaN}, "arguments": {}, "versions": {}, "hosts": []}', "neither the"),
+        (b'{"recipe": {"a": 1e999}, "arguments": {}, "versions": {}, "hosts": []}', "neither the"),
         (b"{}", "neither the manifest of a checkpoint nor the description of a run"),
     ],
 )
