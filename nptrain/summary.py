@@ -251,8 +251,8 @@ def _parse(text, message, path, unknown):
 def _json(path):
     """A checkpoint's manifest or the description of a run."""
     try:
-        entry = json.loads(_text(path))
-        if {"recipe", "arguments", "versions"} <= set(entry):
+        entry = json.loads(_text(path), parse_float=_finite, parse_constant=_finite)
+        if all(isinstance(entry.get(part), dict) for part in ("recipe", "arguments", "versions")):
             return {"kind": "run", "recipe": entry["recipe"], "arguments": entry["arguments"],
                     "versions": entry["versions"], "hosts": len(entry["hosts"])}  # fmt: skip
         if {"phase", "iteration", "files"} <= set(entry):
@@ -264,6 +264,13 @@ def _json(path):
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise InputError(f"{path}: neither the manifest of a checkpoint nor the description of a run")
+
+
+def _finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 _READERS = {"caffemodel": _caffemodel, "solverstate": _solverstate, "blob": _mean, "prototxt": _prototxt,

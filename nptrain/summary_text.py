@@ -10,8 +10,8 @@ WIDTH = 80
 
 def summary_text(found):
     """The lines of what nptrain/summary.py found in a file."""
-    lines = [f"{printable(found['file'], 1000)}:", *_WRITERS[found["kind"]](found)]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    lines = [f"{found['file']}:", *_WRITERS[found["kind"]](found)]
+    return "".join(f"{printable(line.rstrip(), 1000)}\n" for line in lines)
 
 
 def _caffemodel(found):
@@ -35,8 +35,9 @@ def _caffemodel(found):
 
 
 def _solverstate(found):
-    yield f"  state of a solver after {found['iteration']} iterations ({_size(found)})"
-    yield f"  weights in {_clip(found['learned_net'], 60) or '(no name)'}; steps of the rate: {found['current_step']}"
+    iteration, step = found["iteration"], found["current_step"]
+    yield f"  state of a solver after {iteration} iterations, rate step {step} ({_size(found)})"
+    yield f"  weights in {_clip(found['learned_net'], 60) or '(no name)'}"
     rows = [("history", "blob", "", "L2 norm")]
     rows += [(str(index), *_blob(blob)) for index, blob in enumerate(found["history"])]
     yield from _table(rows, (7, 30, 7, 16), right=(0, 3))
@@ -69,8 +70,7 @@ def _lmdb(found):
         if few < many and len(labels) <= 40:
             yield from _wrap("label: records: ", (f"{label}: {n}" for label, n in labels.items()))
     if found["bad"]:
-        yield f"  BAD RECORDS: {found['bad']}; the first:"
-        yield f"    {found['first_bad']}"
+        yield from _wrap(f"BAD RECORDS: {found['bad']}; the first: ", found["first_bad"].split(" "), " ")
 
 
 def _message(found):
@@ -99,7 +99,10 @@ def _checkpoint(found):
     yield f"  checkpoint of phase {_value(found['phase'])} at iteration {_value(found['iteration'])}"
     for name, size in found["files"].items():
         yield f"  {_clip(name, 60)}: {size} bytes"
-    yield f"  DAMAGED: {found['damage']}" if found["damage"] else "  both files are there, and have its checksums"
+    if found["damage"]:
+        yield from _wrap("DAMAGED: ", found["damage"].split(" "), " ")
+    else:
+        yield "  its files are there, and have its checksums"
 
 
 _WRITERS = {"caffemodel": _caffemodel, "solverstate": _solverstate, "blob": _mean, "lmdb": _lmdb, "run": _run,

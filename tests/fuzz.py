@@ -131,7 +131,14 @@ def seeds(target, folder):
     if target == "inspect":
         path.write_text(json.dumps({"phase": "1", "iteration": 3, "files": {"a": {"bytes": 3, "sha256": "5"}}}))
         mean = b"\x08\x01\x10\x01\x18\x01\x20\x02\x2a\x08" + bytes(8)
-        return [path.read_bytes(), mean, *seeds("caffemodel", folder), *seeds("solverstate", folder)]
+        run = {"recipe": {"name": "r", "scale": 0.5}, "arguments": {}, "versions": {"numpy": "2"}, "hosts": [{}]}
+        return [
+            path.read_bytes(),
+            json.dumps(run).encode(),
+            mean,
+            *seeds("caffemodel", folder),
+            *seeds("solverstate", folder),
+        ]
     raise ValueError(target)
 
 
@@ -193,6 +200,8 @@ def guided(target, flags):
 
 
 def main():
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     if sys.argv[1] == "--atheris":
         guided(sys.argv[2], sys.argv[3:])
     elif sys.argv[1] == "--once":

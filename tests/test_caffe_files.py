@@ -1,16 +1,23 @@
 """Weights and solver states: bit for bit through our files, and read from Caffe's own."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from kernels import naive
+from nptrain.arena import Arena
 from nptrain.caffe import caffe_pb2
-from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.caffe.model import layers_of, read_caffemodel, write_caffemodel
 from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
+from nptrain.caffe.wire import MAX_FIELDS
+from nptrain.checkpoint import load_weights
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
+from nptrain.layers import layers as resnet_layers
 from tests.shared import shared
+from tests.wire import field, legacy, varint
 
 
 def arrays(dtype):
@@ -74,6 +81,80 @@ def test_every_legal_coding_of_floats(tmp_path):
     (x,) = read_caffemodel(tmp_path / "w")["a"]
     assert x.shape == (4, 1, 1, 1)
     assert x.ravel().tolist() == [1, 2, 3, 4]
+
+
+def test_unpacked_floats_of_any_number(tmp_path):
+    """Also more of them than a file may have fields; and doubles, after which others come."""
+    values = np.arange(MAX_FIELDS + 7, dtype=np.float32)
+    rows = np.empty(len(values), [("key", "u1"), ("value", "<f4")])
+    rows["key"], rows["value"] = 0x2D, values
+    double = b"".join(b"\x41" + struct.pack("<d", x) for x in (1.5, 2.5)) + field(7, field(1, b"\x02"))
+    shape = field(7, field(1, varint(len(values))))
+    layer = field(1, b"a") + field(7, rows.tobytes() + shape) + field(7, double)
+    (tmp_path / "w").write_bytes(field(100, layer))
+    first, second = read_caffemodel(tmp_path / "w")["a"]
+    assert (first == values).all()
+    assert second.dtype == np.float64
+    assert second.tolist() == [1.5, 2.5]
+
+
+def test_layers_from_before_2014(tmp_path):
+    """V1LayerParameter: other numbers, types as numbers; where there are such layers, they count alone, as in Caffe."""
+    inner = (
+        field(4, b"ip")
+        + b"\x28\x0e"
+        + field(6, legacy((1, 1, 2, 3), range(6)))
+        + field(6, legacy((1, 1, 1, 2), [7, 8]))
+    )
+    relu = field(4, b"relu") + b"\x28\x12"
+    odd = field(4, b"odd") + b"\x28\x63" + field(6, legacy((1, 1, 1, 1), [9]))
+    new = field(100, field(1, b"new") + field(7, legacy((1, 1, 1, 1), [1])))
+    (tmp_path / "w").write_bytes(field(1, b"net") + field(2, inner) + new + field(2, relu) + field(2, odd))
+    assert [(x.name, x.type, len(x.blobs)) for x in layers_of(tmp_path / "w")] == [
+        ("ip", "INNER_PRODUCT", 2), ("relu", "RELU", 0), ("odd", "99", 1)]  # fmt: skip
+    layers = read_caffemodel(tmp_path / "w")
+    assert [x.shape for x in layers["ip"]] == [(1, 1, 2, 3), (1, 1, 1, 2)]
+    assert layers["ip"][0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_last_layer_of_a_name_counts(tmp_path):
+    ones = np.ones(2, np.float32)
+    write_caffemodel(tmp_path / "w", "n", [("a", "Scale", [ones]), ("b", "Scale", [ones]), ("a", "Scale", [2 * ones])])
+    layers = read_caffemodel(tmp_path / "w")
+    assert list(layers) == ["a", "b"]
+    assert layers["a"][0].tolist() == [2, 2]
+
+
+def test_legacy_shapes_fit_the_network(tmp_path):
+    """A 1x1xOxI inner product weight and 1x1x1xC vectors, as Caffe's ShapeEquals takes them."""
+    arena = Arena(resnet_layers(18, 10), naive)
+    old = {name: [x.reshape((1,) * (4 - x.ndim) + x.shape) for x in blobs] for name, _, blobs in arena.export()}
+    write_caffemodel(tmp_path / "w", "n", [(name, "", [x + 1 for x in blobs]) for name, blobs in old.items()])
+    load_weights(tmp_path / "w", arena)
+    assert all((x == y.reshape(x.shape) + 1).all() for name, _, blobs in arena.export()
+               for x, y in zip(blobs, old[name], strict=True))  # fmt: skip
+    old["fc1000"][0] = old["fc1000"][0][:, :, :, 1:]
+    write_caffemodel(tmp_path / "w", "n", [(name, "", blobs) for name, blobs in old.items()])
+    with pytest.raises(InputError, match=r"w: layer fc1000 blob 0 has shape \(1, 1, 10, 511\), expected \(10, 512\)"):
+        load_weights(tmp_path / "w", arena)
+
+
+def test_strange_names(tmp_path):
+    """Of other codings, or made to confuse a terminal: escaped."""
+    (tmp_path / "w").write_bytes(b"".join(field(100, field(1, name) + field(7, legacy((1, 1, 1, 1), [1])))
+                                          for name in (b"\xff\xfe", b"a\n\x1b[2J", "größe".encode())))  # fmt: skip
+    assert list(read_caffemodel(tmp_path / "w")) == ["\\xff\\xfe", "a\\n\\x1b[2J", "größe"]
+
+
+def test_weights_take_their_own_memory_once(tmp_path):
+    blobs = [np.ones(1_000_000, np.float32)] * 3
+    write_caffemodel(tmp_path / "w", "net", [(name, "Scale", blobs) for name in "abc"])
+    tracemalloc.start()
+    try:
+        layers = read_caffemodel(tmp_path / "w")
+        assert tracemalloc.get_traced_memory()[1] < 1.05 * sum(x.nbytes for blobs in layers.values() for x in blobs)
+    finally:
+        tracemalloc.stop()
 
 
 def test_caffes_own_files():

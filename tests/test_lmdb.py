@@ -1,5 +1,7 @@
 """Data sets: written and read back, by threads, twice at once; what is wrong with one in one line."""
 
+import os
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
@@ -8,6 +10,7 @@ import pytest
 
 from nptrain.data.datum import encoded_datum, raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, LmdbWriter, write_lmdb
+from nptrain.data.lmdb_file import leaves
 from nptrain.errors import InputError
 from tests.images import image, image_file, make_dataset
 from tests.shared import shared
@@ -96,11 +99,127 @@ def test_no_lmdb(tmp_path):
             LmdbDataset(tmp_path)
 
 
+def test_no_files(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "set" / "data.mdb").mkdir(parents=True)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "data.mdb")
+    for name, message in (("file", "Not a directory"), ("set", "is no file"), ("pipe", "is no file"), ("a\0", "null")):
+        with pytest.raises(InputError, match=f"{tmp_path}.*: no LMDB: .*{message}"):
+            LmdbDataset(tmp_path / name)
+
+
+def test_reading_writes_nothing(tmp_path):
+    """No lock file: the folder may be of another user, or on a file system that cannot be written."""
+    path = make_dataset(tmp_path / "set", 3)
+    path.chmod(0o555)
+    assert len(LmdbDataset(path)) == 3
+    assert [file.name for file in path.iterdir()] == ["data.mdb"]
+
+
+def test_the_format_is_caffes(tmp_path):
+    """Of LMDB 0.9, whose files LMDB 1.0 still reads, but not the other way round."""
+    data = (make_dataset(tmp_path / "set", 3) / "data.mdb").read_bytes()
+    assert data[16:24] == bytes.fromhex("dec0efbe01000000")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_record_is_where_lmdb_finds_it(tmp_path, seed):
+    """Small and large records in trees of some levels, after many transactions and removals."""
+    rng = random.Random(seed)
+    with lmdb.open(str(tmp_path / "set"), map_size=1 << 28, lib_version=0) as environment:
+        for _ in range(4):
+            with environment.begin(write=True) as transaction:
+                for _ in range(3000):
+                    key = rng.randbytes(rng.choice((1, 8, 30, 200, 511)))
+                    transaction.put(key, rng.randbytes(rng.choice((1, 100, 1500, 2040, 5000))))
+            with environment.begin(write=True) as transaction:
+                for key in list(transaction.cursor().iternext(values=False))[:: rng.choice((2, 3, 7))]:
+                    transaction.delete(key)
+        with environment.begin() as transaction:
+            expected = list(transaction.cursor())
+        assert environment.stat()["depth"] > 2
+    with open(tmp_path / "set" / "data.mdb", "rb") as file:
+        found = [
+            (key, os.pread(file.fileno(), size, offset))
+            for leaf in leaves(file)
+            for key, offset, size in zip(*leaf, strict=True)
+        ]
+    assert found == expected
+
+
 def test_cut_short(tmp_path):
+    """Anywhere: also in the pages that tell how long it is."""
     data = make_dataset(tmp_path / "set", 20) / "data.mdb"
-    data.write_bytes(data.read_bytes()[:-4096])
-    with pytest.raises(InputError, match=r"set: cut short: found .* bytes in data.mdb, expected "):
-        LmdbDataset(tmp_path / "set")
+    whole = data.read_bytes()
+    for size in (len(whole) - 1, len(whole) - 4096, 8192, 4096 + 151, 4096, 20, 1, 0):
+        data.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"set: (cut short: found|no LMDB:) .*"):
+            LmdbDataset(tmp_path / "set")
+
+
+def test_cut_short_while_it_is_read(tmp_path):
+    """What would end a process that maps the file."""
+    dataset = LmdbDataset(make_dataset(tmp_path / "set", 20))
+    os.truncate(tmp_path / "set" / "data.mdb", 8192)
+    with pytest.raises(InputError, match=r"set: record 00000019_19.png: found 0 bytes that are no Datum"):
+        dataset[19]
+
+
+PAGE = 4096
+
+
+@pytest.mark.parametrize(
+    ("page", "offset", "value", "message"),
+    [  # the fields that lmdb_file.py reads: a page of the tree is found by its flags
+        (0, 16, b"\xde\xc0\xef\xbf", "no LMDB: data.mdb begins otherwise"),
+        (1, 20, b"\3", "no LMDB that Caffe reads: found format version 3, expected 1"),
+        (0, 40, b"\0\0", "no LMDB: pages of 0 bytes"),
+        (0, 40, b"\xff\xff\xff\xff", "no LMDB: pages of 4294967295 bytes"),
+        (1, 92, b"\4", "found an LMDB with flags 0x4"),
+        (1, 120, b"\xff", r"damaged: found \d+ records, expected \d+"),
+        (1, 128, b"\xfe\xff", "damaged: a reference to page 65534"),
+        (1, 128, b"\0", "damaged: a reference to page 0"),
+        (1, 136, b"\xff\xff", "cut short"),
+        ("branch", 10, b"\0", "is no page of the tree"),
+        ("branch", 12, b"\xff\xff", "is no page of the tree"),
+        ("branch", 16, b"\xfe\x0f", "has records outside it"),
+        ("branch", 16, b"\1\0", "has records outside it"),
+        ("leaf", 10, b"\x22", "is no page of the tree"),
+        ("leaf", 16, b"\4\0", "has records outside it"),
+        ("leaf", "size", b"\xff\xff", "has records that end outside it"),
+        ("leaf", "flags", b"\2", "has records of another kind than Caffe's"),
+        ("leaf", "key size", b"\xff\x0f", "has records that end outside it"),
+    ],
+)
+def test_damaged(tmp_path, page, offset, value, message):
+    path = tmp_path / "set"
+    write_lmdb(path, [(f"{k}", encoded_datum(bytes(100), 1)) for k in range(99)])
+    data = bytearray((path / "data.mdb").read_bytes())
+    if isinstance(page, str):
+        flag = {"branch": 1, "leaf": 2}[page]
+        page = next(p for p in range(2, len(data) // PAGE) if data[p * PAGE + 10] == flag)
+    at = page * PAGE
+    if isinstance(offset, str):
+        offset = data[at + 16] + 256 * data[at + 17] + {"size": 0, "flags": 4, "key size": 6}[offset]
+    data[at + offset : at + offset + len(value)] = value
+    (path / "data.mdb").write_bytes(data)
+    with pytest.raises(InputError, match=f"^{path}: .*{message}"):
+        LmdbDataset(path)
+
+
+def test_a_large_record_outside_the_file(tmp_path):
+    path = tmp_path / "set"
+    write_lmdb(path, [("a", bytes(5000))])
+    data = bytearray((path / "data.mdb").read_bytes())
+    leaf = next(p for p in range(2, len(data) // PAGE) if data[p * PAGE + 10] == 2)
+    node = leaf * PAGE + data[leaf * PAGE + 16] + 256 * data[leaf * PAGE + 17]
+    for at, value in ((node + 2, b"\xff"), (node + 8 + len(b"00000000_a"), b"\xff\xff"),
+                      (node + 8 + len(b"00000000_a"), b"\xff" * 8)):  # fmt: skip
+        changed = data[:at] + value + data[at + len(value) :]
+        (path / "data.mdb").write_bytes(changed)
+        with pytest.raises(InputError, match="has records outside the file"):
+            LmdbDataset(path)
 
 
 def test_empty(tmp_path):

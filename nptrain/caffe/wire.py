@@ -14,7 +14,7 @@ from nptrain.errors import InputError, printable
 
 VARINT, I64, LEN, I32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which Caffe has never had
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
-MAX_FIELDS = 2**18  # of a file; a ResNet-152 of Caffe's has some ten thousand
+MAX_FIELDS = 2**16  # of a file; a ResNet-152 of Caffe's has some ten thousand
 MAX_NAME = 1000
 
 

@@ -13,7 +13,9 @@ from nptrain.errors import InputError
 
 # What Pillow may try on a file; its other readers include some that start programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-MAX_PIXELS = 100_000_000  # a small file can claim to be any size: read no larger image
+# A small file can claim to be any size: read no larger image. Of this size, none takes a gigabyte to decode.
+MAX_PIXELS = 64_000_000
+TIFF_TILE = 322, 323  # tags: width and length of the tiles, which may be larger than the image
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked instead
 warnings.filterwarnings("ignore", module="PIL")  # of oddities that do not keep a file from being read
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -72,6 +74,9 @@ def decode_file(file, where):
         image = Image.open(io.BytesIO(file), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
+        tags = getattr(image, "tag_v2", {})
+        if tags.get(TIFF_TILE[0], 0) * tags.get(TIFF_TILE[1], 0) > MAX_PIXELS:
+            raise ValueError(f"tiles of more than {MAX_PIXELS} pixels")
         if image.mode.startswith("I;16"):  # 16-bit grey, which convert() would clip
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         image.load()

@@ -1,0 +1,191 @@
+"""bin/inspect: what a file is, by its content, and what it holds; lines of 80 columns, or JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kernels import naive
+from nptrain import checkpoint
+from nptrain.arena import Arena
+from nptrain.caffe.model import write_caffemodel
+from nptrain.caffe.state import SolverState, write_solverstate
+from nptrain.data.datum import encoded_datum, raw_datum
+from nptrain.data.lmdb_dataset import write_lmdb
+from nptrain.errors import InputError
+from nptrain.layers import layers
+from nptrain.recipes import get_recipe
+from nptrain.run_folder import RunFolder
+from nptrain.summary import summary
+from nptrain.summary_text import summary_text
+from tests.commands import run, start
+from tests.images import image, image_file
+from tests.shared import shared
+from tests.wire import field, legacy
+
+
+def text(path, **options):
+    """The summary of a file as text, without the line of its name."""
+    found = summary(path, **options)
+    json.dumps(found, allow_nan=False)
+    lines = summary_text(found).splitlines()
+    assert all(len(line) <= 80 for line in lines[1:])
+    return "\n".join(lines[1:])
+
+
+def test_weights(tmp_path):
+    path = tmp_path / "any.name"
+    bad = np.float32([3, np.nan, -np.inf])
+    write_caffemodel(path, "net", [("a", "Scale", [np.float32([[3, 4]]), bad]), ("b", "ReLU", []), ("c", "ReLU", []),
+                                   ("a", "Bias", [np.array(2.0), np.float32([3e38] * 2)])])  # fmt: skip
+    assert summary(path)["kind"] == "caffemodel"
+    assert [blob["norm"] for blob in summary(path)["layers"][0]["blobs"]] == [5, None]
+    assert (
+        text(path)
+        == """\
+  weights of the net net (124 bytes)
+  layer  type   blob                  L2 norm
+  a      Scale  1x2     float32             5
+                3       float32  2 not finite
+  a      Bias   scalar  float64             2
+                2       float32   4.24264e+38
+  2 of 4 layers have weights: 4 blobs, 8 numbers
+  without: 2 ReLU
+  more than once, the last one counts: a"""
+    )
+
+
+def test_layers_from_before_2014(tmp_path):
+    (tmp_path / "w").write_bytes(field(2, field(4, b"ip") + b"\x28\x0e" + field(6, legacy((1, 1, 1, 2), [3, 4]))))
+    assert "weights of the net (no name) (" in text(tmp_path / "w")
+    assert "before 2014" in text(tmp_path / "w")
+    assert "  ip     INNER_PRODUCT  1x1x1x2  float32        5\n" in text(tmp_path / "w")
+
+
+def test_solver_state(tmp_path):
+    write_solverstate(tmp_path / "s", SolverState(402, "a.caffemodel", [np.float32([[3, 4]])], 2))
+    found = summary(tmp_path / "s")
+    assert (found["kind"], found["iteration"], found["current_step"]) == ("solverstate", 402, 2)
+    assert found["history"] == [{"shape": [1, 2], "dtype": "float32", "norm": 5.0}]
+    assert "after 402 iterations" in text(tmp_path / "s")
+    write_solverstate(tmp_path / "s", SolverState(0, "", []))
+    assert summary(tmp_path / "s")["kind"] == "solverstate"
+
+
+def test_mean_image(tmp_path):
+    (tmp_path / "mean").write_bytes(legacy((1, 3, 1, 2), [1, 2, 3, 4, 5, 6]))
+    assert summary(tmp_path / "mean")["blob"]["channel_means"] == [1.5, 3.5, 5.5]
+    assert "1x3x1x2, float32" in text(tmp_path / "mean")
+
+
+def test_lmdb(tmp_path):
+    records = [("a", encoded_datum(image_file(image(), "JPEG"), 3)), ("b", raw_datum(image(width=10), 3)),
+               ("c", encoded_datum(image_file(image(mode="L")), 0)), ("d", b"junk"),
+               ("e", encoded_datum(b"no", 1))]  # fmt: skip
+    write_lmdb(tmp_path / "set", records)
+    found = summary(tmp_path / "set")
+    assert found["codings"] == {"JPEG": 1, "raw": 1, "PNG": 1}
+    assert found["channels"] == {3: 2, 1: 1}
+    assert found["labels"] == {0: 1, 3: 2}
+    assert found["mean_size"] == [(20 + 10 + 20) / 3, 16]
+    assert (found["records"], found["bad"]) == (5, 2)
+    assert "record 00000003_d: found 4 bytes that are no Datum" in found["first_bad"]
+    assert found["first_keys"] == ["00000000_a", "00000001_b", "00000002_c"]
+    assert summary(tmp_path / "set" / "data.mdb")["labels"] == found["labels"]
+    first = summary(tmp_path / "set", records=2)
+    assert (first["records"], first["read"], first["labels"], first["bad"]) == (5, 2, {3: 2}, 0)
+    assert "5 records" in text(tmp_path / "set", records=2)
+    assert "BAD RECORDS: 2; the first: " in text(tmp_path / "set")
+    assert "2 of them read" in text(tmp_path / "set", records=2)
+
+
+def test_texts(tmp_path):
+    path = tmp_path / "t"
+    path.write_text('net: "x"\nbase_lr: 4.8\nstepvalue: 3\nstepvalue: 5\nsolver_mode: CPU\n')
+    assert summary(path)["kind"] == "SolverParameter"
+    assert summary(path)["fields"] == {"net": "x", "base_lr": pytest.approx(4.8), "stepvalue": [3, 5],
+                                       "solver_mode": "CPU"}  # fmt: skip
+    assert "  stepvalue: 3, 5" in text(path)
+    path.write_text('# comment\nname: "n"\nlayer { name: "a" type: "LRN" lrn_param { local_size: 5 } }\n')
+    assert summary(path)["layers"] == [{"name": "a", "type": "LRN"}]
+    assert 'line 3, column 31: Message type "caffe.LayerParameter" has no field named "lrn_param"' in (
+        summary(path)["unknown"])  # fmt: skip
+    path.write_text('layers { name: "a" type: POOLING }\n')
+    assert summary(path)["layers"] == [{"name": "a", "type": "POOLING"}]
+
+
+def test_checkpoints(tmp_path):
+    saved = checkpoint.save(tmp_path, "1", 30, Arena(layers(18, 10), naive))
+    assert text(saved.manifest).endswith("  its files are there, and have its checksums")
+    found = summary(saved.model)
+    assert sum(bool(layer["blobs"]) for layer in found["layers"]) == 20 + 20 + 20 + 1
+    assert len(text(saved.model).splitlines()) > 100
+    saved.model.write_bytes(b"")
+    assert "  DAMAGED: " in summary_text(summary(saved.manifest))
+
+
+def test_a_run(tmp_path):
+    run_folder = RunFolder(tmp_path)
+    run_folder.describe(get_recipe("digits"), [{"host": "a"}, {"host": "b"}], {"seed": 3}, "Some MPI 1.0")
+    found = summary(tmp_path)
+    assert (found["kind"], found["hosts"], found["arguments"]) == ("run", 2, {"seed": 3})
+    assert found == summary(run_folder.description)
+    assert "  description of a run on 2 ranks (" in text(tmp_path)
+    assert "recipe: name digits," in text(tmp_path)
+    assert "mpi Some MPI 1.0" in text(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file, expected one with snapshot_format: BINARYPROTO"),
+        (image_file(image()), "no Caffe message"),
+        (b"\x08\x01\x10\x02", "none of Caffe's files"),
+        (b"Hello, world!\n", "line 1, column 6: "),
+        (b"a: 1\n", "a text without any field"),
+        (b"\xe4\xf6\xfc text", "no text: invalid continuation byte at byte 0"),
+        (b'{"recipe": [], "arguments": {}, "versions": {}, "hosts": []}', "neither the"),
+        (b'{"recipe": {"a": NaN}, "arguments": {}, "versions": {}, "hosts": []}', "neither the"),
+        (b'{"recipe": {"a": 1e999}, "arguments": {}, "versions": {}, "hosts": []}', "neither the"),
+        (b"{}", "neither the manifest of a checkpoint nor the description of a run"),
+    ],
+)
+def test_other_things(tmp_path, content, message):
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(InputError, match=f"f: .*{message}"):
+        summary(tmp_path / "f")
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InputError, match="x: cannot be read: No such file"):
+        summary(tmp_path / "x")
+    with pytest.raises(InputError, match=r"a folder without data.mdb and run.json"):
+        summary(tmp_path)
+
+
+def test_caffes_own_files():
+    for name, kind in (("cifar10_quick_iter_4000.caffemodel", "caffemodel"), ("caffestart_train_lmdb", "lmdb"),
+                       ("cifar10_quick_iter_4000.solverstate", "solverstate")):  # fmt: skip
+        assert summary(shared(f"formats/real/{name}"))["kind"] == kind
+        text(shared(f"formats/real/{name}"))
+
+
+def test_command(tmp_path):
+    write_solverstate(tmp_path / "s", SolverState(7, "w", []))
+    output, _ = run("inspect", tmp_path / "s", tmp_path / "s", "--json")
+    assert [json.loads(line)["iteration"] for line in output.splitlines()] == [7, 7]
+    output, errors = run("inspect", tmp_path / "s", tmp_path / "none", status=2)
+    assert "after 7 iterations" in output
+    assert errors == f"inspect: {tmp_path}/none: cannot be read: No such file or directory\n"
+    _, errors = run("inspect", tmp_path / "s", "--records", "0", status=2)
+    assert errors == "inspect: --records: found 0, expected at least 1\n"
+
+
+def test_a_reader_that_goes_away(tmp_path):
+    write_solverstate(tmp_path / "s", SolverState(7, "w", [np.ones(1, np.float32)] * 5000))
+    process = start("inspect", *[tmp_path / "s"] * 3)
+    assert process.stdout.readline() == f"{tmp_path}/s:\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) in (0, 1)
