@@ -114,9 +114,9 @@ class Trainer:
                 times = Times(reducer)
                 exchange = Exchange(sums, reducer.start, total, self.bucket_bytes)
 
-                def mean_of(loss, start=reducer.start):
+                def mean_of(loss, send=exchange.send):
                     values = [loss / count, loader.take_wait_s() / self.world.size]
-                    return start(self.world.sum_scalars, values)
+                    return send(8 * len(values), self.world.sum_scalars, values)
 
                 with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
                     loss, data_wait = self._gradients(
@@ -127,7 +127,7 @@ class Trainer:
                 times.mark("update_s")
                 speed = count * recipe.batch_size / times.total
                 self.log.iteration(iteration, learning_rate(phase, iteration), loss, speed, data_wait,
-                                   **times.result(exchange.waited))  # fmt: skip
+                                   **times.result(exchange))  # fmt: skip
                 done = iteration + 1
                 if done == stop or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done)
