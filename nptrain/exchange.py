@@ -5,18 +5,52 @@ import time
 NOTHING = 1e-3  # s of communication: a rank alone has nothing to hide
 
 
+class Sum:
+    """A sum over ranks on its way: `result()` waits for it, and raises what it raised.
+
+    size   in bytes
+    ready  when it was handed over; begin, end: of the sum itself, on the reducer's thread; asked, home: of the wait
+           for it. All by `time.perf_counter`, None until then.
+    """
+
+    def __init__(self, size, start, action, args):
+        self.size, self.begin, self.end, self.asked, self.home = size, None, None, None, None
+        self.ready = time.perf_counter()
+        self._future = start(self._travel, action, args)
+
+    def _travel(self, action, args):
+        self.begin = time.perf_counter()
+        try:
+            return action(*args)
+        finally:
+            self.end = time.perf_counter()
+
+    def result(self):
+        self.asked = time.perf_counter()
+        result = self._future.result()
+        self.home = time.perf_counter()
+        return result
+
+
 class Exchange:
     """Sums a flat array of gradients over all ranks, in pieces that become final from its end on.
 
     sums          the flat array; what its tail holds besides gradients goes with the first bucket
-    start         start(action, part) begins action(part), the sum of a slice over ranks, and returns a future
+    start         start(action, ...) begins action(...) after what was begun before, and returns a future
+    action        action(part) sums a slice over ranks
     bucket_bytes  a bucket is sent when it has so many: few are latency, many hide little
+    sent          every `Sum`, in order; of them, `buckets` are (slice, Sum) of gradients
     """
 
     def __init__(self, sums, start, action, bucket_bytes):
         self.sums, self.start, self.action = sums, start, action
         self.least = max(1, bucket_bytes // sums.itemsize)
-        self.end, self.sent, self.waited = sums.size, [], 0.0
+        self.end, self.sent, self.buckets = sums.size, [], []
+
+    def send(self, size, action, *args):
+        """Begin action(*args), a sum of `size` bytes. Returns its `Sum`."""
+        self.sent.append(Sum(size, self.start, action, args))
+        return self.sent[-1]
 
     def ready(self, offset, complete=lambda part: None):
         """All from `offset` on is final on this rank once complete(part) was called for a part that is sent. All ranks
@@ -25,16 +59,19 @@ class Exchange:
         if self.end - offset >= self.least or offset == 0:
             part = slice(offset, self.end)
             complete(part)
-            self.sent.append((part, self.start(self.action, part)))
+            self.buckets.append((part, self.send(self.sums[part].nbytes, self.action, part)))
             self.end = offset
 
     def arrived(self):
         """The buckets, as slices, in the order in which they were sent; each when its sum is home."""
-        for part, future in self.sent:
-            begin = time.perf_counter()
-            future.result()
-            self.waited += time.perf_counter() - begin
+        for part, travelling in self.buckets:
+            travelling.result()
             yield part
+
+    @property
+    def waited(self):
+        """Seconds for which gradients were waited for."""
+        return sum(of.home - of.asked for _, of in self.buckets)
 
 
 class Times:
@@ -43,12 +80,13 @@ class Times:
     def __init__(self, reducer):
         self.reducer, self.busy_before = reducer, reducer.seconds
         self.began = self.last = time.perf_counter()
-        self.spent = {}
+        self.spent, self.spans = {}, []
 
     def mark(self, name):
         """What passed since the mark before was `name`."""
         now = time.perf_counter()
         self.spent[name] = self.spent.get(name, 0.0) + now - self.last
+        self.spans.append([name.removesuffix("_s"), now - self.began])
         self.last = now
 
     @property
@@ -56,12 +94,16 @@ class Times:
         """Seconds of the whole iteration so far."""
         return time.perf_counter() - self.began
 
-    def result(self, waited):
-        """All of them, with `waited` for sums that were not home in time: the share of the time of communication that
-        was hidden is what was not waited for.
+    def result(self, exchange):
+        """All of them, with those of an Exchange: the share of the time of communication that was hidden is what was
+        not waited for. `spans` are [name, end] of what was marked, `sums` [bytes, ready, begin, end, asked, home] of
+        what travelled, both in order and in seconds since the iteration began.
         """
-        busy = self.reducer.seconds - self.busy_before
+        busy, waited = self.reducer.seconds - self.busy_before, exchange.waited
         spent = dict(self.spent)
         spent["update_s"] -= waited
         hidden = max(0.0, 1 - waited / busy) if busy > NOTHING else 1.0
-        return {**spent, "gradient_wait_s": waited, "communication_s": busy, "hidden": hidden}
+        sums = [[of.size, *(at - self.began for at in (of.ready, of.begin, of.end, of.asked, of.home))]
+                for of in exchange.sent]  # fmt: skip
+        return {**spent, "gradient_wait_s": waited, "communication_s": busy, "hidden": hidden,
+                "spans": self.spans, "sums": sums}  # fmt: skip

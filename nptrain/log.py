@@ -28,7 +28,7 @@ class Log:
         """
         if not self.file:
             return
-        seconds = {name: round(value, 4) for name, value in {"data_wait_s": data_wait_s, **times}.items()}
+        seconds = rounded({"data_wait_s": data_wait_s, **times})
         self._write(phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
                     images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
         last = iteration + 1 == self.stop
@@ -68,6 +68,15 @@ class Log:
         width = self.columns - 1
         print("\r" + text[:width].ljust(width), end="\n" if last else "", file=self.stream, flush=True)
         self.line_open = not last
+
+
+def rounded(value):
+    """Numbers in dictionaries and lists, seconds to 0.1 ms."""
+    if isinstance(value, dict):
+        return {name: rounded(of) for name, of in value.items()}
+    if isinstance(value, list):
+        return [rounded(of) for of in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def terminal_columns(stream):

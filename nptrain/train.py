@@ -122,9 +122,9 @@ class Trainer:
                 times = Times(reducer)
                 exchange = Exchange(sums, reducer.start, total, self.bucket_bytes)
 
-                def sums_of(loss, start=reducer.start):
+                def sums_of(loss, send=exchange.send):
                     values = [loss, loader.take_wait_s() / self.world.size]
-                    return start(self.world.sum_scalars, values)
+                    return send(8 * len(values), self.world.sum_scalars, values)
 
                 with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
                     loss, data_wait = self._gradients(
@@ -138,7 +138,7 @@ class Trainer:
                 speed = count * recipe.batch_size / times.total
                 self.log.iteration(iteration, learning_rate(phase, iteration, progress.current_step), loss, speed,
                                    data_wait, smoothed_loss=progress.smoothed_loss,
-                                   **times.result(exchange.waited))  # fmt: skip
+                                   **times.result(exchange))  # fmt: skip
                 done = iteration + 1
                 if done == stop or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done, progress)

@@ -37,7 +37,7 @@ def test_they_travel_while_others_are_computed():
         for part in exchange.arrived():
             assert (sums[part] == 2).all()
         times.mark("update_s")
-        result = times.result(exchange.waited)
+        result = times.result(exchange)
     assert result["communication_s"] == pytest.approx(reducer.seconds)
     assert reducer.seconds > 0.2
     assert result["gradient_wait_s"] < 0.2  # it would be all, one after another
