@@ -100,7 +100,7 @@ def expected(probabilities, labels):
 def test_an_ensemble_is_the_mean_of_probabilities_on_any_ranks(data, cycles, collapsed):
     paths = [snapshot(cycles[0], "init"), snapshot(cycles[0], "collapse"), snapshot(collapsed[0], "collapse")]
     each, (labels, *_) = zip(*(probabilities(path, data / "val") for path in paths), strict=True)
-    results, kept = [], []
+    results = []
     for ranks in (0, 2):
         output, _ = run("evaluate", *members(*paths), "--data", data / "val", "--json", ranks=ranks)
         result = json.loads(output)
