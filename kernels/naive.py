@@ -6,7 +6,7 @@ activations, KCRS weights and (C,) vectors. A result is a new array: `out` is fi
 
 import numpy as np
 
-from kernels.naive_bf16 import bf16_add_into, bf16_split  # noqa: F401
+from kernels.naive_flat import add_into, bf16_add_into, bf16_split, sgd_update, squared_norm  # noqa: F401
 from kernels.softmax_loss import (  # noqa: F401  (plain arrays already)
     cross_entropy,
     softmax_loss,
@@ -217,28 +217,6 @@ def linear_backward(dy, x, w, dw, dbias):
     dw[:, :, 0, 0] += dy.T @ x[:, :, 0, 0]
     dbias += dy.sum(axis=0)
     return (dy @ w[:, :, 0, 0])[:, :, None, None]
-
-
-# --- the update ----------------------------------------------------------------------------------------
-
-
-def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False, nesterov=False):
-    """history = rate * (scale * g + decay * (sign(w) if l1 else w)) + momentum * history;  w -= history; with
-    `nesterov`, w -= (1 + momentum) * history - momentum * (the history before).
-    """
-    before = history.copy()
-    history[...] = rate * (scale * g + decay * (np.sign(w) if l1 else w)) + momentum * history
-    w -= (1 + momentum) * history - momentum * before if nesterov else history
-
-
-def add_into(total, values):
-    """total += values, in total's precision."""
-    total += values
-
-
-def squared_norm(v):
-    """The sum of squares, in float64."""
-    return float(np.square(v, dtype=np.float64).sum())
 
 
 # --- layout: nothing to do -----------------------------------------------------------------------------

@@ -1,6 +1,25 @@
-"""What the kernels of `bf16` mean, as a part of `naive`: flat arrays of any float dtype."""
+"""What the kernels of `sgd` and `bf16` mean, as a part of `naive`: flat arrays of any float dtype."""
 
 import numpy as np
+
+
+def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False, nesterov=False):
+    """history = rate * (scale * g + decay * (sign(w) if l1 else w)) + momentum * history;  w -= history; with
+    `nesterov`, w -= (1 + momentum) * history - momentum * (the history before).
+    """
+    before = history.copy()
+    history[...] = rate * (scale * g + decay * (np.sign(w) if l1 else w)) + momentum * history
+    w -= (1 + momentum) * history - momentum * before if nesterov else history
+
+
+def add_into(total, values):
+    """total += values, in total's precision."""
+    total += values
+
+
+def squared_norm(v):
+    """The sum of squares, in float64."""
+    return float(np.square(v, dtype=np.float64).sum())
 
 
 def bf16_split(values, bits):
