@@ -42,6 +42,9 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
         for flag, value, least in (("threads", args.threads, 1), ("comm-threads", comm_threads, 0)):
             if value is not None and value < least:
                 raise InputError(f"--{flag}: found {value}, expected {least} or more")
+        if (comm_threads or 0) > 1 and world.thread_level != "multiple":
+            raise InputError(f"--comm-threads: found {comm_threads}, expected at most 1: {world.library} lets "
+                             f"threads talk to it one at a time (thread level {world.thread_level})")  # fmt: skip
     share, pool = affinity.claim(world, args.threads, comm_threads), []
     with together(world, InputError), affinity.started(pool):
         try:

@@ -24,9 +24,9 @@ class Solo:
         """out = function(mine), a list of arrays like `out`."""
         out[:] = function(mine)
 
-    def reducer(self):
-        """A thread that sums while others compute."""
-        return Reducer()
+    def reducer(self, threads=1):
+        """A `Reducer`: threads that sum while others compute."""
+        return Reducer([None] * threads)
 
     def sum_scalars(self, values):
         """The sums over ranks of a few floats, in float64."""

@@ -3,7 +3,9 @@
 import os
 import socket
 import sys
+import threading
 import time
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +18,8 @@ LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_L
 CHUNK = 1 << 26  # elements a message: below MPI's counts of 2**31 bytes
 PAUSE = 2e-4  # s between looks at a sum that travels: who waits for others must not take the core from the kernels
 LEVELS = ("single", "funneled", "serialized", "multiple")  # how many threads may talk to MPI, from few to many
-THREAD_LEVEL = "serialized"  # what we ask for: one thread at a time talks to MPI, the main one or the reducer's
+ASKED_FOR = "multiple"  # any number of threads may talk to MPI at once: those of a reducer that has several
+NEEDED = "serialized"  # one at a time talks to MPI, the main one or the reducer's only one
 BELOW_IT = "sums that travel during the backward pass may disturb it; use one that is built for threads"
 
 _connected = None
@@ -57,7 +60,7 @@ def _wait(request):
         time.sleep(PAUSE)
 
 
-def shortfall(library, found, expected=THREAD_LEVEL):
+def shortfall(library, found, expected=NEEDED):
     """The line that says that MPI's thread level is too low, and what follows; None if it is not."""
     if LEVELS.index(found) >= LEVELS.index(expected):
         return None
@@ -70,10 +73,11 @@ class World:
     def __init__(self):
         import mpi4py
 
-        mpi4py.rc.thread_level = THREAD_LEVEL
+        mpi4py.rc.thread_level = ASKED_FOR
         from mpi4py import MPI
 
         self.mpi, self.comm = MPI, MPI.COMM_WORLD
+        self._copies, self._of_thread = [], threading.local()
         self.rank, self.size = self.comm.rank, self.comm.size
         self.host = socket.gethostname()
         self.local = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -95,7 +99,7 @@ class World:
     def sum(self, array):
         """The sum over ranks of a flat array, in place."""
         for at in range(0, array.size, CHUNK):
-            _wait(self.comm.Iallreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM))
+            _wait(self._own.Iallreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM))
 
     def combine(self, mine, counts, function, out):
         """out = function(arrays), the arrays of all ranks in order of rank: `counts` says how many each has, `mine` are
@@ -106,16 +110,25 @@ class World:
         pieces = [array[start:stop] for start, stop in pairwise(bounds) for array in mine]
         send = np.concatenate(pieces) if pieces else out[:0]
         received = np.empty((sum(counts), lengths[self.rank]), out.dtype)
-        _wait(self.comm.Ialltoallv([send, len(mine) * lengths], [received, np.array(counts) * lengths[self.rank]]))
-        _wait(self.comm.Iallgatherv(np.ascontiguousarray(function(list(received))), [out, lengths]))
+        _wait(self._own.Ialltoallv([send, len(mine) * lengths], [received, np.array(counts) * lengths[self.rank]]))
+        _wait(self._own.Iallgatherv(np.ascontiguousarray(function(list(received))), [out, lengths]))
 
-    def reducer(self):
-        """A thread that sums while others compute. It talks to MPI in turn with the main thread, never at once."""
-        return Reducer()
+    @property
+    def _own(self):
+        """The communicator of the calling thread: sums of two threads must not be taken for one another."""
+        return getattr(self._of_thread, "comm", self.comm)
+
+    def reducer(self, threads=1):
+        """A `Reducer`: threads that sum while others compute, as many on all ranks, which all call it. A single one
+        talks to MPI in turn with the main thread, never at once; several need thread level "multiple".
+        """
+        while len(self._copies) < threads:
+            self._copies.append(self.comm.Dup())
+        return Reducer([partial(setattr, self._of_thread, "comm", copy) for copy in self._copies[:threads]])
 
     def sum_scalars(self, values):
         """The sums over ranks of a few floats, in float64; added in order of rank, the same on all."""
-        return [sum(column) for column in zip(*self.comm.allgather([float(v) for v in values]), strict=True)]
+        return [sum(column) for column in zip(*self._own.allgather([float(v) for v in values]), strict=True)]
 
     def share(self, value):
         """Rank 0's value, a small object."""

@@ -36,7 +36,7 @@ class Exchange:
     """Sums a flat array of gradients over all ranks, in pieces that become final from its end on.
 
     sums          the flat array; what its tail holds besides gradients goes with the first bucket
-    start         start(action, ...) begins action(...) after what was begun before, and returns a future
+    start         start(action, ...) begins action(...), and returns a future
     action        action(part) sums a slice over ranks
     bucket_bytes  a bucket is sent when it has so many: few are latency, many hide little
     sent          every `Sum`, in order; of them, `buckets` are (slice, Sum) of gradients
@@ -69,6 +69,15 @@ class Exchange:
             yield part
 
     @property
+    def travelled(self):
+        """Seconds in which anything was on its way: two sums may be at once."""
+        seconds, until = 0.0, 0.0
+        for of in sorted(self.sent, key=lambda of: of.begin):
+            seconds += max(0.0, of.end - max(of.begin, until))
+            until = max(until, of.end)
+        return seconds
+
+    @property
     def waited(self):
         """Seconds for which gradients were waited for."""
         return sum(of.home - of.asked for _, of in self.buckets)
@@ -77,8 +86,7 @@ class Exchange:
 class Times:
     """Where the time of an iteration goes on this rank, in seconds by name."""
 
-    def __init__(self, reducer):
-        self.reducer, self.busy_before = reducer, reducer.seconds
+    def __init__(self):
         self.began = self.last = time.perf_counter()
         self.spent, self.spans = {}, []
 
@@ -99,7 +107,7 @@ class Times:
         not waited for. `spans` are [name, end] of what was marked, `sums` [bytes, ready, begin, end, asked, home] of
         what travelled, both in order and in seconds since the iteration began.
         """
-        busy, waited = self.reducer.seconds - self.busy_before, exchange.waited
+        busy, waited = exchange.travelled, exchange.waited
         spent = dict(self.spent)
         spent["update_s"] -= waited
         hidden = max(0.0, 1 - waited / busy) if busy > NOTHING else 1.0

@@ -39,6 +39,7 @@ class Trainer:
     bucket_bytes      of gradients that travel together
     reproducible      sum over workers in an order that the number of ranks does not change
     compress          gradients travel as bf16; not together with `reproducible`
+    comm_threads      that sum over ranks, on all ranks as many: so many buckets travel at once
     """
 
     recipe: Any
@@ -54,6 +55,7 @@ class Trainer:
     bucket_bytes: int = 16 << 20
     reproducible: bool = False
     compress: bool = False
+    comm_threads: int = 1
 
     def run(self, phases, iterations=None, resume_from=None):
         """Train the named phases in order, each for `iterations` at most. Weights are in the network already;
@@ -116,10 +118,10 @@ class Trainer:
             else:
                 self.world.sum(sums[part])
 
-        with loader, self.world.reducer() as reducer:
+        with loader, self.world.reducer(self.comm_threads) as reducer:
             batches = iter(loader)
             for iteration in range(start, stop):
-                times = Times(reducer)
+                times = Times()
                 exchange = Exchange(sums, reducer.start, total, self.bucket_bytes)
 
                 def sums_of(loss, send=exchange.send):
@@ -189,9 +191,8 @@ class Trainer:
                     network.backward(lambda offset: exchange.ready(offset, add))
                 else:
                     network.backward()
-                times.mark("backward_s")
-            if worker != mine[-1]:
-                add(slice(0, sums.size))
+                    if turn + 1 == phase.iter_size:
+                        add(slice(0, sums.size))
                 times.mark("backward_s")
         if not mine:
             sent = sums_of(loss)

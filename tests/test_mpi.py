@@ -112,9 +112,27 @@ if connect().rank == 0:
 
 
 def test_the_thread_level_is_the_one_asked_for(tmp_path):
-    done = ranks(2, "from mpi.world import LEVELS, THREAD_LEVEL\n"
-                    "assert LEVELS.index(world.thread_level) >= LEVELS.index(THREAD_LEVEL)", tmp_path)  # fmt: skip
+    done = ranks(2, "from mpi.world import ASKED_FOR\nassert world.thread_level == ASKED_FOR", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_sums_of_several_threads_do_not_mix(tmp_path, count):
+    done = ranks(count, """
+sums = [np.full(100_000 + at, world.rank + at, np.float32) for at in range(12)]
+combined = [np.empty(1000 + at) for at in range(12)]
+with world.reducer(3) as reducer:
+    futures = [reducer.start(world.sum, each) for each in sums]
+    for at, out in enumerate(combined):
+        futures.append(reducer.start(world.combine, [out * 0 + at], [1] * world.size, lambda all: sum(all), out))
+    for future in futures:
+        future.result()
+n = world.size
+assert all((each == n * (n - 1) / 2 + n * at).all() for at, each in enumerate(sums))
+assert all((out == n * at).all() for at, out in enumerate(combined))
+print("fine")
+""", tmp_path)  # fmt: skip
+    assert (done.returncode, done.stdout.count("fine")) == (0, count), done.stderr
 
 
 def test_a_thread_level_that_is_too_low_is_said_once(tmp_path):

@@ -64,6 +64,16 @@ def test_reproducible_sums_give_the_same_bits_with_any_mpi(data, tmp_path, envir
     assert ours == reproducible(data, tmp_path / "other", ranks=3, environment=other)
 
 
+def test_buckets_that_travel_at_once_give_the_same_bits(data, tmp_path):
+    """Sums of two workers do not depend on an order, so there is one result."""
+    files = []
+    for threads in ("1", "2"):
+        steps = ["--workers", "2", "--phase", "1", "--iterations", "3", "--bucket-mb", "5", "--comm-threads", threads]
+        run("train", *arguments(data, tmp_path / threads, *SHORT, *steps), ranks=2)
+        files.append((tmp_path / threads / "checkpoints" / "phase1_iter_3.caffemodel").read_bytes())
+    assert files[0] == files[1]
+
+
 def test_plateau_and_nesterov_resume_bit_for_bit_on_other_ranks(data, tmp_path):
     """The run is cut in the middle of a window of losses, between two drops of the rate."""
     values = ("lr_policy=plateau", "gamma=0.5", "plateau_winsize=2,2,2,2", "average_loss=4", "type=Nesterov",
