@@ -1,4 +1,4 @@
-"""Loss, top-1 and top-5 over every record exactly once, on any number of ranks."""
+"""Loss, top-1 and top-5 over records, each exactly once, on any number of ranks."""
 
 import numpy as np
 
@@ -6,12 +6,14 @@ from nptrain.data.loader import TestLoader
 from nptrain.inference import Inference
 
 
-def evaluate(network, dataset, transform, recipe, world, threads):
-    """Each rank takes a contiguous share of the records; the last, shorter batch is filled up with zeros.
+def evaluate(network, dataset, transform, recipe, world, threads, records=None):
+    """The first `records` of the data set, or all. Each rank takes a contiguous share of them; the last, shorter
+    batch is filled up with zeros.
 
-    Returns {"loss", "top1", "top5", "records"}: means over all records, the same on every rank.
+    Returns {"loss", "top1", "top5", "records"}: means over these records, the same on every rank.
     """
-    ops, size, total = network.ops, recipe.batch_size, len(dataset)
+    ops, size = network.ops, recipe.test_batch_size or recipe.batch_size
+    total = len(dataset) if records is None else min(records, len(dataset))
     first, stop = (total * r // world.size for r in (world.rank, world.rank + 1))
     sums, infer = np.zeros(3), Inference(network)
     with TestLoader(dataset, transform, size, first, stop, threads) as loader:

@@ -33,7 +33,7 @@ class Log:
                     images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
         self.recent.append(loss)
         last = iteration + 1 == self.stop
-        if self.columns or iteration % self.phase.display == 0 or last:
+        if self.columns or (self.phase.display and iteration % self.phase.display == 0) or last:
             done = iteration + 1 - self.start
             left = (time.monotonic() - self.began) / done * (self.stop - iteration - 1)
             smoothed = sum(self.recent) / len(self.recent)

@@ -70,7 +70,7 @@ class Trainer:
                 self._start_from_phase_before(phase)
             self.log.begin(phase, start, stop)
             self._phase(phase, start, stop)
-        return checkpoint.Checkpoint(self.folder, phase.name, max(start, stop))
+        return checkpoint.Checkpoint(self.folder, phase.name, max(start, stop), prefix=phase.snapshot_prefix)
 
     def _start_from_phase_before(self, phase):
         """Weights (not the momentum) of the phase before, at the iteration that the recipe names."""
@@ -129,7 +129,7 @@ class Trainer:
                 self.log.iteration(iteration, learning_rate(phase, iteration), loss, speed, data_wait,
                                    **times.result(exchange.waited))  # fmt: skip
                 done = iteration + 1
-                if done == stop or (phase.snapshot and done % phase.snapshot == 0):
+                if (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done)
                 if self._test_is_due(phase, done, stop):
                     self._test(phase, done)
@@ -205,7 +205,9 @@ class Trainer:
 
     def _save(self, phase, iteration):
         if self.world.rank == 0:
-            saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena)
+            saved = checkpoint.save(
+                self.folder, phase.name, iteration, self.network.arena, prefix=phase.snapshot_prefix
+            )
             self.log.say(f"saved {saved.model}")
         self.world.barrier()
 
@@ -218,7 +220,8 @@ class Trainer:
         if self.val_data is None:
             return
         transform = self.recipe.test_transform()
-        result = evaluate(self.network, self.val_data, transform, self.recipe, self.world, self.threads)
+        records = self.recipe.test_records(phase)
+        result = evaluate(self.network, self.val_data, transform, self.recipe, self.world, self.threads, records)
         self.log.test(iteration, result)
 
 
