@@ -12,7 +12,7 @@ from nptrain.errors import InputError
 from nptrain.run_folder import package_versions
 
 OWN = {"threads", "comm_threads", "decode_threads", "no_pin"}  # each rank may have others
-PATHS = {"train_data", "val_data", "data", "weights"}  # of each host; what lies there must agree
+PATHS = {"train_data", "val_data", "data", "weights", "solver", "snapshot"}  # of each host; what lies there must agree
 SAMPLES = 1000  # keys of a data set
 
 

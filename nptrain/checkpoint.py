@@ -1,10 +1,12 @@
 """Checkpoints: weights and momentum as Caffe's files, and a manifest that says they are whole.
 
-PHASE_iter_N.caffemodel, .solverstate and .json, the manifest last: what has none is not a checkpoint.
+PHASE_iter_N.caffemodel, .solverstate and .json, the manifest last: what has none is not a checkpoint. Where a phase
+has a snapshot_prefix, weights and momentum are PREFIX_iter_N, as Caffe names them; the manifest is in the run's folder.
 """
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ class Checkpoint:
     phase: str
     iteration: int
     progress: Progress | None = None
+    prefix: str | None = None
 
     @property
     def stem(self):
@@ -32,29 +35,38 @@ class Checkpoint:
 
     @property
     def model(self):
-        return self.folder / f"{self.stem}.caffemodel"
+        return self._file("caffemodel")
 
     @property
     def state(self):
-        return self.folder / f"{self.stem}.solverstate"
+        return self._file("solverstate")
+
+    def _file(self, kind):
+        if self.prefix is None:
+            return self.folder / f"{self.stem}.{kind}"
+        return Path(f"{self.prefix}_iter_{self.iteration}.{kind}")
 
     @property
     def manifest(self):
         return self.folder / f"{self.stem}.json"
 
 
-def save(folder, phase, iteration, arena, progress):
+def save(folder, phase, iteration, arena, progress, prefix=None):
     """Write a checkpoint of the arena and the phase's Progress. Caffe's file has no place for its last losses: they go
     to the manifest. Returns it.
     """
-    saved = Checkpoint(Path(folder), phase, iteration, progress)
+    saved = Checkpoint(Path(folder), phase, iteration, progress, prefix)
     saved.folder.mkdir(parents=True, exist_ok=True)
+    saved.model.parent.mkdir(parents=True, exist_ok=True)
     write_caffemodel(saved.model, "ResNet", arena.export())
+    learned_net = f"{prefix}_iter_{iteration}.caffemodel" if prefix else saved.model.name
     write_solverstate(saved.state, SolverState(
-        iteration, saved.model.name, arena.export_history(),
+        iteration, learned_net, arena.export_history(),
         progress.current_step, progress.minimum_loss, progress.iter_last_event))  # fmt: skip
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in (saved.model, saved.state)}
     manifest = {"phase": phase, "iteration": iteration, "losses": progress.losses, "files": files}
+    if prefix is not None:
+        manifest["prefix"] = os.path.abspath(prefix)
     with atomic_write(saved.manifest) as file:
         file.write(json.dumps(manifest, indent=2).encode() + b"\n")
     return saved
@@ -67,7 +79,7 @@ def complete(folder, phases):
     for manifest in Path(folder).glob("phase*_iter_*.json"):
         try:
             entry = json.loads(manifest.read_bytes())
-            checkpoint = Checkpoint(Path(folder), entry["phase"], entry["iteration"])
+            checkpoint = Checkpoint(Path(folder), entry["phase"], entry["iteration"], prefix=entry.get("prefix"))
         except (ValueError, KeyError, TypeError):
             continue  # no manifest of ours
         if checkpoint.phase in order and checkpoint.manifest == manifest:
@@ -78,7 +90,7 @@ def complete(folder, phases):
 def damage(checkpoint):
     """What is wrong with a checkpoint's files by its manifest, in one line, or None."""
     for name, expected in json.loads(checkpoint.manifest.read_bytes())["files"].items():
-        path = checkpoint.folder / name
+        path = checkpoint.model.parent / name
         if not path.is_file():
             return f"{path}: missing"
         if path.stat().st_size != expected["bytes"]:
@@ -100,6 +112,21 @@ def load(checkpoint, arena):
 def progress_of(state, losses=()):
     """The Progress in a SolverState; without `losses` the smoothed loss begins anew, as it does in Caffe."""
     return Progress(losses, state.current_step, state.minimum_loss, state.iter_last_event)
+
+
+def load_snapshot(path, arena):
+    """Fill the arena from a .solverstate of Caffe's or ours, and the weights that its learned_net names: that path,
+    or the file of that name beside it. Returns (its SolverState, the weights' path).
+    """
+    path, state = Path(path), read_solverstate(path)
+    named = Path(state.learned_net)
+    tried = list(dict.fromkeys((named, path.parent / named.name)))
+    model = next((file for file in tried if file.is_file()), None)
+    if model is None:
+        raise InputError(f"{path}: learned_net: found none of {', '.join(map(str, tried))}, expected a .caffemodel")
+    load_weights(model, arena)
+    arena.load_history(state.history, path)
+    return state, model
 
 
 def fill_arena(arena, blobs, where):

@@ -1,4 +1,4 @@
-"""Loss, top-1 and top-5 over every record exactly once, on any number of ranks: of a network, or of several."""
+"""Loss, top-1 and top-5 over records, each exactly once, on any number of ranks: of a network, or of several."""
 
 import numpy as np
 
@@ -6,22 +6,23 @@ from nptrain.data.loader import TestLoader
 from nptrain.inference import Inference
 
 
-def evaluate(network, dataset, transform, recipe, world, threads):
-    """The result of a network's weights as they are: {"loss", "top1", "top5", "records"}, means over all records, the
-    same on every rank.
+def evaluate(network, dataset, transform, recipe, world, threads, records=None):
+    """The result of a network's weights as they are: {"loss", "top1", "top5", "records"}, means over the data set or
+    its first `records`; the same on every rank.
     """
-    return evaluate_members([Inference(network)], dataset, transform, recipe, world, threads)[0]
+    return evaluate_members([Inference(network)], dataset, transform, recipe, world, threads, records)[0]
 
 
-def evaluate_members(members, dataset, transform, recipe, world, threads):
+def evaluate_members(members, dataset, transform, recipe, world, threads, records=None):
     """The results of each of the members, Inferences of one network. With several, the last result is that of their
     ensemble, whose probabilities are the mean of theirs.
 
     Each rank takes a contiguous share of the records; the last, shorter batch is filled up with zeros. A batch is
     decoded once, for all members.
     """
-    network, size, total = members[0].network, recipe.batch_size, len(dataset)
+    network, size = members[0].network, recipe.test_batch_size or recipe.batch_size
     ops, several = network.ops, len(members) > 1
+    total = len(dataset) if records is None else min(records, len(dataset))
     first, stop = (total * r // world.size for r in (world.rank, world.rank + 1))
     sums = np.zeros((len(members) + several, 3))
     with TestLoader(dataset, transform, size, first, stop, threads) as loader:

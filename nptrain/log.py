@@ -32,7 +32,7 @@ class Log:
         self._write(phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
                     images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
         last = iteration + 1 == self.stop
-        if self.columns or iteration % self.phase.display == 0 or last:
+        if self.columns or (self.phase.display and iteration % self.phase.display == 0) or last:
             done = iteration + 1 - self.start
             left = (time.monotonic() - self.began) / done * (self.stop - iteration - 1)
             self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}  loss {smoothed_loss:.4f}  lr {lr:.4g}  "

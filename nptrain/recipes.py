@@ -17,6 +17,8 @@ class Phase:
     type: SGD or Nesterov. plateau_winsize: iterations without a lower smoothed loss after which lr_policy plateau drops
     the rate, for each drop; the smoothed loss is the mean of the last average_loss ones.
     starts_from: the iteration of the phase before whose weights (not momentum) it starts from; None: its end.
+    test_iter: test batches of each worker, in key order from the first record on, none twice; None: all records.
+    snapshot_prefix: what its snapshots' names begin with; None: they are in the run's folder.
     """
 
     name: str
@@ -42,8 +44,11 @@ class Phase:
     local_lr_auto: bool = False
     local_gw_ratio: float = 0.001
     snapshot: int = 0
-    display: int = 40
+    snapshot_prefix: str | None = None
+    snapshot_after_train: bool = True
+    display: int = 40  # 0: never
     average_loss: int = 1
+    test_iter: int | None = None
     test_interval: int = 0
     test_initialization: bool = False
     augmentation: str = "random_aspect_ratio"
@@ -85,6 +90,7 @@ class Recipe:
     test_resize: int | None = 256
     downsample: str = "3x3"
     blobs: tuple = ()
+    test_batch_size: int | None = None  # None: batch_size
 
     def __post_init__(self):
         _check(self)
@@ -92,6 +98,10 @@ class Recipe:
     def test_transform(self):
         """What happens to a test image: shorter side to test_resize, centre crop."""
         return Transform("test", self.crop_size, resize=self.test_resize, mirror=False)
+
+    def test_records(self, phase):
+        """How many records, from the first on, a test in a phase is to take; None: all."""
+        return phase.test_iter and phase.test_iter * self.workers * (self.test_batch_size or self.batch_size)
 
     def phase(self, name):
         """The phase of that name. Raises InputError if there is none."""
@@ -111,13 +121,20 @@ def _check(recipe):
     _expect(recipe.downsample == "3x3" or DEPTHS[recipe.depth][1], "downsample", recipe.downsample,
             f"3x3: the blocks of depth {recipe.depth} have no 1x1 convolution")  # fmt: skip
     _check_blobs(recipe)
+    _expect(recipe.test_batch_size is None or recipe.test_batch_size > 0, "test_batch_size", recipe.test_batch_size,
+            "none, or a positive number")  # fmt: skip
     _expect(len(recipe.mean_bgr) == 3, "mean_bgr", recipe.mean_bgr, "three values")
+    prefixes = [phase.snapshot_prefix for phase in recipe.phases if phase.snapshot_prefix is not None]
+    _expect(len(set(prefixes)) == len(prefixes), "snapshot_prefix", ", ".join(prefixes), "another in every phase")
     for phase in recipe.phases:
         name = f"{phase.name}."
-        for field in ("base_lr", "max_iter", "iter_size", "display", "average_loss", "prefetch"):
+        for field in ("base_lr", "max_iter", "iter_size", "average_loss", "prefetch"):
             _expect(getattr(phase, field) > 0, name + field, getattr(phase, field), "a positive number")
-        for field in ("weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "test_interval", "pad"):
+        for field in ("weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "display", "test_interval",
+                      "pad"):  # fmt: skip
             _expect(getattr(phase, field) >= 0, name + field, getattr(phase, field), "0 or more")
+        _expect(phase.test_iter is None or phase.test_iter > 0, name + "test_iter", phase.test_iter,
+                "none, or a positive number")  # fmt: skip
         _expect(0 <= phase.momentum < 1, name + "momentum", phase.momentum, "a number from 0 to below 1")
         _expect(phase.type in ("SGD", "Nesterov"), name + "type", phase.type, "SGD or Nesterov")
         _expect(phase.type == "SGD" or not phase.momentum_correction, name + "momentum_correction", True,

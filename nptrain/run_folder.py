@@ -28,7 +28,9 @@ class RunFolder:
             raise InputError(f"--run-dir: {self.path} holds a run already; go on with --resume or choose another")
 
     def expect_same(self, recipe, seed):
-        """Raise InputError unless the folder holds a run of this recipe and seed, to be resumed."""
+        """Raise InputError unless the folder holds a run of this recipe and seed, to be resumed. Returns the arguments
+        that it began with.
+        """
         if not self.description.exists():
             raise InputError(f"--resume: {self.description} does not exist, expected a run begun before")
         try:
@@ -40,6 +42,7 @@ class RunFolder:
             raise InputError(f"--seed: found {seed}, but the run in {self.path} began with {old_seed}")
         for field, (was, is_now) in _differences(old, to_dict(recipe)):
             raise InputError(f"{field}: found {is_now!r}, but the run in {self.path} began with {was!r}")
+        return before["arguments"]
 
     def describe(self, recipe, hosts, arguments, library):
         """Write run.json."""

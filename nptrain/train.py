@@ -75,7 +75,7 @@ class Trainer:
                 self._start_from_phase_before(phase)
             self.log.begin(phase, start, stop)
             self._phase(phase, start, stop, progress)
-        return checkpoint.Checkpoint(self.folder, phase.name, max(start, stop))
+        return checkpoint.Checkpoint(self.folder, phase.name, max(start, stop), prefix=phase.snapshot_prefix)
 
     def _start_from_phase_before(self, phase):
         """Weights (not the momentum) of the phase before, at the iteration that the recipe names."""
@@ -142,7 +142,7 @@ class Trainer:
                                    data_wait, smoothed_loss=progress.smoothed_loss,
                                    **times.result(exchange))  # fmt: skip
                 done = iteration + 1
-                if done == stop or (phase.snapshot and done % phase.snapshot == 0):
+                if (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done, progress)
                     if compressed:
                         compressed.clear()  # a run that resumes here has nothing kept back either
@@ -233,7 +233,8 @@ class Trainer:
 
     def _save(self, phase, iteration, progress):
         if self.world.rank == 0:
-            saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena, progress)
+            arena, prefix = self.network.arena, phase.snapshot_prefix
+            saved = checkpoint.save(self.folder, phase.name, iteration, arena, progress, prefix)
             self.log.say(f"saved {saved.model}")
         self.world.barrier()
 
@@ -246,7 +247,8 @@ class Trainer:
         if self.val_data is None:
             return
         transform = self.recipe.test_transform()
-        result = evaluate(self.network, self.val_data, transform, self.recipe, self.world, self.threads)
+        records = self.recipe.test_records(phase)
+        result = evaluate(self.network, self.val_data, transform, self.recipe, self.world, self.threads, records)
         self.log.test(iteration, result)
 
 

@@ -40,9 +40,9 @@ def start(command, *arguments, ranks=0, environment=None, **options):
     return subprocess.Popen([str(word) for word in words], env=os.environ, **pipes, **options)
 
 
-def run(command, *arguments, ranks=0, status=0, timeout=240, environment=None):
+def run(command, *arguments, ranks=0, status=0, timeout=240, **options):
     """Run bin/COMMAND to its end; returns (output, errors). Fails unless it ends with `status`, in time."""
-    process = start(command, *arguments, ranks=ranks, environment=environment)
+    process = start(command, *arguments, ranks=ranks, **options)
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
