@@ -12,13 +12,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from google.protobuf import text_format
 from PIL import Image
 
 from nptrain.caffe.blobs import read_blob
 from nptrain.caffe.caffe_pb2 import NetParameter, SolverParameter
 from nptrain.caffe.model import V1_TYPES, layers_of
 from nptrain.caffe.state import read_solverstate
+from nptrain.caffe.text import parse, text_of
 from nptrain.caffe.wire import I32, I64, LEN, VARINT, open_message
 from nptrain.checkpoint import Checkpoint, damage
 from nptrain.data.datum import FORMATS
@@ -26,8 +26,6 @@ from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.lmdb_file import MAGIC
 from nptrain.errors import InputError
 
-MAX_TEXT = 1 << 20  # bytes; the longest nets that are written by hand have a fifth of it
-MAX_LINE = 1 << 14  # characters; protobuf's parser takes the square of a line's length
 # The wire types of the fields of Caffe's messages, by which they are told apart, and the fields one must have.
 WIRE_TYPES = {
     "caffemodel": ({1: (LEN,), 2: (LEN,), 3: (LEN,), 5: (VARINT,), 6: (LEN,), 7: (VARINT,), 8: (LEN,), 100: (LEN,)},
@@ -186,32 +184,19 @@ def _image(datum, where):
         raise InputError(f"{where}: found {len(datum.data)} bytes that are no image file") from None
 
 
-def _text(path):
-    if path.stat().st_size > MAX_TEXT:
-        raise InputError(f"{path}: found {path.stat().st_size} bytes of text, expected at most {MAX_TEXT}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        longest = max(map(len, text.split("\n")))
-        if longest > MAX_LINE:
-            raise InputError(f"{path}: found a line of {longest} characters, expected at most {MAX_LINE}")
-        return text
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: no text: {error.reason} at byte {error.start}") from None
-
-
 def _prototxt(path):
     """A net or a solver, whichever message more of its fields belong to; unknown fields are told, not refused."""
-    text = re.sub(r"\btype\s*:\s*([A-Z][A-Z0-9_]+)\b", _v1_type, _text(path))
-    parsed = [_parse(text, message, path, True) for message in (SolverParameter(), NetParameter())]
+    text = re.sub(r"\btype\s*:\s*([A-Z][A-Z0-9_]+)\b", _v1_type, text_of(path))
+    parsed = [parse(text, message, path, allow_unknown=True) for message in (SolverParameter(), NetParameter())]
     message = max(parsed, key=lambda message: len(message.ListFields()))
     fields = [field.name for field, _ in message.ListFields()]
     if not fields:
         raise InputError(f"{path}: a text without any field of Caffe's solvers or nets")
     found = {"kind": message.DESCRIPTOR.name, "fields": {}}
     try:
-        _parse(text, type(message)(), path, False)
+        parse(text, type(message)(), path)
     except InputError as error:
-        found["unknown"] = str(error).removeprefix(f"{path}: ")
+        found["unknown"] = str(error).removeprefix(f"{path}:")
     for field, value in message.ListFields():
         if field.name == "layer":
             found["layers"] = [{"name": layer.name, "type": layer.type} for layer in value]
@@ -235,23 +220,10 @@ def _v1_type(match):
     return match[0] if number is None else f"type: {number}"
 
 
-def _parse(text, message, path, unknown):
-    try:
-        return text_format.Parse(text, message, allow_unknown_field=unknown)
-    except text_format.ParseError as error:
-        what = str(error).rpartition("': ")[2].rpartition(" : ")[2]  # without the line itself
-        where = f"line {error.GetLine()}, column {error.GetColumn()}: " if error.GetLine() else ""
-        raise InputError(f"{path}: {where}{what}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    except RecursionError:
-        raise InputError(f"{path}: messages within messages, too many") from None
-
-
 def _json(path):
     """A checkpoint's manifest or the description of a run."""
     try:
-        entry = json.loads(_text(path), parse_float=_finite, parse_constant=_finite)
+        entry = json.loads(text_of(path), parse_float=_finite, parse_constant=_finite)
         if all(isinstance(entry.get(part), dict) for part in ("recipe", "arguments", "versions")):
             return {"kind": "run", "recipe": entry["recipe"], "arguments": entry["arguments"],
                     "versions": entry["versions"], "hosts": len(entry["hosts"])}  # fmt: skip

@@ -8,20 +8,46 @@ from google.protobuf import text_format
 
 from nptrain.errors import InputError
 
+MAX_TEXT = 1 << 20  # bytes; the longest nets that are written by hand have a fifth of it
+MAX_LINE = 1 << 14  # characters; protobuf's parser takes the square of a line's length
+
 
 def read_text(path, message_type):
     """Parse a text file as one protobuf message. Raises InputError: FILE:LINE:COLUMN, and what is wrong there."""
+    return parse(text_of(path, message_type.DESCRIPTOR.name), message_type(), path)
+
+
+def text_of(path, kind="text"):
+    """The content of a text file of MAX_TEXT bytes at most, in lines of MAX_LINE characters. Raises InputError, with
+    the `kind` of text that was expected.
+    """
+    path = Path(path)
     try:
-        return text_format.Parse(Path(path).read_text(encoding="utf-8"), message_type())
+        if path.stat().st_size > MAX_TEXT:
+            raise InputError(f"{path}: found {path.stat().st_size} bytes of text, expected at most {MAX_TEXT}")
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        kind = message_type.DESCRIPTOR.name
-        raise InputError(f"{path}: no text: expected a {kind} in protobuf's text form") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no text: {error.reason} at byte {error.start}, expected {kind}") from None
+    longest = max(map(len, text.split("\n")))
+    if longest > MAX_LINE:
+        raise InputError(f"{path}: found a line of {longest} characters, expected at most {MAX_LINE}")
+    return text
+
+
+def parse(text, message, path, allow_unknown=False):
+    """Fill `message` from the text of the file `path`, and return it; raises as `read_text`."""
+    try:
+        return text_format.Parse(text, message, allow_unknown_field=allow_unknown)
     except text_format.ParseError as error:
-        line, column = error.GetLine(), error.GetColumn()
-        reason = " ".join(str(error).removeprefix(f"{line}:{column} : ").split())
-        raise InputError(f"{path}:{line}:{column}: {reason}") from None
+        place = f"{error.GetLine()}:{error.GetColumn()}" if error.GetLine() else ""
+        what = " ".join(str(error).removeprefix(f"{place} : ").split())
+        raise InputError(f"{path}:{place}: {what}" if place else f"{path}: {what}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path}: messages within messages, too many") from None
 
 
 def decimal(value, name):
