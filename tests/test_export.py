@@ -1,0 +1,155 @@
+"""Deploy nets: written by bin/export, loaded by OpenCV, with our own scores."""
+
+import io
+import json
+import tarfile
+
+import cv2
+import numpy as np
+import pytest
+from commands import run
+from google.protobuf import text_format
+from PIL import Image
+
+from kernels import fast, naive
+from nptrain.caffe.caffe_pb2 import NetParameter
+from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.data.augment import center_crop
+from nptrain.inference import Inference
+from nptrain.recipes import get_recipe, override, to_dict
+from nptrain.resnet import ResNet
+from tests.images import image
+from tests.shared import shared
+
+PUBLISHED = get_recipe("resnet50-448nodes")
+
+
+def photographs(size, count):
+    """Smooth synthetic ones, uint8 (N, 3, size, size), BGR."""
+    return np.stack([center_crop(image(seed, size + 9, size + 4), size) for seed in range(count)])
+
+
+def trained(recipe, pixels):
+    """A network with random weights and the running statistics of three batches, whose factor is not 1. Its scores
+    differ as much as those of a trained one.
+    """
+    network = ResNet.of(recipe, fast)
+    network.arena.initialise(seed=1)
+    rng = np.random.default_rng(2)
+    for parameter in network.arena.parameters:
+        if parameter.kind == "Scale":
+            parameter.w[...] += fast.pack_vector(rng.uniform(0.1, 0.4, parameter.blob.shape).astype(np.float32))
+    for shift in (0, 40, 90):
+        network.arena.batch_statistics[...] = 0
+        other = np.clip(pixels.astype(int) + shift - 40, 0, 255).astype(np.uint8)
+        network.forward(network.pack_images(other, recipe.mean_bgr, recipe.scale), np.zeros(len(pixels), np.int64))
+        network.arena.blend_statistics(recipe.moving_average_fraction, 1, 1)
+    scores = Inference(network)(network.pack_images(pixels, recipe.mean_bgr, recipe.scale))
+    network.weights.w[...] *= 2 / scores.std()
+    return network
+
+
+def exported(tmp_path, recipe, network, *flags):
+    """The files that bin/export writes of a network's weights in a run's folder: (deploy net, weights)."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"recipe": to_dict(recipe)}))
+    weights = tmp_path / "run" / "checkpoints" / "w.caffemodel"
+    write_caffemodel(weights, "ResNet", network.arena.export())
+    files = tmp_path / "deploy.prototxt", tmp_path / "deploy.caffemodel"
+    output, _ = run("export", "--weights", weights, "--prototxt", files[0], "--model", files[1], *flags)
+    assert f"{recipe.classes} classes" in output
+    found, expected = read_caffemodel(files[1]), read_caffemodel(weights)
+    assert list(found) == list(expected)
+    assert all((a == b).all() for name in found for a, b in zip(found[name], expected[name], strict=True))
+    return files
+
+
+def opencv(files, x):
+    """(scores, probabilities) by OpenCV."""
+    net = cv2.dnn.readNetFromCaffe(*map(str, files))
+    net.setInput(x, "data")
+    return net.forward(["fc1000", "prob"])
+
+
+def check(tmp_path, recipe, pixels):
+    network = trained(recipe, pixels)
+    files = exported(tmp_path, recipe, network, "--batch-size", len(pixels))
+    x = (pixels.astype(np.float32) - np.float32(recipe.mean_bgr)[:, None, None]) * np.float32(recipe.scale)
+    scores, probabilities = opencv(files, x)
+    ours = Inference(network)(network.pack_images(pixels, recipe.mean_bgr, recipe.scale))
+    plain = ResNet.of(recipe, naive)
+    plain.arena.load(read_caffemodel(files[1]), "the exported weights")
+    reference = Inference(plain)(x[:1])
+    assert 0.3 < probabilities.max() < 0.9999  # neither all alike nor saturated
+    assert np.ptp(scores, axis=0).max() > 0.01  # nor the same for every image
+    assert np.abs(scores - ours).max() < 1e-4 * np.abs(ours).max()
+    assert np.abs(scores[:1] - reference).max() < 1e-4 * np.abs(ours).max()
+    expected = np.exp(ours - ours.max(1, keepdims=True))
+    assert np.abs(probabilities - expected / expected.sum(1, keepdims=True)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["crop_size=96"],  # pool1 goes from 48 to 24 in Caffe's ceil mode
+        ["crop_size=64", "downsample=1x1", "bn_eps=0.001"],
+        ["crop_size=97", "depth=18", "scale=0.02"],
+    ],
+)
+def test_opencv_gives_our_scores(tmp_path, changes):
+    recipe = override(PUBLISHED, ["classes=7", *changes])
+    check(tmp_path, recipe, photographs(recipe.crop_size, 3))
+
+
+def test_opencv_gives_our_scores_of_photographs(tmp_path):
+    pixels = []
+    with tarfile.open(shared("data/imagenet_samples.tar")) as archive:
+        names = sorted(name for name in archive.getnames() if name.endswith(".JPEG"))
+        for name in names[:: len(names) // 3][:3]:
+            with Image.open(io.BytesIO(archive.extractfile(name).read())) as photograph:
+                pixels.append(PUBLISHED.test_transform()(photograph.convert("RGB")))
+    check(tmp_path, override(PUBLISHED, ["classes=10"]), np.stack(pixels))
+
+
+def test_opencv_s_own_preprocessing(tmp_path):
+    """As docs/caffe.md has it: blobFromImage of an image as OpenCV reads it."""
+    recipe = override(PUBLISHED, ["classes=7", "crop_size=64", "depth=18", "test_resize=64"])
+    pixels = photographs(64, 2)
+    network = trained(recipe, pixels)
+    files = exported(tmp_path, recipe, network)
+    Image.fromarray(pixels[1, ::-1].transpose(1, 2, 0)).save(tmp_path / "image.png")
+    read = cv2.imread(str(tmp_path / "image.png"))
+    scores, _ = opencv(files, cv2.dnn.blobFromImage(read, 0.0078125, (64, 64), (104, 117, 123)))
+    ours = Inference(network)(network.pack_images(pixels[1:], recipe.mean_bgr, recipe.scale))
+    assert np.abs(scores - ours).max() < 1e-4 * np.abs(ours).max()
+
+
+def test_without_weights(tmp_path):
+    path = tmp_path / "deploy.prototxt"
+    output, _ = run("export", "--recipe", "digits", "--classes", 3, "--batch-size", 5, "--prototxt", path)
+    assert output == (
+        f"{path}: ResNet-50, 3 classes; data: 5 x 3 x 32 x 32, BGR, (pixel - mean) * 0.0078125, mean 104, 117, 123\n"
+    )
+    net = text_format.Parse(path.read_text(), NetParameter())
+    assert (list(net.input), list(net.input_shape[0].dim)) == (["data"], [5, 3, 32, 32])
+    assert net.layer[-2].inner_product_param.num_output == 3
+    assert not any(layer.param for layer in net.layer)
+    _, errors = run("export", "--recipe", "digits", "--prototxt", path, status=2)
+    assert errors == f"export: --prototxt: {path} exists already: remove it or choose another name\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ([], "--weights: found none, nor --recipe, expected one of them"),
+        (["--recipe", "digits", "--model", "m"], "--model: found without --weights"),
+        (["--recipe", "digits", "--batch-size", "0"], "--batch-size: found 0, expected 1 or more"),
+        (["--recipe", "digit"], "--recipe: found 'digit', expected one of"),
+        (["--weights", "nowhere"], "nowhere: cannot be read: No such file"),
+    ],
+)
+def test_mistakes(tmp_path, flags, line):
+    _, errors = run("export", "--prototxt", tmp_path / "new.prototxt", *flags, status=2)
+    assert errors.startswith(f"export: {line}")
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
