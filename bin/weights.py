@@ -5,7 +5,8 @@ from pathlib import Path
 
 from nptrain.caffe.model import read_caffemodel
 from nptrain.errors import InputError
-from nptrain.recipes import get_recipe, override
+from nptrain.recipe import override
+from nptrain.recipes import get_recipe
 from nptrain.run_folder import recipe_of
 
 SCORING = ("depth", "downsample", "crop_size", "mean_bgr", "scale", "bn_eps", "test_resize")  # fields of a recipe

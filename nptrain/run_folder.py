@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
-from nptrain.recipes import from_dict, to_dict
+from nptrain.recipe import from_dict, to_dict
 
 PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
 

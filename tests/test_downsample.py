@@ -11,7 +11,8 @@ from nptrain.caffe.caffe_pb2 import NetParameter
 from nptrain.errors import InputError
 from nptrain.inference import Inference
 from nptrain.layers import blocks, convolutions
-from nptrain.recipes import get_recipe, override
+from nptrain.recipe import override
+from nptrain.recipes import get_recipe
 from nptrain.resnet import ResNet
 from tests import caffe_net
 from tests.caffe_forward import forward

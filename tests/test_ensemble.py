@@ -17,7 +17,8 @@ from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.loader import TestLoader
 from nptrain.evaluate import evaluate_members
 from nptrain.inference import Inference
-from nptrain.recipes import get_recipe, override
+from nptrain.recipe import override
+from nptrain.recipes import get_recipe
 from nptrain.resnet import ResNet
 
 CYCLES = ["--recipe", "cifar10-cyclic", "--set", "depth=18", "--classes", "5", "--workers", "2", "--batch-size", "2",

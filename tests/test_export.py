@@ -16,7 +16,8 @@ from nptrain.caffe.caffe_pb2 import NetParameter
 from nptrain.caffe.model import read_caffemodel, write_caffemodel
 from nptrain.data.augment import center_crop
 from nptrain.inference import Inference
-from nptrain.recipes import get_recipe, override, to_dict
+from nptrain.recipe import override, to_dict
+from nptrain.recipes import get_recipe
 from nptrain.resnet import ResNet
 from tests.images import image
 from tests.shared import shared

@@ -9,7 +9,8 @@ from nptrain.caffe.caffe_pb2 import TEST, TRAIN, NetParameter
 from nptrain.caffe.net import DataLayer, deploy, read_net, to_text, train_val, understand
 from nptrain.errors import InputError
 from nptrain.layers import layers
-from nptrain.recipes import RECIPES, get_recipe, override
+from nptrain.recipe import override
+from nptrain.recipes import RECIPES, get_recipe
 from tests import caffe_net
 
 PUBLISHED = get_recipe("resnet50-448nodes")

@@ -7,7 +7,8 @@ import pytest
 
 from nptrain.data.augment import Transform
 from nptrain.errors import InputError
-from nptrain.recipes import RECIPES, from_dict, get_recipe, override, to_dict
+from nptrain.recipe import from_dict, override, to_dict
+from nptrain.recipes import RECIPES, get_recipe
 
 
 def test_the_448_node_recipe_to_the_letter():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from nptrain.errors import InputError
-from nptrain.recipes import Phase, get_recipe
+from nptrain.recipe import Phase
+from nptrain.recipes import get_recipe
 from nptrain.schedule import Progress, advance, check_policy, learning_rate
 
 PART_1, PART_2 = get_recipe("resnet50-448nodes").phases

@@ -19,7 +19,8 @@ from nptrain.caffe.solver import (
     write_solver,
 )
 from nptrain.errors import InputError
-from nptrain.recipes import RECIPES, Phase
+from nptrain.recipe import Phase
+from nptrain.recipes import RECIPES
 from nptrain.schedule import learning_rate
 
 CAFFE = Path(__file__).parent / "caffe"

@@ -22,7 +22,8 @@ from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.errors import InputError
 from nptrain.evaluate import evaluate
-from nptrain.recipes import RECIPES, override
+from nptrain.recipe import override
+from nptrain.recipes import RECIPES
 from nptrain.resnet import ResNet
 from nptrain.schedule import learning_rate
 

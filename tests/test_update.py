@@ -8,7 +8,7 @@ import pytest
 from kernels import fast, naive
 from nptrain.arena import Arena
 from nptrain.layers import Blob, Layer, layers
-from nptrain.recipes import Phase
+from nptrain.recipe import Phase
 from nptrain.update import momentum_at, update
 
 PHASE = Phase("x", base_lr=0.5, max_iter=10, weight_decay=0.1, lr_policy="fixed", momentum=0.9)

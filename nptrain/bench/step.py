@@ -12,7 +12,7 @@ from nptrain.bench.against import Rival
 from nptrain.bench.shapes import CLASSES, convolution_flops, inference_flops, step_flops
 from nptrain.bench.timing import conditions, memory_mb, samples
 from nptrain.inference import Inference
-from nptrain.recipes import Phase
+from nptrain.recipe import Phase
 from nptrain.resnet import ResNet
 from nptrain.update import update
 

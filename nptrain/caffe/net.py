@@ -15,8 +15,8 @@ from nptrain.caffe.net_writer import deploy, to_text, train_val
 from nptrain.caffe.text import decimal, read_text, within
 from nptrain.errors import InputError
 from nptrain.layers import DEPTHS, convolutions
-from nptrain.recipes import Phase as RecipePhase
-from nptrain.recipes import Recipe
+from nptrain.recipe import Phase as RecipePhase
+from nptrain.recipe import Recipe
 
 __all__ = ["DataLayer", "NetFile", "deploy", "read_net", "to_text", "train_val", "understand"]
 

@@ -151,19 +151,19 @@ def _multipliers(layer, blobs):
                 setattr(spec, field, single(getattr(blob, field), f"{layer.name}: {field}"))
 
 
-def _data(net, recipe, phase, source):
+def _data(net, recipe, phase, source, batch_size):
     layer = _add(net, "data", "Data", [], "data", "label")
     layer.include.add(phase=phase)
     layer.transform_param.crop_size = recipe.crop_size
     layer.transform_param.scale = single(recipe.scale, "scale")
     layer.transform_param.mean_value[:] = [single(value, "mean_bgr") for value in recipe.mean_bgr]
     layer.data_param.source, layer.data_param.backend = str(source), DataParameter.LMDB
-    layer.data_param.batch_size = recipe.batch_size
+    layer.data_param.batch_size = batch_size
     return layer
 
 
 def _train_data(net, recipe, phase, source):
-    layer = _data(net, recipe, TRAIN, source)
+    layer = _data(net, recipe, TRAIN, source, recipe.batch_size)
     transform = layer.transform_param
     transform.mirror = phase.mirror
     if phase.pad:
@@ -184,7 +184,7 @@ def _train_data(net, recipe, phase, source):
 
 
 def _test_data(net, recipe, source):
-    transform = _data(net, recipe, TEST, source).transform_param
+    transform = _data(net, recipe, TEST, source, recipe.test_batch_size or recipe.batch_size).transform_param
     transform.mirror = False
     if recipe.test_resize:
         _shorter_side(transform, recipe.test_resize)

@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from nptrain.caffe.caffe_pb2 import SolverParameter
 from nptrain.caffe.text import decimal, read_text, single
 from nptrain.errors import InputError
-from nptrain.recipes import Phase, Recipe
+from nptrain.recipe import Phase, Recipe
 from nptrain.schedule import NEEDS
 
 # {field of SolverParameter: field of Phase}, in the order in which they are written
