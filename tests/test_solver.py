@@ -102,10 +102,10 @@ def test_recipes_come_back_from_their_solver_files(tmp_path, name):
         assert replace(found.phase, **apart) == replace(phase, **apart)
 
 
-@pytest.mark.parametrize("policy", ["fixed", "multistep", "exp", "inv", "poly", "poly_cyc", "sigmoid"])
+@pytest.mark.parametrize("policy", ["fixed", "multistep", "exp", "inv", "poly", "poly_cyc", "sigmoid", "plateau"])
 def test_every_policy_comes_back(tmp_path, policy):
     phase = Phase("my.solver", 0.1, 10, 0.0, lr_policy=policy, power=0.5, gamma=0.3, stepsize=2, stepvalue=(3,),
-                  lr_iter=20)  # fmt: skip
+                  plateau_winsize=(4,), lr_iter=20)  # fmt: skip
     assert solver(tmp_path, write_solver(phase, "n")).phase == phase
 
 
