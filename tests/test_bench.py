@@ -6,7 +6,8 @@ import pytest
 from commands import run
 
 from kernels import cpu, fast
-from nptrain.bench import against, convolutions, data, roofline, step
+from mpi.solo import Solo
+from nptrain.bench import against, allreduce, convolutions, data, parallel, roofline, step
 from nptrain.bench.shapes import Shape, convolution_flops, distinct_shapes, inference_flops, step_flops
 from nptrain.bench.table import WIDTH, report, table
 from nptrain.bench.timing import samples
@@ -149,6 +150,54 @@ def test_torch_s_network_is_ours():
     assert sum(p.numel() for p in Network().parameters()) == trained - padding
 
 
+def test_sums_and_steps_by_bucket_on_two_ranks():
+    words = ["--bucket-mb", "1,40", "--bucket-mb", "all", "--value-bytes", "8"]
+    output, _ = run("bench", "allreduce", *TINY, *words, "--json", ranks=2)
+    result = json.loads(output)  # of one rank alone
+    assert (result["ranks"], result["value_bytes"]) == (2, 8)
+    assert result["gradients_mb"] == pytest.approx(8 * 25.6, rel=0.01)
+    labels = ["1", "40", "all"]
+    assert [row["bucket_mib"] for row in result["sums"]] == [row["bucket_mib"] for row in result["steps"]] == labels
+    counts = [row["buckets"] for row in result["sums"]]
+    assert counts[0] > counts[1] > counts[2] == 1
+    for row in result["sums"]:
+        assert row["sum_ms"] >= row["bucket_ms"] > 0
+        assert row["gb_per_s"] == pytest.approx(result["gradients_mb"] / row["sum_ms"])
+        assert row["bus_gb_per_s"] == row["gb_per_s"]  # 2 (n - 1) / n is 1
+    for row in result["steps"]:
+        assert row["exposed_ms"] == pytest.approx(max(0, row["step_ms"] - result["alone_ms"]))
+        assert 0 <= row["hidden"] <= 1
+        assert 0 <= row["waited_ms"] < row["step_ms"]
+    assert result["best_bucket_mib"] in labels
+    assert max(map(len, report(result).splitlines())) <= WIDTH
+
+
+def test_one_rank_has_nothing_to_send_but_measures_the_loop():
+    result = allreduce.measure(Solo(), 2, 32, 1, [16, float("inf")])
+    assert result["sent"] == "nothing, by a rank alone"
+    assert "best_bucket_mib" not in result
+    assert [row["gb_per_s"] for row in result["sums"]] == [row["hidden"] for row in result["steps"]] == [None, None]
+    assert all(row["step_ms"] > 0 for row in result["steps"])
+
+
+def test_of_sizes_as_fast_as_each_other_the_best_is_the_one_that_waits_least():
+    waited = {"1": 5.0, "16": 2.0, "all": 0.0}
+    rows = [{"bucket_mib": label, "step_ms": ms, "waited_ms": waited[label]}
+            for label, ms in (("1", 1000.0), ("16", 1009.0), ("all", 1011.0))]  # fmt: skip
+    steps = {"1": [[(ms / 1e3, 0.0), (0.5, 0.0)] for ms in (990, 1000, 1010)]}
+    found = allreduce.best(rows, steps)
+    assert found == {"noise_ms": pytest.approx(10), "best_bucket_mib": "16"}
+
+
+def test_a_data_parallel_step_beside_one_that_sends_nothing():
+    result = json.loads(run("bench", "step", *TINY, "--json", ranks=2)[0])
+    exchanged, alone = result["rows"]
+    assert (exchanged["step"], alone["step"]) == ("gradients exchanged", parallel.SENDS_NOTHING)
+    assert exchanged["images_per_s"] == pytest.approx(2 * 2000 / exchanged["ms"])
+    assert result["efficiency"] == pytest.approx(alone["ms"] / exchanged["ms"])
+    assert result["rank_images_per_s"] >= alone["images_per_s"] / 2  # the mean rank is not slower than the slowest
+
+
 def test_the_command_prints_json():
     output, _ = run("bench", "inference", *TINY, "--json")
     result = json.loads(output)
@@ -163,6 +212,8 @@ def test_the_command_prints_json():
         (["kernels", "--crop-size", "16"], "--crop-size: found 16, expected at least 32"),
         (["kernels", "--shape", "9x9"], "--shape: found '9x9', expected a part of one like '512>512 3x3/1 7'"),
         (["step", "--mode", "eager"], "--mode: expected only with --against torch"),
+        (["allreduce", "--bucket-mb", "1,x"], "--bucket-mb: found 'x', expected more than 0, or all"),
+        (["allreduce", "--bucket-mb", "0"], "--bucket-mb: found '0', expected more than 0, or all"),
         (["data", "no/such/folder"], "no/such/folder: no LMDB: "),
         (["roofline", "--out", "no/such/folder/x.png"], "--out: found no/such/folder/x.png, expected a folder"),
     ],
@@ -171,3 +222,21 @@ def test_a_mistake_is_one_line(words, says):
     _, errors = run("bench", *words, status=2)
     assert errors.startswith(f"bench: {says}")
     assert errors.count("\n") == 1
+
+
+def test_what_measures_one_process_refuses_more_ranks():
+    _, errors = run("bench", "kernels", *TINY, ranks=2, status=2)
+    assert errors.startswith("bench: kernels: found 2 ranks, expected one: only step and allreduce take more\n")
+
+
+def test_a_wrong_flag_of_a_sub_command_ends_all_ranks():
+    _, errors = run("bench", "step", "--no-such-flag", ranks=2, status=2)
+    assert errors.count("unrecognized arguments: --no-such-flag") == 1
+
+
+def test_against_torch_on_two_ranks():
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    output, _ = run("bench", "step", *TINY, "--against", "torch", "--mode", "eager", "--json", ranks=2)
+    ours, theirs = json.loads(output)["against"]
+    assert (ours["program"], theirs["program"]) == ("nptrain", "torch eager")
+    assert theirs["images_per_s"] == pytest.approx(2 * 2000 / theirs["ms"])

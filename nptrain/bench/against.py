@@ -4,6 +4,7 @@ In our process, its threads and ours would get in each other's way, and its memo
 """
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,21 +18,33 @@ PROJECT = Path(__file__).resolve().parents[2]
 TORCH = "2.13.0"
 
 
+def check_installed():
+    """Raises InputError where PyTorch is missing."""
+    if find_spec("torch") is None:
+        raise InputError(f"--against torch: PyTorch is not installed: {pip()} install torch=={TORCH}")
+
+
 class Rival:
     """PyTorch's training step or inference in `mode` "eager" or "compile", with as many threads as ours. Calling it
     does it once and returns the seconds; `memory_mb` is then the most memory it has held. A context manager.
     Raises InputError where PyTorch is missing or fails.
+
+    group  of several, who train together, the environment variables by which they find each other
+    cores  that it may use (None: those of the calling thread, which may be pinned to one)
     """
 
-    def __init__(self, mode, training, batch, crop_size):
-        if find_spec("torch") is None:
-            raise InputError(f"--against torch: PyTorch is not installed: {pip()} install torch=={TORCH}")
+    def __init__(self, mode, training, batch, crop_size, group=None, cores=None):
+        check_installed()
         self.mode, self.memory_mb = mode, None
         settings = {"mode": mode, "training": training, "batch": batch, "crop_size": crop_size,
-                    "threads": get_num_threads()}  # fmt: skip
+                    "ranks": group["WORLD_SIZE"] if group else 1, "threads": get_num_threads()}  # fmt: skip
+        here = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores or here)  # what is started inherits it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "nptrain.bench.torch_step", json.dumps(settings)], cwd=PROJECT,
+            env={**os.environ, **{name: str(value) for name, value in (group or {}).items()}},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+        os.sched_setaffinity(0, here)
 
     def __call__(self):
         try:

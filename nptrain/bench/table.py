@@ -9,8 +9,13 @@ HEADINGS = {
     "intensity": "FLOP/byte", "of_roof": "of roof", "ours_to_theirs": "ours/theirs",
     "step_images_per_s": "step images/s", "decode_threads": "threads", "cores": "cores for a step",
     "ms_image": "ms/image", "core_images_per_s": "a decoding core must deliver images/s",
+    "bucket_mib": "bucket MiB", "bucket_ms": "bucket ms", "sum_ms": "all ms", "gb_per_s": "GB/s",
+    "bus_gb_per_s": "bus GB/s", "step_ms": "step ms", "exposed_ms": "exposed ms", "waited_ms": "waited ms",
+    "gradients_mb": "gradients MB", "value_bytes": "bytes a value", "alone_ms": "step without sending ms",
+    "one_value_ms": "one value ms", "noise_ms": "noise ms", "best_bucket_mib": "best bucket MiB",
+    "rank_images_per_s": "bin/plan --images-per-s",
 }  # fmt: skip
-PERCENT = {"of_peak", "of_roof", "share"}
+PERCENT = {"of_peak", "of_roof", "share", "hidden", "efficiency"}
 
 
 def report(result):
@@ -43,7 +48,7 @@ def cell(name, value):
     if value is None:
         return ""
     if name in PERCENT:
-        return f"{value:.1%}" if name == "share" else f"{value:.0%}"
+        return f"{value:.0%}" if name in ("of_peak", "of_roof") else f"{value:.1%}"
     if name == "error":
         return f"{value:.0e}"
     if isinstance(value, float):

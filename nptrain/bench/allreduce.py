@@ -1,0 +1,91 @@
+"""Summing the gradients over the ranks, by size of bucket: how long it takes by itself, and how much of it a
+training step hides.
+"""
+
+import statistics
+
+import numpy as np
+
+from nptrain.bench.parallel import ParallelWork, slowest, value_bytes_of
+from nptrain.bench.timing import conditions, samples, timed
+from nptrain.exchange import Exchange
+
+MIB = 1 << 20
+SMALL = 100  # sums of a single value
+
+
+def measure(world, batch, crop_size, repeats, sizes, value_bytes=None):
+    """ResNet-50's gradients, in backward order, in buckets of `sizes` MiB at least (inf: all at once); no block of the
+    network is split. All ranks call it.
+
+    `sums`, without overlap: median ms of a bucket and of all, GB/s (bytes by time: the algorithm's), bus GB/s (what
+    every link carries: 2 (n - 1) / n times as much for n ranks). `steps`, with overlap: a whole step, what it takes
+    longer than the same step without sending (`alone_ms`), for how much of it gradients were waited for (the mean of
+    the ranks), and the share of the time of all sums that is hidden. Medians, by the slowest rank, in turn.
+
+    `best_bucket_mib` has the shortest step; of those within `noise_ms` of it (the median deviation of its own times),
+    the one that waits least for gradients. `one_value_ms` is the sum of a single value: the latency.
+    """
+    value_bytes = value_bytes or value_bytes_of(world)
+    with world.reducer() as reducer:
+        work = ParallelWork(world, reducer, batch, crop_size, value_bytes)
+        nbytes = work.sums.nbytes
+        least = {f"{size:g}" if size < np.inf else "all": int(min(size * MIB, nbytes)) for size in sizes}
+        work.sums[:] = 0
+        one = samples({"": timed(lambda: world.sum(work.sums[:1]))}, SMALL, SMALL // 10)[""]
+        alone = samples({label: lambda of=of: summed(work, of) for label, of in least.items()}, repeats)
+        sides = {label: lambda of=of: work(of) for label, of in least.items()}
+        steps = samples({"": lambda: work(nbytes, send=False), **sides}, repeats)
+    computed = statistics.median(map(slowest, steps.pop("")))
+    found = {"sums": [sums_row(label, of, nbytes, world.size) for label, of in alone.items()]}
+    found["steps"] = [steps_row(label, steps[label], computed, row["sum_ms"] / 1e3, world.size)
+                      for label, row in zip(steps, found["sums"], strict=True)]  # fmt: skip
+    found |= {"ranks": world.size, **conditions(batch, crop_size, repeats), "gradients_mb": nbytes / 1e6,
+              "value_bytes": value_bytes, "alone_ms": computed * 1e3}  # fmt: skip
+    if world.size == 1:
+        return {**found, "sent": "nothing, by a rank alone"}
+    return {**found, "one_value_ms": statistics.median(one) * 1e3, **best(found["steps"], steps)}
+
+
+def summed(work, bucket_bytes):
+    """Sum the gradients with nothing computed meanwhile: (seconds of each bucket, seconds of the slowest rank for
+    all).
+    """
+    work.world.barrier()
+    exchange = Exchange(work.sums, work.reducer.start, work.total, bucket_bytes)
+    for offset in work.network.offsets():
+        exchange.ready(offset)
+    for _ in exchange.arrived():
+        pass
+    whole = exchange.sent[-1].end - exchange.sent[0].begin
+    return [of.end - of.begin for of in exchange.sent], max(work.world.gather(whole))
+
+
+def sums_row(label, found, nbytes, ranks):
+    """From what `summed` has returned."""
+    each = [seconds for buckets, _ in found for seconds in buckets]
+    whole = statistics.median(seconds for _, seconds in found)
+    speed = nbytes / whole / 1e9 if ranks > 1 else None
+    bus = speed and speed * 2 * (ranks - 1) / ranks
+    return {"bucket_mib": label, "buckets": len(found[0][0]), "bucket_ms": statistics.median(each) * 1e3,
+            "sum_ms": whole * 1e3, "gb_per_s": speed, "bus_gb_per_s": bus}  # fmt: skip
+
+
+def steps_row(label, found, computed, whole, ranks):
+    """From what the steps have returned; `computed` s without sending, `whole` s of sums without overlap."""
+    took = statistics.median(map(slowest, found))
+    waited = statistics.median(statistics.mean(waited for _, waited in of) for of in found)
+    exposed = max(0.0, took - computed)
+    return {"bucket_mib": label, "step_ms": took * 1e3, "exposed_ms": exposed * 1e3,
+            "waited_ms": waited * 1e3,
+            "hidden": max(0.0, 1 - exposed / whole) if ranks > 1 else None}  # fmt: skip
+
+
+def best(rows, found):
+    """The row to recommend, by `measure`'s rule, and the noise."""
+    fastest = min(rows, key=lambda row: row["step_ms"])
+    times = map(slowest, found[fastest["bucket_mib"]])
+    noise = statistics.median(abs(seconds * 1e3 - fastest["step_ms"]) for seconds in times)
+    ties = [row for row in rows if row["step_ms"] <= fastest["step_ms"] + noise]
+    chosen = min(ties, key=lambda row: row["waited_ms"])
+    return {"noise_ms": noise, "best_bucket_mib": chosen["bucket_mib"]}

@@ -1,0 +1,125 @@
+"""The training step on several ranks at once: with the gradients' exchange, as the trainer does it, and without."""
+
+import socket
+import statistics
+import time
+from contextlib import ExitStack
+
+import numpy as np
+
+from nptrain.bench.against import Rival
+from nptrain.bench.step import MEAN, PHASE, SCALE, WARM_UP, Work, compared
+from nptrain.bench.timing import conditions, memory_mb, samples
+from nptrain.exchange import Exchange
+from nptrain.train import Trainer
+from nptrain.update import update
+
+SENDS_NOTHING = "nothing sent"
+
+
+def value_bytes_of(world):
+    """Of a gradient on its way, as the trainer has it with a worker a rank: float64 above two workers."""
+    return 4 if world.size <= 2 else 8
+
+
+class ParallelWork(Work):
+    """A training step of one worker a rank, on random pixels. All ranks call it together."""
+
+    def __init__(self, world, reducer, batch, crop_size, value_bytes):
+        super().__init__(True, batch, crop_size)
+        self.world, self.reducer = world, reducer
+        gradients = self.network.arena.gradients
+        self.sums = gradients if value_bytes == gradients.itemsize else np.zeros(gradients.size)
+
+    def __call__(self, bucket_bytes, send=True):
+        """Does it once, after a barrier; without `send` all the same, but nothing leaves the rank. Returns (seconds,
+        of which it waited for gradients) of every rank. Raises ArithmeticError for a loss that is not finite.
+        """
+        network, arena, apart = self.network, self.network.arena, self.sums is not self.network.arena.gradients
+
+        def add(part):
+            if apart:
+                self.ops.add_into(self.sums[part], arena.gradients[part])
+
+        self.world.barrier()
+        start = time.perf_counter()
+        exchange = Exchange(self.sums, self.reducer.start, self.total if send else lambda part: None, bucket_bytes)
+        x = network.pack_images(self.pixels, MEAN, SCALE)
+        arena.gradients[:] = 0
+        if apart:
+            self.sums[:] = 0
+        loss, _ = network.forward(x, self.labels)
+        mean = exchange.send(8, self.world.sum_scalars if send else list, [loss])
+        network.backward(lambda offset: exchange.ready(offset, add))
+        loss = mean.result()
+        update(arena, PHASE, 0, self.world.size, self._home(exchange))
+        arena.blend_statistics(0.95, 1, self.world.size)
+        took = time.perf_counter() - start
+        if not np.isfinite(loss).all():
+            raise ArithmeticError("the loss is not finite")
+        return self.world.gather((took, exchange.waited))
+
+    def total(self, part):
+        """The sum over ranks of a slice of the gradients."""
+        self.world.sum(self.sums[part])
+
+    def _home(self, exchange):
+        gradients = self.network.arena.gradients
+        for part in exchange.arrived():
+            if self.sums is not gradients:
+                gradients[part] = self.sums[part]
+            yield part
+
+
+def measure(world, cores, batch, crop_size, repeats, modes=()):
+    """images/s of all ranks, `batch` images each, beside the same step without exchange: by the slowest rank, medians,
+    in turn. `rank_images_per_s` is what one rank computes while all do and nothing is sent, the mean of them.
+
+    With `modes` of PyTorch, a table `against` of its DistributedDataParallel (gloo), a process a rank on the same
+    `cores`.
+    """
+    bucket_bytes, value_bytes = Trainer.bucket_bytes, value_bytes_of(world)
+    with ExitStack() as stack:
+        rivals = {f"torch {mode}": stack.enter_context(Rival(mode, True, batch, crop_size, group(world), cores))
+                  for mode in modes}  # fmt: skip
+        work = ParallelWork(world, stack.enter_context(world.reducer()), batch, crop_size, value_bytes)
+        sides = {"nptrain": lambda: work(bucket_bytes), SENDS_NOTHING: lambda: work(bucket_bytes, send=False),
+                 **{name: on_all_ranks(world, rival) for name, rival in rivals.items()}}  # fmt: skip
+        found = samples(sides, repeats, WARM_UP)
+        memory = {name: rival.memory_mb for name, rival in rivals.items()}
+    took = {name: statistics.median(map(slowest, of)) for name, of in found.items()}
+    alone = statistics.median(statistics.mean(seconds for seconds, _ in of) for of in found[SENDS_NOTHING])
+    images = batch * world.size
+    rows = [{"step": step, "ms": took[name] * 1e3, "images_per_s": images / took[name]}
+            for step, name in (("gradients exchanged", "nptrain"), (SENDS_NOTHING, SENDS_NOTHING))]  # fmt: skip
+    result = {"rows": rows}
+    if rivals:
+        medians = {name: seconds for name, seconds in took.items() if name != SENDS_NOTHING}
+        result["against"] = compared(medians, images, {"nptrain": memory_mb(), **memory})
+    return {**result, "ranks": world.size, **conditions(batch, crop_size, repeats), "value_bytes": value_bytes,
+            "bucket_mib": bucket_bytes / 2**20, "efficiency": took[SENDS_NOTHING] / took["nptrain"],
+            "rank_images_per_s": batch / alone, "memory_mb": memory_mb()}  # fmt: skip
+
+
+def slowest(found):
+    """The seconds of the rank that took longest; from what a `ParallelWork` returns."""
+    return max(seconds for seconds, _ in found)
+
+
+def on_all_ranks(world, call):
+    """`call`, which returns seconds, after a barrier, as a `ParallelWork`."""
+
+    def run():
+        world.barrier()
+        return world.gather((call(), None))
+
+    return run
+
+
+def group(world):
+    """What PyTorch's processes, one a rank, need to find each other, as environment variables. All ranks call it."""
+    address = "127.0.0.1" if world.local_size == world.size else world.host
+    with socket.socket() as free:
+        free.bind(("", 0))
+        address, port = world.share((address, free.getsockname()[1]))
+    return {"RANK": world.rank, "WORLD_SIZE": world.size, "MASTER_ADDR": address, "MASTER_PORT": port}
