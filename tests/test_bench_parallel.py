@@ -82,6 +82,7 @@ def test_the_best_size_is_the_fastest_or_of_equals_the_one_that_waits_least():
         (["kernels"], "kernels: found 2 ranks, expected one: only step and allreduce take more"),
         (["allreduce", "--bucket-mb", "1,0"], "--bucket-mb: found '0', expected more than 0, or all"),
         (["step", "--against", "torch"], "--against torch: PyTorch is not installed"),
+        (["step", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     ],
 )
 def test_mistakes_are_one_line_of_all_ranks(arguments, line):
@@ -90,3 +91,12 @@ def test_mistakes_are_one_line_of_all_ranks(arguments, line):
     _, errors = run("bench", *arguments, ranks=2, status=2, timeout=60)
     assert errors.splitlines()[0].startswith(f"bench: {line}")
     assert errors.count("bench: ") == 1
+
+
+@pytest.mark.ranks
+def test_against_torch_on_two_ranks():
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    output, _ = run("bench", "step", *SMALL, "--against", "torch", "--mode", "eager", ranks=2)
+    ours, theirs = json.loads(output)["against"]
+    assert (ours["program"], theirs["program"]) == ("nptrain", "torch eager")
+    assert theirs["images_per_s"] == pytest.approx(2 * 2000 / theirs["ms"])
