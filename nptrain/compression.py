@@ -8,6 +8,8 @@ arXiv 1905.05957).
 
 import numpy as np
 
+WIRE_BYTES = 2  # of a gradient on its way
+
 
 class CompressedSum:
     """The sums of one rank's gradients with those of all others, and what rounding has kept back of them.

@@ -39,12 +39,14 @@ class Exchange:
     start         start(action, ...) begins action(...), and returns a future
     action        action(part) sums a slice over ranks
     bucket_bytes  a bucket is sent when it has so many: few are latency, many hide little
+    wire_bytes    of a value on its way, which may be fewer than it has here
     sent          every `Sum`, in order; of them, `buckets` are (slice, Sum) of gradients
     """
 
-    def __init__(self, sums, start, action, bucket_bytes):
+    def __init__(self, sums, start, action, bucket_bytes, wire_bytes=None):
         self.sums, self.start, self.action = sums, start, action
         self.least = max(1, bucket_bytes // sums.itemsize)
+        self.wire_bytes = wire_bytes or sums.itemsize
         self.end, self.sent, self.buckets = sums.size, [], []
 
     def send(self, size, action, *args):
@@ -59,7 +61,7 @@ class Exchange:
         if self.end - offset >= self.least or offset == 0:
             part = slice(offset, self.end)
             complete(part)
-            self.buckets.append((part, self.send(self.sums[part].nbytes, self.action, part)))
+            self.buckets.append((part, self.send(self.wire_bytes * (part.stop - part.start), self.action, part)))
             self.end = offset
 
     def arrived(self):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nptrain import checkpoint
-from nptrain.compression import CompressedSum
+from nptrain.compression import WIRE_BYTES, CompressedSum
 from nptrain.data.loader import TrainLoader
 from nptrain.errors import InputError, TrainingError
 from nptrain.evaluate import evaluate
@@ -122,7 +122,7 @@ class Trainer:
             batches = iter(loader)
             for iteration in range(start, stop):
                 times = Times()
-                exchange = Exchange(sums, reducer.start, total, self.bucket_bytes)
+                exchange = Exchange(sums, reducer.start, total, self.bucket_bytes, WIRE_BYTES if compressed else None)
 
                 def sums_of(loss, send=exchange.send):
                     values = [loss, loader.take_wait_s() / self.world.size]
