@@ -124,7 +124,7 @@ combined = [np.empty(1000 + at) for at in range(12)]
 with world.reducer(3) as reducer:
     futures = [reducer.start(world.sum, each) for each in sums]
     for at, out in enumerate(combined):
-        futures.append(reducer.start(world.combine, [out * 0 + at], [1] * world.size, lambda all: sum(all), out))
+        futures.append(reducer.start(world.combine, [np.full(out.size, float(at))], [1] * world.size, lambda all: sum(all), out))
     for future in futures:
         future.result()
 n = world.size
