@@ -124,7 +124,8 @@ combined = [np.empty(1000 + at) for at in range(12)]
 with world.reducer(3) as reducer:
     futures = [reducer.start(world.sum, each) for each in sums]
     for at, out in enumerate(combined):
-        futures.append(reducer.start(world.combine, [np.full(out.size, float(at))], [1] * world.size, lambda all: sum(all), out))
+        mine = [np.full(out.size, float(at))]
+        futures.append(reducer.start(world.combine, mine, [1] * world.size, lambda arrays: sum(arrays), out))
     for future in futures:
         future.result()
 n = world.size
