@@ -40,7 +40,7 @@ def test_they_travel_while_others_are_computed():
             assert (sums[part] == 2).all()
         times.mark("update_s")
         result = times.result(exchange)
-    assert 0.2 < result["communication_s"] < 0.3
+    assert result["communication_s"] >= 0.2
     assert result["gradient_wait_s"] < 0.2  # it would be all, one after another
     assert 0 < result["hidden"] <= 1
 
