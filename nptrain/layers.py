@@ -129,6 +129,21 @@ def convolutions(depth=50, downsample="3x3"):
         yield from block.branch
 
 
+def pooled(height):
+    """The height after the stem's pooling: 3x3, stride 2, rounded up."""
+    return -(-(height - 3) // 2) + 1
+
+
+def walk(crop, depth=50, downsample="3x3"):
+    """(Convolution, height of its input, of its output) for images of `crop` pixels a side, in the net file's order."""
+    at = pooled(STEM.out(crop))
+    for block in blocks(depth, downsample):
+        if block.projection:
+            yield block.projection, at, block.projection.out(at)
+        for conv in block.branch:
+            yield conv, at, (at := conv.out(at))
+
+
 def layers(depth=50, classes=1000, downsample="3x3", changes=()):
     """Every layer that has blobs, in the order of the net file.
 

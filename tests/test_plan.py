@@ -109,7 +109,7 @@ def test_the_published_runs():
 
 
 def test_operations_are_those_of_the_benchmark():
-    steps = list(needs.walk(50, 224))
+    steps = needs.steps_of(RECIPE)
     flops = sum(step.flops + step.backward_flops for step in steps) + 3 * needs.classifier_flops(RECIPE)
     assert (len(steps), flops) == (53, step_flops(224))
 

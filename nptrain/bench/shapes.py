@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from nptrain.layers import convolutions
+from nptrain.layers import walk
 
 CLASSES, FEATURES = 1000, 2048
 PASSES = ("forward", "data", "weights")
@@ -55,18 +55,7 @@ class Shape:
 
 def inputs_of_convolutions(size):
     """(Convolution, height of its input) for every convolution of ResNet-50 at a crop of `size`."""
-    at = inner = None
-    for conv in convolutions():
-        if conv.name == "conv1":
-            yield conv, size
-            at = -(-((size - 1) // 2 + 1 - 3) // 2) + 1
-        elif conv.name.endswith("branch1"):
-            yield conv, at
-        else:
-            inner = at if conv.name.endswith("branch2a") else inner
-            yield conv, inner
-            inner = (inner - 1) // conv.stride + 1
-            at = inner if conv.name.endswith("branch2c") else at
+    return [(conv, height) for conv, height, _ in walk(size)]
 
 
 def distinct_shapes(crop_size):

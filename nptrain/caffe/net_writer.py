@@ -5,7 +5,6 @@ Layers, names and order are those of the published train_val.prototxt.
 
 from google.protobuf import text_format
 
-from kernels.pooling import pooled_size
 from nptrain.caffe.caffe_pb2 import (
     TEST,
     TRAIN,
@@ -18,7 +17,7 @@ from nptrain.caffe.caffe_pb2 import (
 from nptrain.caffe.net_blobs import fill
 from nptrain.caffe.text import single
 from nptrain.errors import InputError
-from nptrain.layers import STEM, blocks, layers
+from nptrain.layers import STEM, blocks, layers, walk
 
 SUM, MAX, AVE = EltwiseParameter.SUM, PoolingParameter.MAX, PoolingParameter.AVE
 
@@ -57,15 +56,6 @@ def to_text(net):
     return text_format.MessageToString(net)
 
 
-def last_height(recipe):
-    """The height of the maps that pool5 averages: 7 for images of 224."""
-    height = pooled_size(STEM.out(recipe.crop_size))
-    for block in blocks(recipe.depth, recipe.downsample):
-        for conv in block.branch:
-            height = conv.out(height)
-    return height
-
-
 class _Body:
     """Writes the layers between the data and the scores; with `train`, also what only training needs."""
 
@@ -82,8 +72,9 @@ class _Body:
         pool.pool, pool.kernel_size[:], pool.stride[:] = MAX, [3], [2]
         for block in blocks(recipe.depth, recipe.downsample):
             top = self.block(block, top)
+        *_, (_, _, height) = walk(recipe.crop_size, recipe.depth, recipe.downsample)
         pool = _add(net, "pool5", "Pooling", [top], "pool5").pooling_param
-        pool.pool, pool.kernel_size[:], pool.stride[:] = AVE, [last_height(recipe)], [1]
+        pool.pool, pool.kernel_size[:], pool.stride[:] = AVE, [height], [1]
         classifier = _add(net, "fc1000", "InnerProduct", ["pool5"], "fc1000")
         classifier.inner_product_param.num_output = recipe.classes
         self.params(classifier, classifier.inner_product_param, "fc1000")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from nptrain.layers import STATISTICS, STEM, blocks, layers
+from nptrain.layers import STATISTICS, STEM, layers, pooled, walk
 
 FLOAT = 4  # bytes
 IMAGENET = (1_281_167, 50_000)  # records to train on and held out
@@ -34,31 +34,20 @@ class Step:
         return self.flops * (1 if self.conv is STEM else 2)
 
 
-def pooled(height):
-    """The height after the stem's pooling: 3x3, stride 2, rounded up."""
-    return -(-(height - 3) // 2) + 1
-
-
-def walk(depth, crop, downsample="3x3"):
-    """A Step for each convolution of the network for images of `crop` pixels a side, in the order of the net file."""
-    yield Step(STEM, crop, STEM.out(crop))
-    at = pooled(STEM.out(crop))
-    for block in blocks(depth, downsample):
-        if block.projection:
-            yield Step(block.projection, at, block.projection.out(at))
-        for conv in block.branch:
-            yield Step(conv, at, at := conv.out(at))
+def steps_of(recipe):
+    """A Step for each convolution of the network, in the order of the net file."""
+    return [Step(*each) for each in walk(recipe.crop_size, recipe.depth, recipe.downsample)]
 
 
 def classifier_flops(recipe):
     """Of one pass of the last layer for one image."""
-    *_, last = walk(recipe.depth, recipe.crop_size, recipe.downsample)
+    last = steps_of(recipe)[-1]
     return 2 * last.conv.outputs * recipe.classes
 
 
 def forward_share(recipe):
     """The share of a step's operations that the forward pass has."""
-    steps = list(walk(recipe.depth, recipe.crop_size, recipe.downsample))
+    steps = steps_of(recipe)
     forward = sum(step.flops for step in steps) + classifier_flops(recipe)
     backward = sum(step.backward_flops for step in steps) + 2 * classifier_flops(recipe)
     return forward / (forward + backward)
@@ -70,7 +59,7 @@ def gradients(recipe):
     Values are the gradients of weights, bias, gamma and beta, and the two batch statistics, which travel with them.
     Time is shared out by operations: batch norm, ReLU and sums run with the convolution that they follow.
     """
-    steps = list(walk(recipe.depth, recipe.crop_size, recipe.downsample))
+    steps = steps_of(recipe)
     *convolutions, classifier = layers(recipe.depth, recipe.classes)
     sizes = [_trained([classifier])]
     flops = [2 * classifier_flops(recipe)]
@@ -103,7 +92,7 @@ def activation_bytes(recipe):
     Each convolution keeps its result before and after its batch norm. Gradients share few buffers: each as large
     as its largest use.
     """
-    steps = list(walk(recipe.depth, recipe.crop_size, recipe.downsample))
+    steps = steps_of(recipe)
     results = [step.conv.outputs * step.out**2 for step in steps]
     inputs = {"b": [0], "c": [0]}
     projections = 0
