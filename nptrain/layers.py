@@ -136,6 +136,7 @@ def pooled(height):
 
 def walk(crop, depth=50, downsample="3x3"):
     """(Convolution, height of its input, of its output) for images of `crop` pixels a side, in the net file's order."""
+    yield STEM, crop, STEM.out(crop)
     at = pooled(STEM.out(crop))
     for block in blocks(depth, downsample):
         if block.projection:
