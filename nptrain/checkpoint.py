@@ -78,13 +78,19 @@ def complete(folder, phases):
     found = []
     for manifest in Path(folder).glob("phase*_iter_*.json"):
         try:
-            entry = json.loads(manifest.read_bytes())
-            checkpoint = Checkpoint(Path(folder), entry["phase"], entry["iteration"], prefix=entry.get("prefix"))
+            checkpoint = of_manifest(manifest, json.loads(manifest.read_bytes()))
         except (ValueError, KeyError, TypeError):
             continue  # no manifest of ours
         if checkpoint.phase in order and checkpoint.manifest == manifest:
             found.append(checkpoint)
     return sorted(found, key=lambda c: (order[c.phase], c.iteration))
+
+
+def of_manifest(path, entry):
+    """The Checkpoint whose manifest, the file `path`, has the content `entry`. Raises KeyError or TypeError for another
+    thing than a manifest.
+    """
+    return Checkpoint(Path(path).parent, entry["phase"], entry["iteration"], prefix=entry.get("prefix"))
 
 
 def damage(checkpoint):

@@ -20,7 +20,7 @@ from nptrain.caffe.model import V1_TYPES, layers_of
 from nptrain.caffe.state import read_solverstate
 from nptrain.caffe.text import parse, text_of
 from nptrain.caffe.wire import I32, I64, LEN, VARINT, open_message
-from nptrain.checkpoint import Checkpoint, damage
+from nptrain.checkpoint import damage, of_manifest
 from nptrain.data.datum import FORMATS
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.lmdb_file import MAGIC
@@ -228,7 +228,7 @@ def _json(path):
             return {"kind": "run", "recipe": entry["recipe"], "arguments": entry["arguments"],
                     "versions": entry["versions"], "hosts": len(entry["hosts"])}  # fmt: skip
         if {"phase", "iteration", "files"} <= set(entry):
-            checkpoint = Checkpoint(path.parent, entry["phase"], entry["iteration"])
+            checkpoint = of_manifest(path, entry)
             if checkpoint.manifest.resolve() == path.resolve():
                 sizes = {str(name): file["bytes"] for name, file in entry["files"].items()}
                 return {"kind": "checkpoint", "phase": entry["phase"], "iteration": entry["iteration"],

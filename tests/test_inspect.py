@@ -118,6 +118,9 @@ def test_texts(tmp_path):
 def test_checkpoints(tmp_path):
     saved = checkpoint.save(tmp_path, "1", 30, Arena(layers(18, 10), naive), Progress())
     assert text(saved.manifest).endswith("  its files are there, and have its checksums")
+    elsewhere = checkpoint.save(tmp_path / "run", "1", 30, Arena(layers(18, 10), naive), Progress(), tmp_path / "caffe")
+    assert elsewhere.model == tmp_path / "caffe_iter_30.caffemodel"
+    assert text(elsewhere.manifest).endswith("  its files are there, and have its checksums")
     found = summary(saved.model)
     assert sum(bool(layer["blobs"]) for layer in found["layers"]) == 20 + 20 + 20 + 1
     assert len(text(saved.model).splitlines()) > 100
