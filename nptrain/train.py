@@ -16,7 +16,7 @@ from nptrain.compression import WIRE_BYTES, CompressedSum
 from nptrain.data.loader import TrainLoader
 from nptrain.errors import InputError, TrainingError
 from nptrain.evaluate import evaluate
-from nptrain.exchange import Exchange, Times
+from nptrain.exchange import Exchange, Times, room_for_sums
 from nptrain.ordered import OrderedSum, in_any_order
 from nptrain.schedule import Progress, advance, learning_rate
 from nptrain.update import update
@@ -102,9 +102,7 @@ class Trainer:
             stop_iteration=stop, iter_size=phase.iter_size, shuffle=phase.shuffle,
             prefetch=phase.prefetch, threads=self.threads, max_bad_records=self.max_bad_records)  # fmt: skip
         count = recipe.workers * phase.iter_size
-        # A sum of three float32 depends on their order, which is that of the ranks, and training amplifies the
-        # difference a hundredfold in every iteration: in float64 the order is lost in rounding to float32.
-        sums = arena.gradients if count <= 2 or self.reproducible else np.zeros(arena.gradients.size)
+        sums = arena.gradients if self.reproducible else room_for_sums(arena.gradients, count)
         ordered = self._ordered() if self.reproducible else None
         compressed = None
         if self.compress and self.world.size > 1:
@@ -134,7 +132,7 @@ class Trainer:
                 loss /= count
                 self._check(loss, phase, iteration)
                 progress = self._advance(progress, phase, iteration, loss)
-                update(arena, phase, iteration, count, self._home(exchange), progress.current_step)
+                update(arena, phase, iteration, count, exchange.home(arena.gradients), progress.current_step)
                 arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
                 times.mark("update_s")
                 speed = count * recipe.batch_size / times.total
@@ -205,14 +203,6 @@ class Trainer:
         shares = [share(self.recipe.workers, rank, self.world.size) for rank in range(self.world.size)]
         gradients = self.network.arena.gradients
         return OrderedSum(self.recipe.workers, shares, self.world, gradients.size, gradients.dtype)
-
-    def _home(self, exchange):
-        """The buckets as they arrive, their sums in the arena."""
-        gradients = self.network.arena.gradients
-        for part in exchange.arrived():
-            if exchange.sums is not gradients:
-                gradients[part] = exchange.sums[part]
-            yield part
 
     def _check(self, loss, phase, iteration):
         if not math.isfinite(loss):

@@ -14,7 +14,7 @@ SMALL = ["--batch", "2", "--crop-size", "32", "--repeats", "1", "--json"]
 
 @pytest.mark.ranks
 def test_a_step_of_several_ranks():
-    ranks = 3  # which send float64, see `parallel.value_bytes_of`
+    ranks = 3  # which send float64, see `exchange.room_for_sums`
     output, _ = run("bench", "step", *SMALL, ranks=ranks)
     result = json.loads(output)
     sent, kept = result["rows"]

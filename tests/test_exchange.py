@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mpi.reducer import Reducer
-from nptrain.exchange import Exchange, Times
+from nptrain.exchange import Exchange, Times, room_for_sums
 
 
 def test_buckets_fill_from_the_end_and_cover_all():
@@ -21,6 +21,33 @@ def test_buckets_fill_from_the_end_and_cover_all():
         arrived = list(exchange.arrived())
     assert arrived == [slice(65, 100), slice(20, 65), slice(0, 20)]
     assert arrived == completed == summed
+    assert [of.size for of in exchange.sent] == [4 * 35, 4 * 45, 4 * 20]
+
+
+def test_bytes_on_the_way_may_be_fewer():
+    sums = np.zeros(40)
+    with Reducer() as reducer:
+        exchange = Exchange(sums, reducer.start, lambda part: None, bucket_bytes=8 * 30, wire_bytes=2)
+        for offset in (25, 10, 0):
+            exchange.ready(offset)
+        arrived = list(exchange.arrived())
+    assert arrived == [slice(10, 40), slice(0, 10)]  # sizes of buckets are those of the array
+    assert [of.size for of in exchange.sent] == [2 * 30, 2 * 10]
+
+
+def test_sums_come_home():
+    gradients = np.zeros(40, np.float32)
+    assert room_for_sums(gradients, 2) is gradients
+    sums = room_for_sums(gradients, 3)
+    assert sums.dtype == np.float64
+    sums[:] = np.arange(40)
+    with Reducer() as reducer:
+        exchange = Exchange(sums, reducer.start, lambda part: None, bucket_bytes=1)
+        for offset in (25, 0):
+            exchange.ready(offset)
+        for part in exchange.home(gradients):
+            assert (gradients[part] == np.arange(40)[part]).all()
+    assert (gradients == np.arange(40)).all()
 
 
 def test_they_travel_while_others_are_computed():

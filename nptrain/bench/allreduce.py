@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 
-from nptrain.bench.parallel import ParallelWork, slowest, value_bytes_of
+from nptrain.bench.parallel import ParallelWork, slowest
 from nptrain.bench.timing import conditions, samples, timed
 from nptrain.exchange import Exchange
 
@@ -26,7 +26,6 @@ def measure(world, batch, crop_size, repeats, sizes, value_bytes=None):
     `best_bucket_mib` has the shortest step; of those within `noise_ms` of it (the median deviation of its own times),
     the one that waits least for gradients. `one_value_ms` is the sum of a single value: the latency.
     """
-    value_bytes = value_bytes or value_bytes_of(world)
     with world.reducer() as reducer:
         work = ParallelWork(world, reducer, batch, crop_size, value_bytes)
         nbytes = work.sums.nbytes
@@ -41,7 +40,7 @@ def measure(world, batch, crop_size, repeats, sizes, value_bytes=None):
     found["steps"] = [steps_row(label, steps[label], computed, row["sum_ms"] / 1e3, world.size)
                       for label, row in zip(steps, found["sums"], strict=True)]  # fmt: skip
     found |= {"ranks": world.size, **conditions(batch, crop_size, repeats), "gradients_mb": nbytes / 1e6,
-              "value_bytes": value_bytes, "alone_ms": computed * 1e3}  # fmt: skip
+              "value_bytes": work.sums.itemsize, "alone_ms": computed * 1e3}  # fmt: skip
     if world.size == 1:
         return {**found, "sent": "nothing, by a rank alone"}
     return {**found, "one_value_ms": statistics.median(one) * 1e3, **best(found["steps"], steps)}

@@ -10,26 +10,24 @@ import numpy as np
 from nptrain.bench.against import Rival
 from nptrain.bench.step import MEAN, PHASE, SCALE, WARM_UP, Work, compared
 from nptrain.bench.timing import conditions, memory_mb, samples
-from nptrain.exchange import Exchange
+from nptrain.exchange import Exchange, room_for_sums
 from nptrain.train import Trainer
 from nptrain.update import update
 
 SENDS_NOTHING = "nothing sent"
 
 
-def value_bytes_of(world):
-    """Of a gradient on its way, as the trainer has it with a worker a rank: float64 above two workers."""
-    return 4 if world.size <= 2 else 8
-
-
 class ParallelWork(Work):
-    """A training step of one worker a rank, on random pixels. All ranks call it together."""
+    """A training step of one worker a rank, on random pixels. All ranks call it together. A gradient has `value_bytes`
+    on its way, 4 or 8; None: as many as the trainer gives it.
+    """
 
-    def __init__(self, world, reducer, batch, crop_size, value_bytes):
+    def __init__(self, world, reducer, batch, crop_size, value_bytes=None):
         super().__init__(True, batch, crop_size)
         self.world, self.reducer = world, reducer
         gradients = self.network.arena.gradients
-        self.sums = gradients if value_bytes == gradients.itemsize else np.zeros(gradients.size)
+        terms = {None: world.size, 4: 1, 8: 3}[value_bytes]
+        self.sums = room_for_sums(gradients, terms)
 
     def __call__(self, bucket_bytes, send=True):
         """Does it once, after a barrier; without `send` all the same, but nothing leaves the rank. Returns (seconds,
@@ -52,7 +50,7 @@ class ParallelWork(Work):
         mean = exchange.send(8, self.world.sum_scalars if send else list, [loss])
         network.backward(lambda offset: exchange.ready(offset, add))
         loss = mean.result()
-        update(arena, PHASE, 0, self.world.size, self._home(exchange))
+        update(arena, PHASE, 0, self.world.size, exchange.home(arena.gradients))
         arena.blend_statistics(0.95, 1, self.world.size)
         took = time.perf_counter() - start
         if not np.isfinite(loss).all():
@@ -63,13 +61,6 @@ class ParallelWork(Work):
         """The sum over ranks of a slice of the gradients."""
         self.world.sum(self.sums[part])
 
-    def _home(self, exchange):
-        gradients = self.network.arena.gradients
-        for part in exchange.arrived():
-            if self.sums is not gradients:
-                gradients[part] = self.sums[part]
-            yield part
-
 
 def measure(world, cores, batch, crop_size, repeats, modes=()):
     """images/s of all ranks, `batch` images each, beside the same step without exchange: by the slowest rank, medians,
@@ -78,11 +69,11 @@ def measure(world, cores, batch, crop_size, repeats, modes=()):
     With `modes` of PyTorch, a table `against` of its DistributedDataParallel (gloo), a process a rank on the same
     `cores`.
     """
-    bucket_bytes, value_bytes = Trainer.bucket_bytes, value_bytes_of(world)
+    bucket_bytes = Trainer.bucket_bytes
     with ExitStack() as stack:
         rivals = {f"torch {mode}": stack.enter_context(Rival(mode, True, batch, crop_size, group(world), cores))
                   for mode in modes}  # fmt: skip
-        work = ParallelWork(world, stack.enter_context(world.reducer()), batch, crop_size, value_bytes)
+        work = ParallelWork(world, stack.enter_context(world.reducer()), batch, crop_size)
         sides = {"nptrain": lambda: work(bucket_bytes), SENDS_NOTHING: lambda: work(bucket_bytes, send=False),
                  **{name: on_all_ranks(world, rival) for name, rival in rivals.items()}}  # fmt: skip
         found = samples(sides, repeats, WARM_UP)
@@ -96,7 +87,7 @@ def measure(world, cores, batch, crop_size, repeats, modes=()):
     if rivals:
         medians = {name: seconds for name, seconds in took.items() if name != SENDS_NOTHING}
         result["against"] = compared(medians, images, {"nptrain": memory_mb(), **memory})
-    return {**result, "ranks": world.size, **conditions(batch, crop_size, repeats), "value_bytes": value_bytes,
+    return {**result, "ranks": world.size, **conditions(batch, crop_size, repeats), "value_bytes": work.sums.itemsize,
             "bucket_mib": bucket_bytes / 2**20, "efficiency": took[SENDS_NOTHING] / took["nptrain"],
             "rank_images_per_s": batch / alone, "memory_mb": memory_mb()}  # fmt: skip
 
