@@ -6,8 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-from nptrain.files import atomic_write
-
 
 class Log:
     """Rank 0's record of a run; on the other ranks (`folder` None) it keeps silent."""
@@ -101,23 +99,3 @@ def duration(seconds):
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def forget_after(path, checkpoint, phases):
-    """Drop the lines of a metrics.jsonl that were written after a checkpoint (None: all), and one that was cut off.
-
-    A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n.
-    """
-    path, kept = Path(path), []
-    if not path.exists():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        place = (phases.index(entry["phase"]), entry["iteration"] + (1 if "loss" in entry else 0.5))
-        if checkpoint and place <= (phases.index(checkpoint.phase), checkpoint.iteration):
-            kept.append(line + "\n")
-    with atomic_write(path) as file:
-        file.write("".join(kept).encode())

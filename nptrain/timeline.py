@@ -1,9 +1,8 @@
 """One iteration of a run, as its metrics.jsonl has it: what rank 0 computed, and what travelled meanwhile."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
+from nptrain import metrics
 from nptrain.errors import InputError
 
 MS = 1e3
@@ -41,31 +40,12 @@ class Timeline:
         return found
 
 
-def read(metrics, phase=None, iteration=None):
-    """([Timeline] of a metrics.jsonl), of one phase or iteration, or of all. A last line that is still being written is
-    left out. Raises InputError for a file that is missing or damaged, or has no such iteration.
+def read(path, phase=None, iteration=None):
+    """[Timeline] of a metrics.jsonl, of one phase or iteration, or of all. Raises InputError for a file that is missing
+    or damaged, or has no such iteration.
     """
-    path = Path(metrics)
-    try:
-        lines = path.read_text().splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not text"
-        raise InputError(f"{path}: {why}, expected a run's metrics") from None
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            if "loss" in entry:
-                found.append(_timeline(entry))
-        except KeyError as error:
-            raise InputError(f"{path}: line {number}: found no {error}, expected {error} in an iteration") from None
-        except (ValueError, TypeError, IndexError):
-            raise InputError(f"{path}: line {number}: damaged, expected an iteration or a test as JSON") from None
+    found = [line for line in metrics.read(path, _timeline) if line]
     names = list(dict.fromkeys(line.phase for line in found))
-    if not names:
-        raise InputError(f"{path}: found no iteration, expected one at least")
     if phase is not None and phase not in names:
         raise InputError(f"--phase: found {phase!r}, expected one of {', '.join(names)}")
     found = [line for line in found if phase in (None, line.phase)]
@@ -84,7 +64,9 @@ def median(timelines):
 
 
 def _timeline(entry):
-    """Raises KeyError, ValueError, TypeError or IndexError for an entry that is not one of an iteration."""
+    """Of an iteration's entry; None of a test's. Raises as `metrics.read` says."""
+    if "loss" not in entry:
+        return None
     sums = [[size, *(at * MS for at in times)] for size, *times in entry["sums"]]
     labels = ["loss", *(f"{size / 1e6:.2f} MB" for size, *_ in sums[1:])]
     spans = list(_spans([(str(name), end * MS) for name, end in entry["spans"]], [times[-2:] for times in sums]))

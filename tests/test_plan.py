@@ -192,7 +192,7 @@ def test_json_and_picture(tmp_path):
         (["--value-bytes", "0"], "--value-bytes: found 0, expected at least 1"),
         (["--spread", "1"], "--spread: found 1.0, expected from 0 to below 1"),
         (["--out", "step.txt"], "--out: found step.txt, expected a name that ends in .png, .svg or .pdf"),
-        (["--out", "no/step.png"], "--out: no: no such folder"),
+        (["--out", "no/step.png"], "--out: found no/step.png, expected a folder that exists"),
         (["--recipe", "cifar10"], "--images-per-s: found none, expected that of a rank: the published one is for "
                                   "ResNet-50 at 224, the recipe is for ResNet-50 at 32"),
         (["--recipe", "x"], "--recipe: found 'x', expected one of resnet50-448nodes, resnet50-64nodes-cyclic, "

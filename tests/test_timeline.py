@@ -119,7 +119,7 @@ def test_the_command_draws_a_picture(folder, tmp_path):
         ([{**LINE, "sums": [[16, 0, 0]]}], [], "metrics.jsonl: line 1: damaged"),
         ([{"phase": "1", "iteration": 0, "loss": 1.0}], [], "line 1: found no 'sums', expected 'sums' in an iteration"),
         ([LINE], ["--out", "x.txt"], "--out: found x.txt, expected a name that ends in .png, .svg or .pdf"),
-        ([LINE], ["--out", "no/such/x.png"], "--out: no/such/x.png: No such file or directory"),
+        ([LINE], ["--out", "no/such/x.png"], "--out: found no/such/x.png, expected a folder that exists"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(tmp_path, lines, words, says):
@@ -131,4 +131,6 @@ def test_a_mistake_is_one_line(tmp_path, lines, words, says):
 
 def test_no_such_run(tmp_path):
     _, errors = run("timeline", tmp_path / "none", status=2)
-    assert errors == f"timeline: {tmp_path}/none/metrics.jsonl: No such file or directory, expected a run's metrics\n"
+    assert (
+        errors == f"timeline: {tmp_path}/none/metrics.jsonl: No such file or directory, expected the metrics of a run\n"
+    )

@@ -2,6 +2,8 @@
 
 from matplotlib.figure import Figure
 
+from nptrain import picture
+
 MARKERS = "o^sDvP*X<>hp"
 
 
@@ -28,4 +30,4 @@ def draw(result, path):
               f"{result['threads']} thread{'s' * (result['threads'] > 1)}")  # fmt: skip
     axes.grid(which="major", alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path)
+    picture.save(figure, path)

@@ -6,16 +6,15 @@ memory where its arrays stay in a cache.
 """
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
 from kernels import cpu, fast
+from nptrain import picture
 from nptrain.arena import Arena
 from nptrain.bench import convolutions
 from nptrain.bench.shapes import CLASSES, FEATURES, FLOAT, distinct_shapes
 from nptrain.bench.timing import conditions, seconds
-from nptrain.errors import InputError
 from nptrain.layers import layers
 
 EPS = 1e-5
@@ -26,7 +25,7 @@ def measure(batch, crop_size, repeats, out=None):
     FMA peak and memory bandwidth, the better of two measurements each, before and after. With `out`, a picture.
     """
     if out is not None:
-        check_picture(out)
+        picture.check(out)
     peak, bandwidth = cpu.fma_peak(), cpu.memory_bandwidth()
     found = [*_convolutions(batch, crop_size, repeats), *_others(batch, crop_size, repeats)]
     peak, bandwidth = max(peak, cpu.fma_peak()), max(bandwidth, cpu.memory_bandwidth())
@@ -42,14 +41,6 @@ def measure(batch, crop_size, repeats, out=None):
 
     draw(result, out)
     return {**result, "picture": str(out)}
-
-
-def check_picture(out):
-    """Raises InputError for a picture that could not be written, before everything is measured for it."""
-    if Path(out).suffix not in (".png", ".pdf", ".svg"):
-        raise InputError(f"--out: found {out}, expected a name that ends in .png, .pdf or .svg")
-    if not Path(out).absolute().parent.is_dir():
-        raise InputError(f"--out: found {out}, expected a folder that exists")
 
 
 def _convolutions(batch, crop_size, repeats):

@@ -1,6 +1,6 @@
 """The predicted step as a picture."""
 
-from nptrain import plot
+from nptrain import step_plot
 
 
 def draw(prediction, path):
@@ -14,4 +14,4 @@ def draw(prediction, path):
             for b in prediction["buckets"]]  # fmt: skip
     title = (f"{prediction['recipe']}, {prediction['ranks']} ranks: {prediction['step_ms']:.0f} ms a step, "
              f"{exposed:.1f} ms of them waiting for gradients")  # fmt: skip
-    plot.draw(spans, sums, title, "ms" if turns == 1 else f"ms of the last of {turns} workers", path)
+    step_plot.draw(spans, sums, title, "ms" if turns == 1 else f"ms of the last of {turns} workers", path)

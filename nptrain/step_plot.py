@@ -2,6 +2,8 @@
 
 from matplotlib.figure import Figure
 
+from nptrain import picture
+
 COLOURS = {"data": "C5", "forward": "C0", "backward": "C1", "update": "C4", "waiting": "lightgrey"}
 TO_BE_SENT, TRAVELLING = "lightgreen", "darkgreen"
 
@@ -29,4 +31,4 @@ def draw(spans, sums, title, xlabel, path):
              yticks=[0.5, *range(2, rows)], yticklabels=["compute", *(label for label, *_ in sums)])  # fmt: skip
     figure.legend(named.values(), named, loc="outside lower center", ncols=len(named), frameon=False,
                   fontsize=9, handlelength=1.3, columnspacing=1.2)  # fmt: skip
-    figure.savefig(path)
+    picture.save(figure, path)

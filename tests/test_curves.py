@@ -7,7 +7,7 @@ import pytest
 from commands import run
 from PIL import Image
 
-from nptrain.plots import read_metrics, smoothed
+from nptrain.curves_plot import read, smoothed
 
 
 def make_run(folder, tail="", loss=1):
@@ -22,7 +22,7 @@ def make_run(folder, tail="", loss=1):
 
 
 def test_iterations_count_on_through_the_phases(tmp_path):
-    losses, tests = read_metrics(make_run(tmp_path, tail='{"phase": "2", "itera'))
+    losses, tests = read(make_run(tmp_path, tail='{"phase": "2", "itera'))
     assert losses[:, 0].tolist() == list(range(1, 35))
     assert losses[29:31, 1].tolist() == [1 / 30, 1]
     assert tests.tolist() == [[30, 0.5], [34, 0.75]]
@@ -45,10 +45,11 @@ def test_the_picture(tmp_path):
     ("words", "line"),
     [
         (["none"], "none/metrics.jsonl: No such file or directory, expected the metrics of a run"),
-        (["broken"], "broken/metrics.jsonl: line 37: found '[1]', expected an iteration or a test"),
+        (["broken"], "broken/metrics.jsonl: line 37: damaged, expected an iteration or a test as JSON"),
         (["empty"], "empty/metrics.jsonl: found no iteration, expected one at least"),
         (["whole", "--out", "x.txt"], "--out: found x.txt, expected a name that ends in .png, .svg or .pdf"),
-        (["whole", "--out", "no/x.png"], "--out: no/x.png: No such file or directory"),
+        (["whole", "--out", "no/x.png"], "--out: found no/x.png, expected a folder that exists"),
+        (["whole", "--out", "folder.png"], "--out: folder.png: Is a directory"),
         (["whole", "--smooth", "0"], "--smooth: found 0, expected 1 or more"),
     ],
 )
@@ -56,6 +57,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, words, line):
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "whole")
     make_run(tmp_path / "broken", tail="[1]\n")
+    (tmp_path / "folder.png").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "metrics.jsonl").write_text("")
     output, errors = run("curves", *words, status=2)

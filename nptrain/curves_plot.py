@@ -1,39 +1,32 @@
 """Runs as curves: the loss of every iteration, smoothed, and top-1 of every test."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from nptrain.errors import InputError
+from nptrain import metrics, picture
 
 
-def read_metrics(folder):
+def read(folder):
     """(losses, tests) of a run's metrics.jsonl, arrays of rows (updates done, loss) and (updates done, top-1); updates
-    count on from phase to phase. A last line that was cut off is passed over. Raises InputError if there is no file, or
-    something else in it.
+    count on from phase to phase. Raises InputError for a file that is missing or damaged, or has no iteration.
     """
-    path = Path(folder) / "metrics.jsonl"
-    try:
-        text = path.read_text()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', 'no text')}, expected the metrics of a run") from None
-    losses, tests, begin, phase = [], [], 0, None
-    for number, line in enumerate(text.split("\n")[:-1], 1):
-        try:
-            entry = json.loads(line)
-            if entry["phase"] != phase:
-                phase, begin = entry["phase"], losses[-1][0] if losses else 0
-            if "loss" in entry:
-                losses.append((begin + entry["iteration"] + 1, float(entry["loss"])))
-            else:
-                tests.append((begin + entry["iteration"], float(entry["top1"])))
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}: line {number}: found {line[:40]!r}, expected an iteration or a test") from None
-    if not losses:
-        raise InputError(f"{path}: found no iteration, expected one at least")
+    losses, tests, begin, at = [], [], 0, None
+    for phase, iteration, loss, top1 in metrics.read(Path(folder) / "metrics.jsonl", _values):
+        if phase != at:
+            at, begin = phase, losses[-1][0] if losses else 0
+        if top1 is None:
+            losses.append((begin + iteration + 1, loss))
+        else:
+            tests.append((begin + iteration, top1))
     return np.array(losses), np.array(tests).reshape(-1, 2)
+
+
+def _values(entry):
+    """(phase, iteration, loss, None) of an iteration's entry, (phase, updates done, None, top-1) of a test's."""
+    loss, top1 = (float(entry["loss"]), None) if "loss" in entry else (None, float(entry["top1"]))
+    return entry["phase"], int(entry["iteration"]), loss, top1
 
 
 def smoothed(values, window):
@@ -63,4 +56,4 @@ def draw(runs, path, window):
     for axes in (top, *below):
         axes.grid(which="major", alpha=0.3)
     (top, *below)[-1].set(xlabel="iteration")
-    figure.savefig(path)
+    picture.save(figure, path)

@@ -1,0 +1,53 @@
+"""A run's metrics.jsonl: a line for each iteration and each test."""
+
+import json
+from pathlib import Path
+
+from nptrain.errors import InputError
+from nptrain.files import atomic_write
+
+
+def read(path, of):
+    """[what `of` makes of a line's entry] of all lines; one at the end that is still being written is left out.
+
+    Raises InputError for a file that is missing, damaged or without an iteration, or with a line that `of` raises
+    KeyError, TypeError, IndexError, ValueError or ArithmeticError for.
+    """
+    try:
+        *lines, _ = Path(path).read_text().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not text"
+        raise InputError(f"{path}: {why}, expected the metrics of a run") from None
+    found, iterations = [], 0
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            found.append(of(entry))
+            iterations += "loss" in entry
+        except KeyError as error:
+            raise InputError(f"{path}: line {number}: found no {error}, expected {error} in an iteration") from None
+        except (TypeError, IndexError, ValueError, ArithmeticError, RecursionError):
+            raise InputError(f"{path}: line {number}: damaged, expected an iteration or a test as JSON") from None
+    if not iterations:
+        raise InputError(f"{path}: found no iteration, expected one at least")
+    return found
+
+
+def forget_after(path, checkpoint, phases):
+    """Drop the lines of a metrics.jsonl that were written after a checkpoint (None: all), and one that was cut off.
+
+    A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n.
+    """
+    path, kept = Path(path), []
+    if not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        place = (phases.index(entry["phase"]), entry["iteration"] + (1 if "loss" in entry else 0.5))
+        if checkpoint and place <= (phases.index(checkpoint.phase), checkpoint.iteration):
+            kept.append(line + "\n")
+    with atomic_write(path) as file:
+        file.write("".join(kept).encode())
