@@ -100,8 +100,14 @@ def test_a_damaged_checkpoint_is_passed_over(data, tmp_path, whole):
 
 def test_resuming_what_is_done_changes_nothing(data, whole):
     before = metrics(whole[0])
-    run("train", *arguments(data, whole[0], *SHORT), "--resume")
+    output, _ = run("train", *arguments(data, whole[0], *SHORT), "--resume")
     assert metrics(whole[0]) == before
+    assert "from here on" not in output
+
+
+def test_resuming_says_what_may_change_the_bits(data, whole):
+    output, _ = run("train", *arguments(data, whole[0], *SHORT), "--resume", "--reproducible")
+    assert "\n--reproducible: True from here on; the run had False\n" in f"\n{output}"
 
 
 def test_resume_refuses_another_recipe(data, whole):
