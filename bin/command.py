@@ -30,9 +30,18 @@ def parse(parser):
     """The command line, parsed; of several ranks, which all see the same one, only the first shows help or errors."""
     rank = next((os.environ[name] for name in ("PMIX_RANK", "PMI_RANK") if name in os.environ), "0")
     if rank == "0":
-        return parser.parse_args()
+        return _parsed(parser)
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
-        return parser.parse_args()
+        return _parsed(parser)
+
+
+def _parsed(parser):
+    args = parser.parse_args()
+    for name, value in vars(args).items():
+        most = 2**63 - 1 if name == "seed" else 2**31 - 1
+        if isinstance(value, int) and value > most:
+            parser.error(f"argument --{name.replace('_', '-')}: found {value}, expected at most {most}")
+    return args
 
 
 def run(main):
@@ -53,6 +62,9 @@ def run(main):
         if isinstance(status, str):
             _say(status)
             status = 1
+    except MemoryError as error:
+        _say(f"out of memory: {error}".removesuffix(": "))
+        status = 1
     except Exception as error:
         status, all_know = getattr(error, "exit_status", None), getattr(error, "all_know", False)
         if status is None:

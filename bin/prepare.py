@@ -15,6 +15,8 @@ from nptrain.compile import compile_kernels
 from nptrain.data import loader
 from nptrain.errors import InputError
 
+MOST_THREADS = 4096  # more than any host has cores
+
 
 def add_arguments(parser):
     """The flags that `kernels_and_cores` reads."""
@@ -40,8 +42,8 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
     set_winograd(args.winograd)
     with together(world, InputError):
         for flag, value, least in (("threads", args.threads, 1), ("comm-threads", comm_threads, 0)):
-            if value is not None and value < least:
-                raise InputError(f"--{flag}: found {value}, expected {least} or more")
+            if value is not None and not least <= value <= MOST_THREADS:
+                raise InputError(f"--{flag}: found {value}, expected {least} to {MOST_THREADS}")
         if (comm_threads or 0) > 1 and world.thread_level != "multiple":
             raise InputError(f"--comm-threads: found {comm_threads}, expected at most 1: {world.library} lets "
                              f"threads talk to it one at a time (thread level {world.thread_level})")  # fmt: skip

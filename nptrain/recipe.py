@@ -1,6 +1,7 @@
 """A recipe: every value of a training run. A Recipe is a tuple of Phases and what they have in common."""
 
 from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
@@ -148,6 +149,11 @@ def _check(recipe):
         phase.train_transform(recipe)  # which checks its values
     _expect(recipe.test_resize is None or recipe.test_resize >= recipe.crop_size, "test_resize", recipe.test_resize,
             f"none, or crop_size ({recipe.crop_size}) or more")  # fmt: skip
+    for prefix, owner in (("", recipe), *((f"{phase.name}.", phase) for phase in recipe.phases)):
+        for field in fields(owner):
+            value = getattr(owner, field.name)
+            _expect(not isinstance(value, float) or isfinite(value), prefix + field.name, value, "a finite number")
+            _expect(not isinstance(value, int) or value < 2**31, prefix + field.name, value, "at most 2147483647")
 
 
 def _check_blobs(recipe):

@@ -37,6 +37,8 @@ def script(folder, body):
         ("pass", 0, ""),
         ("raise InputError('x: found y, expected z')", 2, "script.py: x: found y, expected z\n"),
         ("raise TrainingError('the loss is nan')", 1, "script.py: the loss is nan\n"),
+        ("raise MemoryError('7 TiB')", 1, "script.py: out of memory: 7 TiB\n"),
+        ("raise MemoryError", 1, "script.py: out of memory\n"),
         ("raise KeyboardInterrupt", 130, "script.py: interrupted\n"),
         ("raise SystemExit(3)", 3, ""),
         ("raise SystemExit('the end')", 1, "script.py: the end\n"),
@@ -91,6 +93,12 @@ def test_commands_work_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
         "resnet50-448nodes", "resnet50-64nodes-cyclic", "cifar10", "cifar10-cyclic", "digits"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flag", "value", "most"), [("workers", 2**31, 2**31 - 1), ("seed", 2**63, 2**63 - 1)])
+def test_numbers_have_a_limit(flag, value, most):
+    _, errors = run("train", f"--{flag}", value, "--list-recipes", status=2)
+    assert errors.endswith(f"argument --{flag}: found {value}, expected at most {most}\n")
 
 
 @pytest.mark.ranks

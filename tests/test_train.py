@@ -239,7 +239,7 @@ def test_flags_and_files_are_checked(data, tmp_path, whole):
         (["--phase", "2"], "no checkpoint of phase 1"),
         (["--resume"], "run.json does not exist"),
         (["--dtype", "float64"], "--dtype: found float64"),
-        (["--threads", "0"], "--threads: found 0, expected 1 or more"),
+        (["--threads", "0"], "--threads: found 0, expected 1 to 4096"),
         (["--threads", "999"], "999 threads"),
     ):  # fmt: skip
         _, errors = run("train", *arguments(data, tmp_path / "run", *SHORT, *more), status=2)
