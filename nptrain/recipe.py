@@ -116,6 +116,9 @@ def _check(recipe):
     positive = ("classes", "workers", "batch_size", "scale")
     for field in positive:
         _expect(getattr(recipe, field) > 0, field, getattr(recipe, field), "a positive number")
+    _expect(recipe.bn_eps >= 0, "bn_eps", recipe.bn_eps, "0 or more")
+    _expect(0 <= recipe.moving_average_fraction <= 1, "moving_average_fraction", recipe.moving_average_fraction,
+            "a number from 0 to 1")  # fmt: skip
     _expect(recipe.crop_size >= 32, "crop_size", recipe.crop_size, "32 or more")
     _expect(recipe.depth in DEPTHS, "depth", recipe.depth, f"one of {', '.join(map(str, DEPTHS))}")
     _expect(recipe.downsample in DOWNSAMPLE, "downsample", recipe.downsample, f"one of {', '.join(DOWNSAMPLE)}")

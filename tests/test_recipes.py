@@ -137,6 +137,8 @@ def test_values_that_need_each_other_may_come_in_any_order():
         ("plateau_winsize=9,x", "--set plateau_winsize: found '9,x'"),
         ("min_area=2", "found min_area 2.0"),
         ("test_resize=16", "test_resize: found 16, expected none, or crop_size (32) or more"),
+        ("bn_eps=-1", "bn_eps: found -1.0, expected 0 or more"),
+        ("moving_average_fraction=2", "moving_average_fraction: found 2.0, expected a number from 0 to 1"),
         ("2.base_lr=inf", "2.base_lr: found inf, expected a finite number"),
         ("gamma=nan", "1.gamma: found nan, expected a finite number"),
         ("classes=2147483648", "classes: found 2147483648, expected at most 2147483647"),
