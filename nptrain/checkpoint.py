@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.caffe.model import read_caffemodel, unmerged, write_caffemodel
 from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
@@ -125,6 +125,8 @@ def load_snapshot(path, arena):
     or the file of that name beside it. Returns (its SolverState, the weights' path).
     """
     path, state = Path(path), read_solverstate(path)
+    if not state.learned_net:
+        raise InputError(f"{path}: found no learned_net, expected the name of a .caffemodel")
     named = Path(state.learned_net)
     tried = list(dict.fromkeys((named, path.parent / named.name)))
     model = next((file for file in tried if file.is_file()), None)
@@ -139,7 +141,7 @@ def fill_arena(arena, blobs, where):
     """Fill the arena with {layer: blobs} from the file `where`. Returns the names of layers that the network
     has not, which are skipped. Raises InputError if one of the network's is missing.
     """
-    missing, extra = arena.load(blobs, where)
+    missing, extra = arena.load(unmerged(blobs), where)
     if missing:
         raise InputError(f"{where}: no layer {missing[0]} ({len(missing)} of the network's layers are missing)")
     return extra

@@ -83,6 +83,13 @@ def test_every_legal_coding_of_floats(tmp_path):
     assert x.ravel().tolist() == [1, 2, 3, 4]
 
 
+def test_the_older_fields_count_before_a_shape(tmp_path):
+    """As in Caffe's Blob::FromProto."""
+    blob = field(7, field(1, b"\x03\x02")) + legacy((1, 1, 2, 3), range(6))
+    (tmp_path / "w").write_bytes(field(100, field(1, b"a") + field(7, blob)))
+    assert read_caffemodel(tmp_path / "w")["a"][0].shape == (1, 1, 2, 3)
+
+
 def test_unpacked_floats_of_any_number(tmp_path):
     """Also more of them than a file may have fields; and doubles, after which others come."""
     values = np.arange(MAX_FIELDS + 7, dtype=np.float32)
@@ -137,6 +144,23 @@ def test_legacy_shapes_fit_the_network(tmp_path):
     write_caffemodel(tmp_path / "w", "n", [(name, "", blobs) for name, blobs in old.items()])
     with pytest.raises(InputError, match=r"w: layer fc1000 blob 0 has shape \(1, 1, 10, 511\), expected \(10, 512\)"):
         load_weights(tmp_path / "w", arena)
+
+
+def test_scale_layers_may_be_merged_into_batch_norm(tmp_path):
+    """As the engine of the published run writes them: five blobs, and no Scale layer."""
+    arena, other = (Arena(resnet_layers(18, 10), naive) for _ in range(2))
+    arena.initialise(1)
+    arena.factors[...] = 3
+    plain = {name: blobs for name, _, blobs in arena.export()}
+    merged = [(name, "", [*blobs, *plain[f"scale{name[2:]}"]] if name.startswith("bn") else blobs)
+              for name, blobs in plain.items() if not name.startswith("scale")]  # fmt: skip
+    write_caffemodel(tmp_path / "w", "n", merged)
+    assert load_weights(tmp_path / "w", other) == []
+    for (name, _, blobs), (_, _, expected) in zip(other.export(), arena.export(), strict=True):
+        assert all((x == y).all() for x, y in zip(blobs, expected, strict=True)), name
+    write_caffemodel(tmp_path / "w", "n", [*merged, ("scale_conv1", "", plain["scale_conv1"])])
+    with pytest.raises(InputError, match="layer bn_conv1 has 5 blobs, expected 3"):
+        load_weights(tmp_path / "w", other)
 
 
 def test_strange_names(tmp_path):

@@ -41,6 +41,20 @@ def read_caffemodel(path):
     return {layer.name: layer.blobs for layer in layers_of(path) if layer.blobs}
 
 
+def unmerged(blobs):
+    """{layer: blobs} without what the engine of the published run does: it merges Scale layers into their BatchNorm.
+    One of five blobs, gamma and beta the last, is split into bn... and scale..., as the net file has them.
+    """
+    found = {}
+    for name, values in blobs.items():
+        scale = f"scale{name.removeprefix('bn')}"
+        if name.startswith("bn") and len(values) == 5 and scale not in blobs:
+            found[name], found[scale] = values[:3], values[3:]
+        else:
+            found[name] = values
+    return found
+
+
 def layers_of(path):
     """The Layers of a .caffemodel in order, one of them in memory at a time; raises what `read_caffemodel` does.
 
