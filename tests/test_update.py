@@ -58,9 +58,10 @@ def test_l1():
     assert arena.history[part] == pytest.approx(0.5 * (g[part] + 0.1 * np.sign(w[part])) + 0.9 * h[part])
 
 
-@pytest.mark.parametrize(("limit", "clipped"), [(0.25, True), (1e9, False), (-1.0, False)])
-def test_clipping_is_by_the_norm_of_the_averaged_gradient(limit, clipped):
+@pytest.mark.parametrize(("share", "clipped"), [(0.01, True), (0.99, True), (1.01, False), (-1.0, False)])
+def test_clipping_is_by_the_norm_of_the_averaged_gradient(share, clipped):
     arena, (w, g, h) = arena_with()
+    limit = share * np.linalg.norm(g / 2)
     update(arena, replace(PHASE, clip_gradients=limit), 0, count=2)
     scale = limit / np.linalg.norm(g / 2) if clipped else 1
     part = parts(arena)[0]
@@ -70,11 +71,11 @@ def test_clipping_is_by_the_norm_of_the_averaged_gradient(limit, clipped):
 def test_lars():
     arena, (w, g, h) = arena_with()
     update(arena, replace(PHASE, local_lr_auto=True, local_gw_ratio=0.01), 0, count=2)
-    part = parts(arena)[0]
-    step = g[part] / 2 + 0.1 * w[part]
-    norm = np.linalg.norm(w[part])
-    rate = 0.5 * 0.01 * norm / (np.linalg.norm(step) + 0.1 * norm)
-    assert arena.history[part] == pytest.approx(rate * step + 0.9 * h[part])
+    for part, decay in zip(parts(arena), (0.1, 0, 0, 0), strict=True):  # in place of lr_mult, of which one is 2
+        step = g[part] / 2 + decay * w[part]
+        norm = np.linalg.norm(w[part])
+        rate = 0.5 * 0.01 * norm / (np.linalg.norm(step) + 0.1 * norm)
+        assert arena.history[part] == pytest.approx(rate * step + 0.9 * h[part])
 
 
 @pytest.mark.parametrize(
