@@ -91,6 +91,8 @@ def test_an_image_of_too_many_pixels(monkeypatch):
     monkeypatch.setattr("nptrain.data.datum.MAX_PIXELS", 300)
     with pytest.raises(InputError, match=r"here: .*20x16 pixels, more than 300"):
         decode_file(image_file(image()), "here")
+    with pytest.raises(InputError, match="here: found 20x16 pixels, expected at most 300"):
+        decode(parse_datum(raw_datum(image(), 1), "here"), "here")
 
 
 @pytest.mark.parametrize(

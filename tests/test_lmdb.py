@@ -244,6 +244,13 @@ def test_bad_records(tmp_path):
     assert LmdbDataset(tmp_path / "set")[2][1] == 5, "without classes, any label is right"
 
 
+def test_a_record_larger_than_any_image(tmp_path, monkeypatch):
+    monkeypatch.setattr("nptrain.data.lmdb_dataset.MAX_RECORD", 500)
+    write_lmdb(tmp_path / "set", [("a", encoded_datum(image_file(image()), 0))])
+    with pytest.raises(InputError, match=r"set: record 00000000_a: found \d+ bytes, expected at most 500"):
+        LmdbDataset(tmp_path / "set").datum(0)
+
+
 def test_foreign_keys(tmp_path):
     """Keys of any form, in LMDB's order."""
     with (

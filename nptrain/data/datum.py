@@ -60,6 +60,8 @@ def decode(datum, where):
             f"{where}: found {len(datum.data)} bytes of raw data for channels, height, width {shape}: "
             "expected 1 or 3 full planes"
         )
+    if height * width > MAX_PIXELS:
+        raise InputError(f"{where}: found {width}x{height} pixels, expected at most {MAX_PIXELS}")
     pixels = np.frombuffer(datum.data, np.uint8).reshape(shape)[::-1].transpose(1, 2, 0)
     return Image.fromarray(np.repeat(pixels, 3 // channels, axis=2))
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import lmdb
 
-from nptrain.data.datum import decode, parse_datum
+from nptrain.data.datum import MAX_PIXELS, decode, parse_datum
 from nptrain.data.lmdb_file import LmdbError, leaves
 from nptrain.errors import InputError
 from nptrain.files import sync_folder
 
+MAX_RECORD = 3 * MAX_PIXELS + (1 << 16)  # bytes: three raw planes, and what stands around them
 CAFFES_LMDB = 0  # the library's major version: 1.x writes another format
 
 
@@ -69,6 +70,8 @@ class LmdbDataset:
     def datum(self, index):
         """The Datum of record `index`."""
         where = self.where(index)
+        if self._sizes[index] > MAX_RECORD:
+            raise InputError(f"{where}: found {self._sizes[index]} bytes, expected at most {MAX_RECORD}")
         try:
             record = os.pread(self._file.fileno(), self._sizes[index], self._offsets[index])
         except OSError as error:
