@@ -3,29 +3,40 @@
 from dataclasses import replace
 from pathlib import Path
 
+from caffe_files import SolverFiles
+
 from nptrain.caffe.model import read_caffemodel
 from nptrain.errors import InputError
 from nptrain.recipe import override
 from nptrain.recipes import get_recipe
 from nptrain.run_folder import recipe_of
 
+DEFAULT = "resnet50-448nodes"
 SCORING = ("depth", "downsample", "crop_size", "mean_bgr", "scale", "bn_eps", "test_resize")  # fields of a recipe
 
 
 def add_arguments(parser):
     """The flags that `chosen_recipe` reads."""
     parser.add_argument("--recipe", metavar="NAME", help="whose network and preprocessing are used")
+    parser.add_argument("--solver", metavar="FILE", help="in place of a recipe: a solver.prototxt, with its net file")
     parser.add_argument("--set", metavar="FIELD=VALUE", action="append", default=[], dest="assignments",
                         help="override a field of it: downsample=1x1, say; may be repeated")  # fmt: skip
     parser.add_argument("--crop-size", metavar="N", type=int, help="side of the images the network sees")
 
 
 def chosen_recipe(args, paths):
-    """The recipe named, or of the run that the weights lie in, at the crop asked for: the resize before the crop keeps
-    its proportion.
+    """The recipe named, or of the solver file, or of the run that the weights lie in, or DEFAULT, at the crop asked
+    for: the resize before the crop keeps its proportion.
     """
-    found = get_recipe(args.recipe) if args.recipe else recipe_of_all(paths)
-    recipe = override(found or get_recipe("resnet50-448nodes"), args.assignments)
+    if args.recipe and args.solver:
+        raise InputError("--recipe: found together with --solver, expected one of them")
+    if args.recipe:
+        found = get_recipe(args.recipe)
+    elif args.solver:
+        found = SolverFiles.read(args.solver).recipe(1)
+    else:
+        found = recipe_of_all(paths)
+    recipe = override(found or get_recipe(DEFAULT), args.assignments)
     if args.batch_size is not None:
         recipe = replace(recipe, batch_size=args.batch_size)
     if args.crop_size is not None:
@@ -34,16 +45,26 @@ def chosen_recipe(args, paths):
     return recipe
 
 
+def assumed(args, paths):
+    """The line that says that DEFAULT was taken, for want of another; else None."""
+    if args.recipe or args.solver or recipe_of_all(paths):
+        return None
+    return f"{paths[0]} lies in no run: took network and preprocessing of {DEFAULT}; --recipe or --solver chooses"
+
+
 def recipe_of_all(paths):
-    """The recipe of the run that the first of the weights lie in, or None. Raises InputError where those of the others
+    """The recipe of the run that weights lie in, the first that do, or None. Raises InputError where those of others
     would score images in another way.
     """
-    first, *others = (recipe_of(Path(path).parent.parent) for path in paths) if paths else (None,)
-    for path, other in zip(paths[1:], others, strict=True):
-        for field in SCORING if first and other else ():
+    known = [(path, found) for path in paths if (found := recipe_of(Path(path).parent.parent))]
+    if not known:
+        return None
+    (first_path, first), *others = known
+    for path, other in others:
+        for field in SCORING:
             found, expected = getattr(other, field), getattr(first, field)
             if found != expected:
-                raise InputError(f"{path}: its run has {field} {found}, expected {expected}, as {paths[0]}; or give "
+                raise InputError(f"{path}: its run has {field} {found}, expected {expected}, as {first_path}; or give "
                                  "--recipe")  # fmt: skip
     return first
 

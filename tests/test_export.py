@@ -142,7 +142,7 @@ def test_without_weights(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ([], "--weights: found none, nor --recipe, expected one of them"),
+        ([], "--weights: found none, nor --recipe or --solver, expected one of them"),
         (["--recipe", "digits", "--model", "m"], "--model: found without --weights"),
         (["--recipe", "digits", "--batch-size", "0"], "--batch-size: found 0, expected 1 or more"),
         (["--recipe", "digit"], "--recipe: found 'digit', expected one of"),

@@ -138,6 +138,13 @@ def test_resuming_and_snapshots_give_the_same_bits(folder):
     run("train", *recipe, f"--snapshot={moved / snapshot}", "--iterations", "4", cwd=folder)
     assert bits(folder / "runs/recipe/checkpoints/phase1_iter_4") == whole
 
+    evaluate = ["evaluate", "--data", "val", "--json", "--weights"]
+    of_run, errors = run(*evaluate, "runs/recipe/checkpoints/phase1_iter_4.caffemodel", cwd=folder)
+    assert errors == ""
+    assert run(*evaluate, f"{last}.caffemodel", "--solver", "solver.prototxt", cwd=folder) == (of_run, "")
+    _, errors = run(*evaluate, f"{last}.caffemodel", "--crop-size", "32", "--set", "depth=18", cwd=folder)
+    assert errors.startswith(f"{last}.caffemodel lies in no run: took network and preprocessing of resnet50-448nodes;")
+
 
 def test_every_rank_is_a_worker_and_files_are_found_beside_the_solver(folder, tmp_path):
     """From another folder: net and data are found beside the files that name them, and Caffe's tests are made."""
