@@ -26,12 +26,14 @@ INSTEAD = {
 def add_caffe_arguments(parser):
     """The flags of `caffe train`, and those that print its files."""
     caffe = parser.add_argument_group("Caffe's files (docs/caffe.md)")
-    caffe.add_argument("--solver", metavar="FILE", help="a solver.prototxt, with its net file, in place of a recipe")
-    caffe.add_argument("--snapshot", metavar="FILE", help="go on from a .solverstate and the weights that it names")
+    caffe.add_argument("--solver", "-solver", metavar="FILE",
+                       help="a solver.prototxt, with its net file, in place of a recipe")  # fmt: skip
+    caffe.add_argument("--snapshot", "-snapshot", metavar="FILE",
+                       help="go on from a .solverstate and the weights that it names")  # fmt: skip
     caffe.add_argument("--print-solver", action="store_true", help="print the phase as a solver.prototxt, and stop")
     caffe.add_argument("--print-net", action="store_true", help="print the net file of the phase, and stop")
     for flag in INSTEAD:
-        caffe.add_argument(f"--{flag}", help=argparse.SUPPRESS)
+        caffe.add_argument(f"--{flag}", f"-{flag}", help=argparse.SUPPRESS)
 
 
 def check_caffe_flags(args):

@@ -4,7 +4,7 @@ The policies and the warm-up of Caffe's SGDSolver::GetLearningRate and the recip
 """
 
 from dataclasses import dataclass, replace
-from math import exp, fsum
+from math import exp, fsum, inf
 
 import numpy as np
 
@@ -45,7 +45,10 @@ def learning_rate(phase, iteration, current_step=0):
     if iteration < phase.warmup_iter:
         rising = iteration * phase.base_lr + (phase.warmup_iter - iteration) * phase.warmup_start_lr
         return rising / phase.warmup_iter
-    return phase.base_lr * POLICIES[phase.lr_policy](phase, iteration, current_step)
+    try:
+        return phase.base_lr * POLICIES[phase.lr_policy](phase, iteration, current_step)
+    except OverflowError:  # gamma above 1
+        return inf
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,10 @@ def check_policy(phase):
     for field in NEEDS.get(phase.lr_policy, ()):
         if getattr(phase, field) in (None, ()):
             raise InputError(f"{field}: found none, expected a value, as lr_policy is {phase.lr_policy!r}")
+    if phase.lr_policy == "inv" and phase.gamma < 0:
+        raise InputError(f"gamma: found {phase.gamma}, expected 0 or more, as lr_policy is 'inv'")
+    if phase.lr_policy == "multistep" and sorted(phase.stepvalue) != list(phase.stepvalue):
+        raise InputError(f"stepvalue: found {', '.join(map(str, phase.stepvalue))}, expected them in rising order")
     if phase.lr_policy == "step" and phase.stepsize < 1:
         raise InputError(f"stepsize: found {phase.stepsize}, expected 1 or more")
     if phase.lr_policy == "plateau" and min(phase.plateau_winsize) < 1:

@@ -121,6 +121,8 @@ def _solverstate(path):
         "iteration": state.iteration,
         "learned_net": state.learned_net,
         "current_step": state.current_step,
+        "minimum_loss": _number(state.minimum_loss),
+        "iter_last_event": state.iter_last_event,
         "history": [_blob(blob) for blob in state.history],
     }
 

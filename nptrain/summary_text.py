@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+from nptrain.caffe.state import NO_LOSS
 from nptrain.errors import printable
 
 WIDTH = 80
@@ -38,6 +39,9 @@ def _solverstate(found):
     iteration, step = found["iteration"], found["current_step"]
     yield f"  state of a solver after {iteration} iterations, rate step {step} ({_size(found)})"
     yield f"  weights in {_clip(found['learned_net'], 60) or '(no name)'}"
+    loss, event = found["minimum_loss"], found["iter_last_event"]
+    if loss != NO_LOSS:
+        yield f"  plateau: least smoothed loss {loss}, last event in iteration {event}"
     rows = [("history", "blob", "", "L2 norm")]
     rows += [(str(index), *_blob(blob)) for index, blob in enumerate(found["history"])]
     yield from _table(rows, (7, 30, 7, 16), right=(0, 3))

@@ -11,7 +11,11 @@ from commands import MPIRUN, PROJECT, TINY
 from images import make_dataset
 
 from mpi.agree import same
+from nptrain.caffe.net import to_text, train_val
+from nptrain.caffe.solver import write_solver
 from nptrain.errors import InputError
+from nptrain.recipe import override
+from nptrain.recipes import get_recipe
 
 HOST = socket.gethostname()
 
@@ -115,6 +119,21 @@ def test_other_data(tmp_path, data):
 def test_the_same_data_in_another_place(tmp_path, data):
     places = (["--train-data", data / name] for name in ("a", "same"))
     assert differing_lightly(tmp_path, *places, status=0) == ("agreed\n" * 2, "")
+
+
+@pytest.mark.ranks
+def test_another_net_file(tmp_path, data):
+    """Under the same solver, each found beside its own."""
+    commands = []
+    for name, eps in (("one", "0.00001"), ("other", "0.001")):
+        recipe = override(get_recipe("resnet50-448nodes"), ["crop_size=32", "test_resize=36", f"bn_eps={eps}"])
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "solver.prototxt").write_text(write_solver(recipe.phases[0], "net.prototxt"))
+        net = train_val(recipe, recipe.phases[0], str(data / "a"))
+        (tmp_path / name / "net.prototxt").write_text(to_text(net))
+        commands.append([PROJECT / "bin" / "train", "--solver", tmp_path / name / "solver.prototxt"])
+    _, errors = started(*commands, status=2)
+    assert errors.startswith(f"train: rank 1 on {HOST}: the content of --solver is ")
 
 
 class Three:

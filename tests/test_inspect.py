@@ -69,6 +69,9 @@ def test_solver_state(tmp_path):
     assert (found["kind"], found["iteration"], found["current_step"]) == ("solverstate", 402, 2)
     assert found["history"] == [{"shape": [1, 2], "dtype": "float32", "norm": 5.0}]
     assert "after 402 iterations" in text(tmp_path / "s")
+    assert "plateau" not in text(tmp_path / "s")
+    write_solverstate(tmp_path / "s", SolverState(402, "a.caffemodel", [], 2, 0.5, 399))
+    assert "  plateau: least smoothed loss 0.5, last event in iteration 399\n" in text(tmp_path / "s")
     write_solverstate(tmp_path / "s", SolverState(0, "", []))
     assert summary(tmp_path / "s")["kind"] == "solverstate"
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from google.protobuf import text_format
 
-from nptrain.caffe.caffe_pb2 import TEST, TRAIN, NetParameter
+from nptrain.caffe.caffe_pb2 import TEST, TRAIN, FillerParameter, NetParameter
 from nptrain.caffe.net import DataLayer, deploy, read_net, to_text, train_val, understand
+from nptrain.caffe.net_blobs import start
 from nptrain.errors import InputError
 from nptrain.layers import layers
 from nptrain.recipe import override
@@ -246,6 +247,27 @@ def test_statistics_are_of_the_phase(published):
     net.layer[-1].batch_norm_param.use_global_stats = True
     net.layer.extend(rest)
     assert understand(net, "net") == understand(published, "net")
+
+
+def test_both_phases_have_one_eps(published):
+    net = copy(published)
+    norm = next(layer for layer in net.layer if layer.name == "bn3a_branch1")
+    place = list(net.layer).index(norm)
+    norm.include.add(phase=TRAIN)
+    other = NetParameter(layer=[norm]).layer[0]
+    other.include[0].phase, other.batch_norm_param.eps = TEST, 0.001
+    before, rest = list(net.layer)[: place + 1], list(net.layer)[place + 1 :]
+    with pytest.raises(InputError, match=r"bn3a_branch1: batch_norm_param.eps: found 0.001, expected 1e-05"):
+        understand(NetParameter(layer=[*before, other, *rest]), "net")
+
+
+def test_fillers_by_either_fan_or_their_mean():
+    text = 'type: "%s" variance_norm: %s'
+    shape = (64, 3, 7, 7)
+    for kind, field, square in (("msra", "std", 2), ("xavier", "bound", 3)):
+        for norm, fan in (("FAN_IN", 147), ("FAN_OUT", 3136), ("AVERAGE", (147 + 3136) / 2)):
+            filler = text_format.Parse(text % (kind, norm), FillerParameter())
+            assert start(filler, shape)[field] == pytest.approx((square / fan) ** 0.5)
 
 
 def test_mistakes_in_the_text(tmp_path):

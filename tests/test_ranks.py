@@ -13,6 +13,8 @@ from runs import SHORT, arguments, make_data, metrics
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
+from nptrain.run_folder import recipe_of
+from nptrain.schedule import Progress, advance, learning_rate
 
 pytestmark = pytest.mark.ranks
 
@@ -85,6 +87,10 @@ def test_plateau_and_nesterov_resume_bit_for_bit_on_other_ranks(data, tmp_path):
     run("train", *TINY, *steps, "--run-dir", parts, "--iterations", "9", ranks=2)
     run("train", *TINY, *steps, "--run-dir", parts, "--resume")
     assert metrics(parts) == metrics(whole)
+    phase, progress = recipe_of(whole).phases[0], Progress()
+    for entry in metrics(whole):  # an iteration's own loss decides on its rate
+        progress = advance(progress, phase, entry["iteration"], entry["loss"])
+        assert entry["lr"] == learning_rate(phase, entry["iteration"], progress.current_step)
     drops = [entry["iteration"] for before, entry in pairwise(metrics(whole)) if entry["lr"] == before["lr"] / 2]
     assert drops[0] < 9 <= drops[-1]
     assert all(f"phase 1, iteration {drop}: the smoothed loss has not gone below" in output for drop in drops)

@@ -1,7 +1,7 @@
 """Learning rates: the recipe's tables, every policy by hand, and the steps between them."""
 
 from dataclasses import replace
-from math import exp
+from math import exp, inf
 
 import numpy as np
 import pytest
@@ -45,6 +45,7 @@ BASE = Phase("x", base_lr=2.0, max_iter=100, weight_decay=0.0)
         ({"lr_policy": "multistep", "gamma": 0.1, "stepvalue": (10, 20)}, 10, 0.2),
         ({"lr_policy": "multistep", "gamma": 0.1, "stepvalue": (10, 20)}, 25, 0.02),
         ({"lr_policy": "exp", "gamma": 0.9}, 3, 2 * 0.729),
+        ({"lr_policy": "exp", "gamma": 2.0}, 1100, inf),
         ({"lr_policy": "inv", "gamma": 0.5, "power": 2.0}, 2, 0.5),
         ({"lr_policy": "poly", "power": 2.0}, 50, 0.5),
         ({"lr_policy": "poly_cyc", "power": 2.0, "lr_iter": 200}, 50, 2 * 0.5625),
@@ -152,5 +153,9 @@ def test_a_policy_says_what_it_lacks():
         check_policy(replace(BASE, lr_policy="plateau", gamma=0.1))
     with pytest.raises(InputError, match="plateau_winsize: found 0, expected 1 or more"):
         check_policy(replace(BASE, lr_policy="plateau", gamma=0.1, plateau_winsize=(9, 0)))
+    with pytest.raises(InputError, match="gamma: found -1, expected 0 or more, as lr_policy is 'inv'"):
+        check_policy(replace(BASE, lr_policy="inv", gamma=-1))
+    with pytest.raises(InputError, match="stepvalue: found 5, 3, expected them in rising order"):
+        check_policy(replace(BASE, lr_policy="multistep", gamma=0.1, stepvalue=(5, 3)))
     with pytest.raises(InputError, match=r"lr_iter: found 99, expected max_iter \(100\) or more"):
         check_policy(replace(BASE, lr_policy="poly_cyc", lr_iter=99))

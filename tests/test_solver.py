@@ -1,5 +1,6 @@
 """Solver files: every field of Caffe's message, both ways; mistakes, each with its line."""
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from google.protobuf import text_format
 
 from nptrain.caffe.caffe_pb2 import SolverParameter
+from nptrain.caffe.net import read_net, train_val, understand
 from nptrain.caffe.solver import (
     HONOURED,
     NOTED,
@@ -15,11 +17,12 @@ from nptrain.caffe.solver import (
     OF_PHASE,
     REFUSED,
     read_solver,
+    recipe_of,
     snapshot_prefix,
     write_solver,
 )
 from nptrain.errors import InputError
-from nptrain.recipe import Phase
+from nptrain.recipe import Phase, override
 from nptrain.recipes import RECIPES
 from nptrain.schedule import learning_rate
 
@@ -194,6 +197,14 @@ def test_files_that_are_no_text(tmp_path):
         read_solver(tmp_path / "binary")
 
 
+@pytest.mark.parametrize("read", [read_solver, read_net])
+def test_what_never_ends_is_no_file(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(InputError, match=f"^{path}: cannot be read: no regular file$"):
+            read(path)
+
+
 def test_the_older_field_of_the_type(tmp_path):
     assert solver(tmp_path, LEAST + "solver_type: NESTEROV").phase.type == "Nesterov"
     assert solver(tmp_path, LEAST + "solver_type: SGD").phase.type == "SGD"
@@ -204,3 +215,15 @@ def test_snapshots_are_named_as_caffe_names_them(tmp_path):
     assert snapshot_prefix(replace(phase, snapshot_prefix="a/b"), "models/s.prototxt") == "a/b"
     assert snapshot_prefix(phase, "models/my.solver.prototxt") == "models/my.solver"
     assert snapshot_prefix(replace(phase, snapshot_prefix=str(tmp_path)), "models/s.prototxt") == f"{tmp_path}/s"
+    assert snapshot_prefix(replace(phase, snapshot_prefix="not/there/"), "models/s.prototxt") == "not/there/s"
+
+
+def test_a_recipe_has_what_the_net_file_says(tmp_path):
+    recipe = override(
+        RECIPES["resnet50-448nodes"], ["bn_eps=0.001", "moving_average_fraction=0.9", "depth=18", "classes=7"]
+    )
+    net = understand(train_val(recipe, recipe.phases[0], "train", "val"), "net")
+    found = recipe_of(solver(tmp_path, LEAST), net, 3)
+    fields = ("bn_eps", "moving_average_fraction", "depth", "classes", "crop_size", "mean_bgr", "scale")
+    assert [getattr(found, f) for f in fields] == [getattr(recipe, f) for f in fields]
+    assert (found.workers, found.phases[0].augmentation) == (3, "random_aspect_ratio")

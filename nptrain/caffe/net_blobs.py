@@ -37,6 +37,8 @@ def start(filler, shape):
     found = {"std": None, "bound": None, "value": 0.0}
     if filler.sparse >= 0:
         raise InputError(f"sparse: found {filler.sparse}, expected none")
+    if filler.scale != 1:
+        raise InputError(f"scale: found {filler.scale:g}, expected 1")
     if filler.type == "constant":
         found["value"] = decimal(filler.value, "value")
     elif filler.type == "gaussian":

@@ -127,7 +127,8 @@ def notes(net):
              for field, names in found.items()]  # fmt: skip
     if net.engine:
         lines.append(f"engine {net.engine}")
-    return [f"{line} has no effect: the kernels are this project's own" for line in lines]
+    lines = [f"{line} has no effect: the kernels are this project's own" for line in lines]
+    return [*lines, *["debug_info has no effect: metrics.jsonl is what a run says about itself"] * net.debug_info]
 
 
 def _line(value):

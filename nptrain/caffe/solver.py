@@ -228,9 +228,11 @@ def recipe_of(solver, net, workers):
 
 def snapshot_prefix(phase, path):
     """What the names of snapshots begin with, as `caffe train` has it: the phase's snapshot_prefix; inside it, the
-    name of the solver file `path`, where that is a folder; and without one, `path` without its extension.
+    name of the solver file `path`, where that is a folder, or to be one (a/b/); and without one, `path` without its
+    extension.
     """
     prefix = phase.snapshot_prefix
     if prefix is None:
         return str(Path(path).with_suffix(""))
-    return str(Path(prefix) / Path(path).stem) if Path(prefix).is_dir() else prefix
+    folder = prefix.endswith("/") or Path(prefix).is_dir()
+    return str(Path(prefix) / Path(path).stem) if folder else prefix

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 import numpy as np
 from google.protobuf import text_format
@@ -23,8 +24,11 @@ def text_of(path, kind="text"):
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_TEXT:
-            raise InputError(f"{path}: found {path.stat().st_size} bytes of text, expected at most {MAX_TEXT}")
+        status = path.stat()
+        if not (S_ISREG(status.st_mode) or S_ISDIR(status.st_mode)):  # a device may never end, a pipe never begin
+            raise InputError(f"{path}: cannot be read: no regular file")
+        if status.st_size > MAX_TEXT:
+            raise InputError(f"{path}: found {status.st_size} bytes of text, expected at most {MAX_TEXT}")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
