@@ -142,12 +142,15 @@ def test_members_that_do_not_fit_are_one_line(data, cycles, tmp_path):
     (folder / "checkpoints").mkdir(parents=True)
     shutil.copy(one, folder / "checkpoints" / "a.caffemodel")
     other = json.loads((cycles[0] / "run.json").read_text())
-    other["recipe"]["crop_size"] = 40
-    (folder / "run.json").write_text(json.dumps(other))
+    for field, (value, shown) in {"bn_eps": (0.5, "0.5, expected 1e-05"), "crop_size": (40, "40, expected 32")}.items():
+        changed = {**other, "recipe": {**other["recipe"], field: value}}
+        (folder / "run.json").write_text(json.dumps(changed))
+        _, errors = run("evaluate", *members(one, folder / "checkpoints/a.caffemodel"), "--data", "x", status=2)
+        assert f"a.caffemodel: its run has {field} {shown}, as {one}; or give --recipe\n" in errors
     for path, line in (
         (tmp_path / "four.caffemodel", f"four.caffemodel: found 4 classes, expected 5, as in {one}"),
-        (folder / "checkpoints" / "a.caffemodel", "a.caffemodel: its run has crop_size 40, expected 32, as "),
         (one, "more than once"),
+        (one.parent / "." / ".." / one.parent.name / one.name, "more than once"),
         (tmp_path / "none.caffemodel", "none.caffemodel: cannot be read"),
     ):
         _, errors = run("evaluate", *members(one, path), "--data", data / "val", status=2)

@@ -217,7 +217,7 @@ def test_defaults_are_caffe_s():
 
 def test_engines_are_noted(published):
     net = copy(published)
-    net.engine = "MKLDNN"
+    net.engine, net.debug_info = "MKLDNN", True
     for layer in net.layer:
         if layer.type == "Convolution":
             layer.convolution_param.engine = layer.convolution_param.MKL2017
@@ -230,6 +230,7 @@ def test_engines_are_noted(published):
         "layer conv1 and 52 more: convolution_param.conv_algorithm winograd",
         "layer pool1: engine CAFFE",
         "engine MKLDNN",
+        "debug_info",
     ]
     assert replace(found, notes=()) == understand(published, "net")
 

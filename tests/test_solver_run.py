@@ -227,6 +227,9 @@ def test_a_snapshot_that_cannot_be_gone_on_from_is_one_line(folder):
     _, errors = run("train", "--solver=solver.prototxt", "--snapshot=lost", status=2, cwd=folder)
     found = "none of nets/w.caffemodel, w.caffemodel"
     assert errors == f"train: lost: learned_net: found {found}, expected a .caffemodel\n"
+    write_solverstate(folder / "unnamed", SolverState(5, "", []))
+    _, errors = run("train", "--solver=solver.prototxt", "--snapshot=unnamed", status=2, cwd=folder)
+    assert errors == "train: unnamed: found no learned_net, expected the name of a .caffemodel\n"
 
 
 def test_a_test_takes_the_batches_that_test_iter_says(tmp_path):
