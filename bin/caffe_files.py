@@ -41,8 +41,13 @@ def check_caffe_flags(args):
     for flag, instead in INSTEAD.items():
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag}: {instead}")
-    for one, other in (("solver", "recipe"), ("solver", "phase"), ("weights", "snapshot"), ("weights", "resume"),
-                       ("snapshot", "resume"), ("print_solver", "print_net")):  # fmt: skip
+    refuse_both(args, ("solver", "recipe"), ("solver", "phase"), ("weights", "snapshot"), ("weights", "resume"),
+                ("snapshot", "resume"), ("print_solver", "print_net"))  # fmt: skip
+
+
+def refuse_both(args, *pairs):
+    """Raise InputError where both flags of a pair are given."""
+    for one, other in pairs:
         if getattr(args, one) and getattr(args, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
             raise InputError(f"{one}: found together with {other}, expected one of them")

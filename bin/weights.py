@@ -3,15 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from caffe_files import SolverFiles
+from caffe_files import SolverFiles, refuse_both
 
 from nptrain.caffe.model import read_caffemodel
 from nptrain.errors import InputError
 from nptrain.recipe import override
-from nptrain.recipes import get_recipe
+from nptrain.recipes import DEFAULT, get_recipe
 from nptrain.run_folder import recipe_of
 
-DEFAULT = "resnet50-448nodes"
 SCORING = ("depth", "downsample", "crop_size", "mean_bgr", "scale", "bn_eps", "test_resize")  # fields of a recipe
 
 
@@ -25,31 +24,28 @@ def add_arguments(parser):
 
 
 def chosen_recipe(args, paths):
-    """The recipe named, or of the solver file, or of the run that the weights lie in, or DEFAULT, at the crop asked
-    for: the resize before the crop keeps its proportion.
+    """(recipe, content of the solver's files or None, note or None). The recipe is the one named, or of the solver
+    file, or of the run that the weights lie in, or DEFAULT, which `note` says; at the crop asked for: the resize before
+    the crop keeps its proportion.
     """
-    if args.recipe and args.solver:
-        raise InputError("--recipe: found together with --solver, expected one of them")
-    if args.recipe:
+    refuse_both(args, ("solver", "recipe"))
+    files, note = SolverFiles.read(args.solver) if args.solver else None, None
+    if files:
+        found = files.recipe(1)
+    elif args.recipe:
         found = get_recipe(args.recipe)
-    elif args.solver:
-        found = SolverFiles.read(args.solver).recipe(1)
     else:
         found = recipe_of_all(paths)
-    recipe = override(found or get_recipe(DEFAULT), args.assignments)
+    if not found:
+        found = get_recipe(DEFAULT)
+        note = f"{paths[0]} lies in no run: took network and preprocessing of {DEFAULT}; --recipe or --solver chooses"
+    recipe = override(found, args.assignments)
     if args.batch_size is not None:
         recipe = replace(recipe, batch_size=args.batch_size)
     if args.crop_size is not None:
         resize = recipe.test_resize and round(recipe.test_resize * args.crop_size / recipe.crop_size)
         recipe = replace(recipe, crop_size=args.crop_size, test_resize=resize)
-    return recipe
-
-
-def assumed(args, paths):
-    """The line that says that DEFAULT was taken, for want of another; else None."""
-    if args.recipe or args.solver or recipe_of_all(paths):
-        return None
-    return f"{paths[0]} lies in no run: took network and preprocessing of {DEFAULT}; --recipe or --solver chooses"
+    return recipe, files and files.content(), note
 
 
 def recipe_of_all(paths):

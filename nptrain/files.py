@@ -1,8 +1,19 @@
-"""Writing a file so that a reader sees all of it or nothing."""
+"""Writing a file so that a reader sees all of it or nothing; and what is no file to read."""
 
 import os
+import stat
 from contextlib import contextmanager
 from pathlib import Path
+
+from nptrain.errors import InputError
+
+
+def check_regular(path):
+    """Raises InputError for another thing than a regular file: a device may never end, a pipe never begin. OSError
+    where there is nothing.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"{path}: cannot be read: no regular file")
 
 
 @contextmanager

@@ -83,6 +83,9 @@ RECIPES = {
 }  # fmt: skip
 
 
+DEFAULT = "resnet50-448nodes"  # of the commands, where none is named
+
+
 def get_recipe(name):
     """The recipe of that name. Raises InputError, listing the names, if there is none."""
     if name not in RECIPES:

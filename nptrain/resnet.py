@@ -9,10 +9,9 @@ from math import prod
 import numpy as np
 
 from kernels.epilogue import Through
-from kernels.pooling import pooled_size
 from kernels.scratch import aligned
 from nptrain.arena import Arena
-from nptrain.layers import STEM, blocks, layers
+from nptrain.layers import STEM, blocks, layers, pooled
 
 
 class Buffers:
@@ -191,7 +190,7 @@ class ResNet:
     def max_pool(self, x):
         """The pooling after the stem: (y, winner)."""
         n, h, w = self.ops.unpacked_size(x)
-        shape = self.ops.activation_shape(n, STEM.outputs, pooled_size(h), pooled_size(w))
+        shape = self.ops.activation_shape(n, STEM.outputs, pooled(h), pooled(w))
         return self.ops.maxpool_forward(
             x, out=self.buffers.get("pool", shape), winner=self.buffers.get("winner", shape))  # fmt: skip
 

@@ -25,6 +25,7 @@ from nptrain.data.datum import FORMATS
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.lmdb_file import MAGIC
 from nptrain.errors import InputError
+from nptrain.files import check_regular
 
 # The wire types of the fields of Caffe's messages, by which they are told apart, and the fields one must have.
 WIRE_TYPES = {
@@ -59,8 +60,7 @@ def _kind(path):
                 if (path / name).exists():
                     return kind
             raise InputError(f"{path}: a folder without data.mdb and run.json: expected a file, an LMDB or a run")
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: cannot be read: no regular file")
+        check_regular(path)
         with open(path, "rb") as file:
             head = file.read(4096)
     except (OSError, ValueError) as error:

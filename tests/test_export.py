@@ -145,6 +145,7 @@ def test_without_weights(tmp_path):
         ([], "--weights: found none, nor --recipe or --solver, expected one of them"),
         (["--recipe", "digits", "--model", "m"], "--model: found without --weights"),
         (["--recipe", "digits", "--batch-size", "0"], "--batch-size: found 0, expected 1 or more"),
+        (["--recipe", "digits", "--solver", "s"], "--solver: found together with --recipe, expected one of them"),
         (["--recipe", "digit"], "--recipe: found 'digit', expected one of"),
         (["--weights", "nowhere"], "nowhere: cannot be read: No such file"),
     ],

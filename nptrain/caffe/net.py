@@ -150,7 +150,8 @@ def _compare(found, expected, phase):
         _compare_values(layer, our, phase)
     _, scores_and_labels = (our_accuracies or ours)[-1]
     for layer, inputs in accuracies:
-        param, _ = layer.accuracy_param, computes(layer)  # which refuses what it cannot have
+        computes(layer)  # which refuses fields that it cannot have
+        param = layer.accuracy_param
         if inputs != scores_and_labels:
             refuse(layer, "bottom", ", ".join(layer.bottom), "the scores and the labels")
         if param.top_k not in (1, 5):

@@ -128,7 +128,9 @@ def notes(net):
     if net.engine:
         lines.append(f"engine {net.engine}")
     lines = [f"{line} has no effect: the kernels are this project's own" for line in lines]
-    return [*lines, *["debug_info has no effect: metrics.jsonl is what a run says about itself"] * net.debug_info]
+    if net.debug_info:
+        lines.append("debug_info has no effect: metrics.jsonl is what a run says about itself")
+    return lines
 
 
 def _line(value):

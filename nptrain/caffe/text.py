@@ -2,12 +2,12 @@
 
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 
 import numpy as np
 from google.protobuf import text_format
 
 from nptrain.errors import InputError
+from nptrain.files import check_regular
 
 MAX_TEXT = 1 << 20  # bytes; the longest nets that are written by hand have a fifth of it
 MAX_LINE = 1 << 14  # characters; protobuf's parser takes the square of a line's length
@@ -24,11 +24,9 @@ def text_of(path, kind="text"):
     """
     path = Path(path)
     try:
-        status = path.stat()
-        if not (S_ISREG(status.st_mode) or S_ISDIR(status.st_mode)):  # a device may never end, a pipe never begin
-            raise InputError(f"{path}: cannot be read: no regular file")
-        if status.st_size > MAX_TEXT:
-            raise InputError(f"{path}: found {status.st_size} bytes of text, expected at most {MAX_TEXT}")
+        check_regular(path)
+        if path.stat().st_size > MAX_TEXT:
+            raise InputError(f"{path}: found {path.stat().st_size} bytes of text, expected at most {MAX_TEXT}")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None

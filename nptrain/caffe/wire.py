@@ -5,12 +5,12 @@ of two. Here a file costs what its arrays take, whatever is in it.
 """
 
 import os
-import stat
 from contextlib import contextmanager
 
 import numpy as np
 
 from nptrain.errors import InputError, printable
+from nptrain.files import check_regular
 
 VARINT, I64, LEN, I32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which Caffe has never had
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -29,8 +29,7 @@ def open_message(path, kind):
     Raises InputError where it cannot be read, has more than MAX_BYTES, or a WireError comes up.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{path}: cannot be read: no regular file")
+        check_regular(path)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
