@@ -50,8 +50,8 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
 
     With d = dy where y > 0 (if relu; else dy) and z = (x - mean) / sqrt(var + eps):
         dbeta += sum d;  dgamma += sum d z;  dx = gamma / sqrt(var + eps) * (d - mean(d) - z mean(d z)).
-    Returns dx, in `out` if given (which may be dy); d goes to `dresidual` if given (which may be dy, too,
-    unless out is): it is the gradient of the residual. With `sums`, those of `epilogue.Through`, dy is d already.
+    Returns dx, in `out` if given (which may be dy); d goes to `dresidual` if given (which may be dy, too, unless out
+    is): it is the gradient of the residual. With `sums`, those of conv_backward_data's `fused_norm`, dy is d already.
     """
     _expect_batchnorm(x, gamma, dgamma)
     expect(dy.shape == x.shape and y.shape == x.shape, f"dy {dy.shape}, x {x.shape} and y {y.shape} differ")

@@ -5,18 +5,19 @@ import numpy as np
 
 from kernels.check import expect, expect_stored
 from kernels.convolve import convolve
-from kernels.epilogue import NOTHING, gradient
+from kernels.epilogue import NOTHING, backward_epilogue
 from kernels.jit import parallel_jit
 from kernels.layout import FEW
 from kernels.scratch import scratch
 
 
-def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, through=None):
+def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, fused_norm=None):
     """dx[n, c, y, x] = sum over k, r, s of dy[n, k, (y + pad - r) / stride, ...] * w[k, c, r, s].
 
-    `size` is x's (height, width), which a stride leaves open. `accumulate` adds to `out` in place. `through`, an
-    `epilogue.Through`, takes the result on through the ReLU before the convolution, and sums it for the batch norm
-    there. dy, w and dx as in `layout`. Raises ValueError on shapes that do not fit.
+    `size` is x's (height, width), which a stride leaves open. `accumulate` adds to `out` in place. Returns dx; with
+    `fused_norm`, the `epilogue.FusedBatchNorm` that made x, (d, sums): d is dx where its y > 0, else 0, sums are
+    float64 (2, channels), sum d and sum d (x - mean). dy, w and dx as in `layout`. Raises ValueError on shapes that do
+    not fit.
     """
     expect_stored(dy=(dy, 5), w=(w, 6))
     expect(dy.shape[0] == w.shape[0], f"dy {dy.shape} has other channels than w {w.shape}")
@@ -26,18 +27,17 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     shape = (w.shape[1], *size, dy.shape[3], FEW if few else 16)
     dx = np.zeros(shape, np.float32) if out is None else out
     expect(dx.shape == shape, f"out is {dx.shape}, expected {shape}")
-    if through is not None:
-        expect(through.x.shape == through.y.shape == shape, f"through a norm of {through.x.shape}, expected {shape}")
+    if fused_norm is not None:
+        found = fused_norm.x.shape
+        expect(found == fused_norm.y.shape == shape, f"fused_norm is of {found}, expected {shape}")
     turned = scratch("turned weights", (w.shape[1], w.shape[0], *w.shape[2:4], 16, 16))
     _turn(w.reshape(w.shape[0], w.shape[1], -1, *w.shape[4:]), turned.reshape(*turned.shape[:2], -1, 16, 16))
     target = np.empty((*shape[:4], 16), np.float32) if few else dx
-    epilogue = NOTHING if through is None else gradient(through)
-    sums = convolve(dy, turned, target, 1, pad, -1, stride, accumulate and not few, epilogue, through is not None)
-    if through is not None:
-        through.sums[:] = sums
+    epilogue = NOTHING if fused_norm is None else backward_epilogue(fused_norm)
+    sums = convolve(dy, turned, target, 1, pad, -1, stride, accumulate and not few, epilogue, fused_norm is not None)
     if few:
         dx[...] = dx * accumulate + target[..., :FEW]
-    return dx
+    return dx if fused_norm is None else (dx, sums)
 
 
 @parallel_jit

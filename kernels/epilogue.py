@@ -16,10 +16,9 @@ from kernels.vector import fused, load, splat, store, where_above, where_below, 
 _NO32, _NO64 = np.empty(0, np.float32), np.empty(0, np.float64)
 
 
-class Through(NamedTuple):
-    """The batch norm y = relu(norm(x) [+ residual]) that made a convolution's input, for `conv_backward_data`.
-
-    sums    float64 (2, channels), filled with sum d and sum d (x - mean), d the gradient where y > 0
+class FusedBatchNorm(NamedTuple):
+    """The batch norm y = relu(norm(x) [+ residual]) that made a convolution's input, for `conv_backward_data`, which
+    takes the gradient of y on through its ReLU and sums it. `residual`: whether one was added.
     """
 
     x: np.ndarray
@@ -30,7 +29,6 @@ class Through(NamedTuple):
     var: np.ndarray
     eps: float
     residual: bool
-    sums: np.ndarray
 
 
 class Epilogue(NamedTuple):
@@ -49,10 +47,10 @@ class Epilogue(NamedTuple):
 NOTHING = Epilogue()
 
 
-def gradient(through):
-    """The epilogue that takes a gradient back through a ReLU and sums it for the batch norm `through`."""
-    y = through.y.reshape(-1) if through.residual else _NO32
-    return Epilogue(x=through.x.reshape(-1), y=y, factors=norm_factors(*through[2:7]).reshape(-1))
+def backward_epilogue(norm):
+    """The epilogue that takes a gradient back through the ReLU of a FusedBatchNorm and sums it."""
+    y = norm.y.reshape(-1) if norm.residual else _NO32
+    return Epilogue(x=norm.x.reshape(-1), y=y, factors=norm_factors(*norm[2:7]).reshape(-1))
 
 
 def norm_factors(gamma, beta, mean, var, eps):

@@ -69,11 +69,11 @@ def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=N
     return _into(out, relu_forward(y) if relu else y)
 
 
-def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, through=None):
+def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, fused_norm=None):
     """dx: each tap sends w[k, c, r, s] * dy back to the pixel it read. `size` is x's (height, width).
 
-    With `through` (`kernels.epilogue.Through`) the result is d, the gradient before the ReLU that made x, and
-    through.sums, float64 (2, C), is filled with sum d and sum d (through.x - mean).
+    With `fused_norm`, the `kernels.epilogue.FusedBatchNorm` that made x, returns (d, sums): d is dx where its y > 0,
+    else 0; sums are float64 (2, C), sum d and sum d (x - mean) of its x and mean.
     """
     taps, _, _ = _taps(*size, *w.shape[2:], stride, pad)
     dx = np.zeros((dy.shape[0], w.shape[1], size[0] + 2 * pad, size[1] + 2 * pad), dy.dtype)
@@ -81,11 +81,12 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
         dx[window] += np.tensordot(dy, w[:, :, r, s], axes=(1, 0)).transpose(0, 3, 1, 2)
     dx = dx[:, :, pad : pad + size[0], pad : pad + size[1]]
     dx = out + dx if accumulate else np.ascontiguousarray(dx)
-    if through is not None:
-        dx = relu_backward(dx, through.y)
-        centred = through.x - _channels(through.mean)
-        through.sums[:] = [v.sum(axis=(0, 2, 3), dtype=np.float64) for v in (dx, dx * centred)]
-    return _into(out, dx)
+    if fused_norm is None:
+        return _into(out, dx)
+    d = relu_backward(dx, fused_norm.y)
+    centred = fused_norm.x - _channels(fused_norm.mean)
+    sums = np.array([v.sum(axis=(0, 2, 3), dtype=np.float64) for v in (d, d * centred)])
+    return _into(out, d), sums
 
 
 def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
@@ -143,7 +144,7 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
 
         dbeta += sum d;  dgamma += sum d z;  dx = gamma / sqrt(var + eps) * (d - mean(d) - z mean(d z))
 
-    Returns dx; d, the residual's gradient, goes to `dresidual` if given. With `sums` (those of `Through`), dy is d
+    Returns dx; d, the residual's gradient, goes to `dresidual` if given. With `sums` (those of a `fused_norm`), dy is d
     already, and sum d z = sums[1] / sqrt(var + eps).
     """
     d = relu_backward(dy, y) if relu and sums is None else dy

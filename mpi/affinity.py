@@ -5,13 +5,13 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mpi.cores import Wish, split
+from mpi.cores import CoreRequest, split
 
 SYSTEM = Path("/sys/devices/system")
 
 
 def claim(world, threads=None, comm_threads=None):
-    """This rank's `mpi.cores.Share` of the cores of its host, of which `threads` compute and `comm_threads`
+    """This rank's `mpi.cores.CoreAssignment` of the cores of its host, of which `threads` compute and `comm_threads`
     communicate (None: as many as fit). All ranks call it.
 
     A launcher may have bound each rank to cores of its own, or all ranks of a host to the same set; what it
@@ -19,17 +19,17 @@ def claim(world, threads=None, comm_threads=None):
     """
     mine = frozenset(os.sched_getaffinity(0))
     machine = _machine() or world.host
-    ranks = world.gather((world.host, machine, mine, threads, comm_threads, _slurm_limit()))
+    ranks = world.allgather((world.host, machine, mine, threads, comm_threads, _slurm_limit()))
     neighbours = [entry for entry in ranks if entry[1] == machine]
     if world.rank == 0:
         _warn_of_idle_cores(len(frozenset().union(*(entry[2] for entry in neighbours))), world)
-    quota, wishes = _quota(), []
+    quota, requests = _quota(), []
     for host, _, granted, asked, asked_comm, limit in neighbours:
         if quota is not None:  # of this rank's host: no matter for those of another on the same machine
             limit = min(limit or quota, quota / sum(entry[0] == host for entry in neighbours))
-        wishes.append(Wish(granted, limit, asked, asked_comm, alone=world.size == 1))
+        requests.append(CoreRequest(granted, limit, asked, asked_comm, alone=world.size == 1))
     place = sum(entry[1] == machine for entry in ranks[: world.rank])
-    return split(wishes, *topology())[place]
+    return split(requests, *topology())[place]
 
 
 def topology(system=SYSTEM):
@@ -61,39 +61,39 @@ def started(found):
     found.extend(sorted(tasks() - before))
 
 
-def pin(share, pool, main_computes=True):
-    """Keep this thread and those of `pool` (ids), which compute together, to the cores of `share`: one thread a core
-    where there is one for each; fewer threads than cores on all cores of the rank, so that the system can avoid what
-    others use; and where cores are crowded nothing is pinned, so that it can even out.
+def pin(assignment, pool, main_computes=True):
+    """Keep this thread and those of `pool` (ids), which compute together, to the cores of `assignment`: one thread a
+    core where there is one for each; fewer threads than cores on all cores of the rank, so that the system can avoid
+    what others use; and where cores are crowded nothing is pinned, so that it can even out.
 
     `main_computes`: this thread is one of them, and does not only wait. Threads that it starts later begin on its
     core: they call `release`. Raises OSError where the system does not let us.
     """
-    if share.crowded:
+    if assignment.crowded:
         return
-    here, cores = share.others, share.compute
-    if share.full and main_computes:
-        here, cores = share.compute[:1], share.compute[1:]
+    here, cores = assignment.others, assignment.compute
+    if assignment.full and main_computes:
+        here, cores = assignment.compute[:1], assignment.compute[1:]
     os.sched_setaffinity(0, here)
     for place, task in enumerate(pool):  # some pools have more threads than work: those sleep anywhere
-        os.sched_setaffinity(task, [cores[place]] if share.full and place < len(cores) else share.others)
+        os.sched_setaffinity(task, [cores[place]] if assignment.full and place < len(cores) else assignment.others)
 
 
-def release(share):
+def release(assignment):
     """Let the calling thread run on every core of the rank that is not set apart: it is no computing one."""
-    _move(share, share.others)
+    _move(assignment, assignment.others)
 
 
-def to_communication(share):
+def to_communication(assignment):
     """Put the calling thread on the cores set apart for communication, if there are any, else as `release`; where
     the rank's threads are not pinned, nowhere.
     """
-    if share.pinned:
-        _move(share, share.communication or share.others)
+    if assignment.pinned:
+        _move(assignment, assignment.communication or assignment.others)
 
 
-def _move(share, cores):
-    if not share.crowded:
+def _move(assignment, cores):
+    if not assignment.crowded:
         with suppress(OSError):  # not permitted: `pin` has been refused before, and that was said
             os.sched_setaffinity(0, cores)
 

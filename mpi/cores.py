@@ -11,7 +11,7 @@ ENOUGH_TO_SPARE_ONE = 8  # physical cores from which a rank keeps one for commun
 
 
 @dataclass(frozen=True)
-class Wish:
+class CoreRequest:
     """What a rank was granted, and what it was told.
 
     granted       the cores that it may use
@@ -29,7 +29,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Share:
+class CoreAssignment:
     """What a rank got.
 
     cores          all that it may run on, one of each of its physical cores first
@@ -64,8 +64,8 @@ class Share:
                 "communication_cores": ranges(self.communication if self.pinned else ())}  # fmt: skip
 
 
-def split(wishes, node_of=None, physical_of=None):
-    """Divide a host's cores: a Share for each of its ranks' `wishes`.
+def split(requests, node_of=None, physical_of=None):
+    """Divide a host's cores: a CoreAssignment for each of its ranks' `requests`.
 
     Every physical core goes to one rank, as evenly as the grants permit, and each rank's to as few NUMA nodes as
     possible. A rank for which none is left shares with others: a free hyper-thread, if there is one, else the core
@@ -74,26 +74,28 @@ def split(wishes, node_of=None, physical_of=None):
     """
     node_of, physical_of = node_of or {}, physical_of or {}
     units = {}  # {physical core: its cores, in order}
-    for core in sorted(frozenset().union(*(wish.granted for wish in wishes))):
+    for core in sorted(frozenset().union(*(request.granted for request in requests))):
         units.setdefault(physical_of.get(core, ("core", core)), []).append(core)
     nodes = {unit: node_of.get(cores[0], 0) for unit, cores in units.items()}
-    allowed = [{unit for unit, cores in units.items() if wish.granted.intersection(cores)} for wish in wishes]
+    allowed = [{unit for unit, cores in units.items() if request.granted.intersection(cores)} for request in requests]
     taken = _deal(allowed, nodes, {unit: cores[0] for unit, cores in units.items()})
 
     uses, laid = Counter(), []
-    for wish, mine in zip(wishes, taken, strict=True):
-        siblings = [[core for core in units[unit] if core in wish.granted] for unit in mine]
+    for request, mine in zip(requests, taken, strict=True):
+        siblings = [[core for core in units[unit] if core in request.granted] for unit in mine]
         laid.append([core for turn in itertools.zip_longest(*siblings) for core in turn if core is not None])
         uses.update(cores[0] for cores in siblings)
-    for line, wish in zip(laid, wishes, strict=True):
+    for line, request in zip(laid, requests, strict=True):
         if not line:  # every core it may use has a thread already
-            line.append(min(wish.granted, key=lambda core: (uses[core], core)))
+            line.append(min(request.granted, key=lambda core: (uses[core], core)))
             uses[line[0]] += 1
 
-    shares = [_lay(wish, line, max(1, len(mine))) for wish, line, mine in zip(wishes, laid, taken, strict=True)]
-    load = Counter(core for share in shares for core in (*share.compute, *share.communication))
+    assignments = [
+        _lay(request, line, max(1, len(mine))) for request, line, mine in zip(requests, laid, taken, strict=True)
+    ]
+    load = Counter(core for assignment in assignments for core in (*assignment.compute, *assignment.communication))
     crowded = max(load.values()) > 1
-    return [replace(share, crowded=crowded) for share in shares]
+    return [replace(assignment, crowded=crowded) for assignment in assignments]
 
 
 def _deal(allowed, nodes, first):
@@ -133,17 +135,19 @@ def _deal(allowed, nodes, first):
     return [[unit for *_, unit in sorted(units, key=lambda entry: entry[:2])] for units in dealt]
 
 
-def _lay(wish, line, physical):
-    """The Share of a rank on the cores `line`, of which the first `physical` are of different physical cores: each
-    of its threads gets the next, those that compute first; from the beginning again where cores run out.
+def _lay(request, line, physical):
+    """The CoreAssignment of a rank on the cores `line`, of which the first `physical` are of different physical cores:
+    each of its threads gets the next, those that compute first; from the beginning again where cores run out.
     """
-    room = physical if wish.limit is None else max(1, min(physical, int(wish.limit)))
-    comm = wish.comm_threads
+    room = physical if request.limit is None else max(1, min(physical, int(request.limit)))
+    comm = request.comm_threads
     if comm is None:
-        comm = 1 if room >= ENOUGH_TO_SPARE_ONE and not wish.alone else 0
-    threads = max(1, room - comm) if wish.threads is None else wish.threads
+        comm = 1 if room >= ENOUGH_TO_SPARE_ONE and not request.alone else 0
+    threads = max(1, room - comm) if request.threads is None else request.threads
     places = list(itertools.islice(itertools.cycle(line), threads + comm))
-    return Share(tuple(line), tuple(places[:threads]), tuple(places[threads:]), full=threads + comm >= physical)
+    return CoreAssignment(
+        tuple(line), tuple(places[:threads]), tuple(places[threads:]), full=threads + comm >= physical
+    )
 
 
 def ranges(cores):

@@ -3,20 +3,17 @@
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 
-# what its threads call first: a command that pins threads puts them on the cores for communication, if there are any
-begin_thread = None
-
 
 class Reducer:
     """Does what it is handed on threads of its own, which take turns: each in the order in which it was handed to it.
-    The same order on all ranks, or they wait for each other for ever. Until every result is taken, no other thread may
-    talk to MPI.
+    The order must be the same on all ranks, or they wait for each other for ever. Until every result is taken, no
+    other thread may talk to MPI.
 
-    begin   for each thread a function that it calls first, or None
+    initializers  for each thread the functions that it calls first
     """
 
-    def __init__(self, begin=(None,)):
-        self._threads = [ThreadPoolExecutor(1, "reducer", _call, (begin_thread, first)) for first in begin]
+    def __init__(self, initializers=((),)):
+        self._threads = [ThreadPoolExecutor(1, "reducer", _call, tuple(functions)) for functions in initializers]
         self._turn = cycle(self._threads)
 
     def start(self, action, *args):
@@ -36,5 +33,4 @@ class Reducer:
 
 def _call(*functions):
     for function in functions:
-        if function:
-            function()
+        function()

@@ -3,29 +3,29 @@
 import numpy as np
 
 from nptrain.data.loader import TestLoader
-from nptrain.inference import Inference
+from nptrain.network.inference import Inference
 
 
-def evaluate(network, dataset, transform, recipe, world, threads, records=None):
+def evaluate(network, dataset, transform, recipe, world, threads, records=None, initializer=None):
     """The result of a network's weights as they are: {"loss", "top1", "top5", "records"}, means over the data set or
     its first `records`; the same on every rank.
     """
-    return evaluate_members([Inference(network)], dataset, transform, recipe, world, threads, records)[0]
+    return evaluate_members([Inference(network)], dataset, transform, recipe, world, threads, records, initializer)[0]
 
 
-def evaluate_members(members, dataset, transform, recipe, world, threads, records=None):
+def evaluate_members(members, dataset, transform, recipe, world, threads, records=None, initializer=None):
     """The results of each of the members, Inferences of one network. With several, the last result is that of their
     ensemble, whose probabilities are the mean of theirs.
 
     Each rank takes a contiguous share of the records; the last, shorter batch is filled up with zeros. A batch is
-    decoded once, for all members.
+    decoded once, for all members, by `threads` threads, each of which calls `initializer` first.
     """
     network, size = members[0].network, recipe.test_batch_size or recipe.batch_size
     ops, several = network.ops, len(members) > 1
     total = len(dataset) if records is None else min(records, len(dataset))
     first, stop = (total * r // world.size for r in (world.rank, world.rank + 1))
     sums = np.zeros((len(members) + several, 3))
-    with TestLoader(dataset, transform, size, first, stop, threads) as loader:
+    with TestLoader(dataset, transform, size, first, stop, threads, initializer=initializer) as loader:
         for batch in loader:
             labels, count = batch.labels, len(batch.labels)
             pixels = np.zeros((size, *batch.images.shape[1:]), np.uint8)
@@ -39,7 +39,7 @@ def evaluate_members(members, dataset, transform, recipe, world, threads, record
                 together = together + probabilities / len(members)
             if several:
                 sums[-1] += (ops.cross_entropy(together, labels) * count, *_hits(ops, together, labels))
-    means = np.reshape(world.sum_scalars(sums.reshape(-1)), sums.shape) / total
+    means = np.reshape(world.allreduce_scalars(sums.reshape(-1)), sums.shape) / total
     return [dict(zip(("loss", "top1", "top5"), map(float, row), strict=True), records=total) for row in means]
 
 

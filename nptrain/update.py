@@ -4,7 +4,7 @@ from math import sqrt
 
 import numpy as np
 
-from nptrain.schedule import learning_rate
+from nptrain.recipes.schedule import learning_rate
 
 
 def momentum_at(phase, iteration):

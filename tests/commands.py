@@ -1,11 +1,19 @@
-"""Running the project's commands as their users do."""
+"""Running the project's commands: as their users do, in a process each, or in this process, which is faster."""
 
+import importlib
+import io
 import os
 import subprocess
 import sys
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numba
 import pytest
+
+from bin import launch
+from kernels.winograd import use_winograd
+from nptrain.world import Solo
 
 PROJECT = Path(__file__).parent.parent
 MPIRUN = Path(os.environ.get("NPTRAIN_MPIRUN", Path(sys.prefix) / "bin" / "mpirun"))
@@ -50,3 +58,27 @@ def run(command, *arguments, ranks=0, status=0, timeout=240, **options):
         raise
     assert process.returncode == status, output + errors
     return output, errors
+
+
+def call(command, *arguments, status=0, cwd="."):
+    """Run a command on one rank to its end in this process; returns (output, errors). Fails unless it ends with
+    `status`. What a process has but once is as before: threads, their cores, the working directory.
+    """
+    main = importlib.import_module(f"bin.commands.{command}").main
+    with redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors, chdir(cwd), as_before():
+        found = launch.run(command, main, [str(word) for word in arguments], Solo())
+    assert found == status, output.getvalue() + errors.getvalue()
+    return output.getvalue(), errors.getvalue()
+
+
+@contextmanager
+def as_before():
+    """Afterwards threads are as many, and on the cores, as before, and convolutions as without a command."""
+    threads, cores = numba.get_num_threads(), os.sched_getaffinity(0)
+    try:
+        with use_winograd("auto"):
+            yield
+    finally:
+        numba.set_num_threads(threads)
+        for task in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(task), cores)

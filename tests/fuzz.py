@@ -41,8 +41,8 @@ with instrumented:
     from nptrain.data.datum import decode, encoded_datum, parse_datum, raw_datum
     from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
     from nptrain.errors import InputError
-    from nptrain.summary import summary
-    from nptrain.summary_text import summary_text
+    from nptrain.inspect.summary import summary
+    from nptrain.inspect.summary_text import summary_text
 
 TEXTS = (
     'net: "a.prototxt"\nbase_lr: 4.8\nmax_iter: 7\nstepvalue: [1, 2]\nlr_policy: "poly"\nsolver_mode: CPU\n',

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nptrain.layers import layers
-from nptrain.recipe import Phase, Recipe
+from nptrain.network.layers import layers
+from nptrain.recipes.recipe import Phase, Recipe
 
 NUMBERS = json.loads((Path(__file__).parent / "golden.json").read_text())
 CLASSES, SIZE, IMAGES = 10, 64, 48

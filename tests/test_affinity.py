@@ -11,18 +11,18 @@ from commands import MPIRUN, PROJECT
 
 from mpi import affinity
 from mpi.affinity import claim, topology
-from mpi.cores import Share
-from mpi.solo import Solo
+from mpi.cores import CoreAssignment
+from nptrain.world import Solo
 
 HEAD = f"""
 import json, os, sys, threading
-sys.path.insert(0, {str(PROJECT / "bin")!r})
-import command
+sys.path.insert(0, {str(PROJECT)!r})
 from functools import partial
 from mpi.affinity import claim, pin, release, started, tasks
 from mpi.world import connect
+from nptrain.world import Solo
 """
-CLAIM = "print(claim(connect()).threads)"
+CLAIM = "print(claim(connect() or Solo()).threads)"
 PIN = """
 import numba
 import numpy as np
@@ -33,22 +33,22 @@ def add(a):
         a[i] += 1
 
 world = connect()
-share = claim(world)
+assignment = claim(world)
 pool = []
 with started(pool):
-    numba.set_num_threads(share.threads)
+    numba.set_num_threads(assignment.threads)
     add(np.zeros(1000))
-pin(share, pool, numba.threading_layer() != "workqueue")
+pin(assignment, pool, numba.threading_layer() != "workqueue")
 seen = []
 def other(first):
     first()
     seen.append(sorted(os.sched_getaffinity(0)))
-for first in (lambda: None, partial(release, share)):
+for first in (lambda: None, partial(release, assignment)):
     thread = threading.Thread(target=other, args=[first])
     thread.start()
     thread.join()
 cores = [sorted(os.sched_getaffinity(task)) for task in sorted(tasks()) if task == os.getpid() or task in pool]
-print(json.dumps([world.rank, share.compute, cores, *seen]))
+print(json.dumps([world.rank, assignment.compute, cores, *seen]))
 """
 
 
@@ -67,10 +67,10 @@ def ranks(tmp_path, count, *options, script=PIN):
 
 
 def test_one_process_may_use_its_cores():
-    share = claim(Solo())
-    assert set(share.compute) <= os.sched_getaffinity(0)
-    assert not share.communication
-    assert not share.crowded
+    assignment = claim(Solo())
+    assert set(assignment.compute) <= os.sched_getaffinity(0)
+    assert not assignment.communication
+    assert not assignment.crowded
 
 
 @pytest.mark.parametrize("limit", ["1", "none", ""])
@@ -81,10 +81,10 @@ def test_what_slurm_granted_is_kept_to(monkeypatch, limit):
 
 
 def test_threads_asked_for_are_given():
-    share = claim(Solo(), threads=len(os.sched_getaffinity(0)) * 2 + 1, comm_threads=2)
-    assert share.threads == len(os.sched_getaffinity(0)) * 2 + 1
-    assert len(share.communication) == 2
-    assert share.crowded
+    assignment = claim(Solo(), threads=len(os.sched_getaffinity(0)) * 2 + 1, comm_threads=2)
+    assert assignment.threads == len(os.sched_getaffinity(0)) * 2 + 1
+    assert len(assignment.communication) == 2
+    assert assignment.crowded
 
 
 def test_topology_of_a_machine(tmp_path):
@@ -143,13 +143,13 @@ def test_a_thread_goes_to_the_cores_for_communication():
     core = min(os.sched_getaffinity(0))
     seen = []
 
-    def communicate(share):
-        affinity.to_communication(share)
+    def communicate(assignment):
+        affinity.to_communication(assignment)
         seen.append(os.sched_getaffinity(0))
 
     for pinned in (True, False):
-        share = Share(cores=(core,), compute=(), communication=(core,), full=True, pinned=pinned)
-        thread = threading.Thread(target=communicate, args=[share])
+        assignment = CoreAssignment(cores=(core,), compute=(), communication=(core,), full=True, pinned=pinned)
+        thread = threading.Thread(target=communicate, args=[assignment])
         thread.start()
         thread.join()
     assert seen == [{core}, os.sched_getaffinity(0)]
@@ -159,9 +159,9 @@ def test_a_system_that_does_not_let_threads_move(monkeypatch):
     def refuse(task, cores):
         raise PermissionError("no")
 
-    share = claim(Solo())
-    assert not share.crowded
+    assignment = claim(Solo())
+    assert not assignment.crowded
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    affinity.release(share)
+    affinity.release(assignment)
     with pytest.raises(OSError, match="no"):
-        affinity.pin(share, [])
+        affinity.pin(assignment, [])

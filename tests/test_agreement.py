@@ -10,12 +10,12 @@ import pytest
 from commands import MPIRUN, PROJECT, TINY
 from images import make_dataset
 
-from mpi.agree import same
-from nptrain.caffe.net import to_text, train_val
-from nptrain.caffe.solver import write_solver
+from mpi.agree import AgreedError, expect_same
+from nptrain.caffe_net.net import to_text, train_val
+from nptrain.caffe_net.solver import write_solver
 from nptrain.errors import InputError
-from nptrain.recipe import override
-from nptrain.recipes import get_recipe
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.recipe import override
 
 HOST = socket.gethostname()
 
@@ -31,21 +31,21 @@ def data(tmp_path_factory):
 
 
 LIGHT = """
-import argparse
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-import command
-from agreement import agree_on_files, agreed_arguments
+from bin.common.agreement import agree_on_files, agreed_arguments
+from bin.common.arguments import Parser
+from bin.launch import run
 from nptrain.data.lmdb_dataset import LmdbDataset
 
-def main():
-    parser = argparse.ArgumentParser(prog="train")
+def main(argv, world):
+    parser = Parser(prog="train")
     parser.add_argument("--train-data")
-    args, world = agreed_arguments(parser)
+    args = agreed_arguments(parser, argv, world)
     agree_on_files(world, train_data=LmdbDataset(args.train_data), val_data=None)
     print("agreed\\n", end="")  # in one piece: ranks share their output
 
-sys.exit(command.run(main))
+sys.exit(run("train", main))
 """
 
 
@@ -69,7 +69,7 @@ def differing_lightly(folder, first, second, project=PROJECT, status=2):
     """The same of a command that only compares, and loads no kernels; rank 1's `project` may be another one."""
     script = folder / "train"
     script.write_text(LIGHT)
-    return started([script, PROJECT / "bin", *first], [script, project / "bin", *second], status)
+    return started([script, PROJECT, *first], [script, project, *second], status)
 
 
 def one_line(errors, line):
@@ -145,18 +145,18 @@ class Three:
         self.rank, self.host, self.facts = rank, "node0", facts
         self.asked = 0
 
-    def gather(self, value):
+    def allgather(self, value):
         """Digests first, then hosts and facts."""
         self.asked += 1
         if self.asked > 1:
             return [(f"node{rank}", facts) for rank, facts in enumerate(self.facts)]
         found = []
         for facts in self.facts:
-            probe = SimpleNamespace(gather=lambda digest: found.append(digest) or [digest])
-            same(probe, facts, InputError)
+            probe = SimpleNamespace(allgather=lambda digest: found.append(digest) or [digest])
+            expect_same(probe, facts, InputError)
         return found
 
-    def share(self, value):
+    def bcast(self, value):
         return self.facts[0]
 
 
@@ -170,14 +170,12 @@ class Three:
     ],
 )
 def test_the_first_rank_that_differs_is_named_with_its_first_difference(facts, line):
-    with pytest.raises(InputError) as raised:
-        same(Three(0, *facts), facts[0], InputError)
-    assert str(raised.value) == line
-    with pytest.raises(SystemExit) as left:
-        same(Three(2, *facts), facts[2], InputError)
-    assert left.value.code == InputError.exit_status
+    for rank, said in ((0, line), (2, None)):
+        with pytest.raises(AgreedError) as raised:
+            expect_same(Three(rank, *facts), facts[rank], InputError)
+        assert (raised.value.line, raised.value.exit_status) == (said, InputError.exit_status)
 
 
 def test_ranks_that_agree_go_on():
     facts = {"b": 2, "a": 1}
-    same(Three(1, *[facts] * 3), facts, InputError)
+    expect_same(Three(1, *[facts] * 3), facts, InputError)

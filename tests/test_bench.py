@@ -8,9 +8,9 @@ from commands import run
 from kernels import cpu, fast
 from nptrain.bench import against, convolutions, data, roofline, step
 from nptrain.bench.shapes import Shape, convolution_flops, distinct_shapes, inference_flops, step_flops
-from nptrain.bench.table import WIDTH, report, table
 from nptrain.bench.timing import samples
 from nptrain.errors import InputError
+from nptrain.report.table import WIDTH, report, table
 
 TINY = ["--batch", "2", "--crop-size", "32", "--repeats", "1"]
 
@@ -140,9 +140,9 @@ def test_against_torch():
 
 def test_torch_s_network_is_ours():
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    from nptrain.arena import Arena
     from nptrain.bench.torch_step import Network
-    from nptrain.layers import layers
+    from nptrain.network.arena import Arena
+    from nptrain.network.layers import layers
 
     trained = sum(parameter.w.size for parameter in Arena(layers(), fast).parameters)
     padding = 8 * (2048 + 1)  # the classifier's 1000 outputs are stored as 1008

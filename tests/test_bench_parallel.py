@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import pytest
 from commands import run
 
-from mpi.solo import Solo
 from nptrain.bench import allreduce, parallel
+from nptrain.world import Solo
 
 SMALL = ["--batch", "2", "--crop-size", "32", "--repeats", "1", "--json"]
 

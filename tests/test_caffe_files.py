@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from kernels import naive
-from nptrain.arena import Arena
 from nptrain.caffe import caffe_pb2
 from nptrain.caffe.model import layers_of, read_caffemodel, write_caffemodel
 from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
 from nptrain.caffe.wire import MAX_FIELDS
-from nptrain.checkpoint import load_weights
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
-from nptrain.layers import layers as resnet_layers
+from nptrain.network.arena import Arena
+from nptrain.network.layers import layers as resnet_layers
+from nptrain.run.checkpoint import load_weights
 from tests.shared import shared
 from tests.wire import field, legacy, varint
 

@@ -14,13 +14,19 @@ from commands import PROJECT, run, start
 HEAD = f"""
 import sys
 sys.path.insert(0, {str(PROJECT / "bin")!r})
-import command
-from nptrain.errors import InputError, TrainingError
+from launch import enter_environment, run
 
-def main():
+enter_environment("script.py")
+sys.path[0] = {str(PROJECT)!r}
+from mpi.agree import AgreedError
+from mpi.world import connect
+from nptrain.errors import InputError, TrainingError
+from nptrain.world import Solo
+
+def main(argv, world):
     BODY
 
-sys.exit(command.run(main))
+sys.exit(run("script.py", main, world=connect() or Solo()))
 """
 
 
@@ -79,7 +85,7 @@ def test_another_interpreter_is_exchanged_for_the_environments(tmp_path):
 def test_without_an_environment_the_command_says_how_to_make_it(tmp_path):
     plain = Path(sys.base_prefix) / "bin" / "python3"
     (tmp_path / "bin").mkdir()
-    for name in ("train", "command.py"):
+    for name in ("train", "launch.py"):
         shutil.copy(PROJECT / "bin" / name, tmp_path / "bin")
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = [plain, "-S", tmp_path / "bin" / "train"]  # -S: none of that interpreter's packages either
@@ -92,7 +98,7 @@ def test_commands_work_from_any_folder(tmp_path):
     done = subprocess.run([PROJECT / "bin" / "train", "--list-recipes"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
-        "resnet50-448nodes", "resnet50-64nodes-cyclic", "cifar10", "cifar10-cyclic", "digits"]  # fmt: skip
+        "photos", "resnet50-448nodes", "resnet50-64nodes-cyclic", "cifar10", "cifar10-cyclic", "digits"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("flag", "value", "most"), [("workers", 2**31, 2**31 - 1), ("seed", 2**63, 2**63 - 1)])
@@ -111,9 +117,7 @@ def test_a_wrong_flag_is_one_message_of_all_ranks():
 @pytest.mark.ranks
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_the_launcher_ends_all_ranks(tmp_path, stop):
-    body = """from mpi.world import connect
-    import os, time
-    world = connect()
+    body = """import os, time
     open(f"{sys.argv[1]}/{world.rank}", "w").write(str(os.getpid()))
     world.barrier()
     time.sleep(120)"""

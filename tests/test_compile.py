@@ -10,9 +10,9 @@ import pytest
 PROGRAM = """
 import hashlib
 from numba.core import event
-from nptrain.compile import compile_kernels
+from nptrain.network.compile import compile_kernels
 from nptrain.bench.step import Work
-from nptrain.recipes import RECIPES
+from nptrain.recipes.published import RECIPES
 
 said = []
 compile_kernels(RECIPES["resnet50-448nodes"], said.append)

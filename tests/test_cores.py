@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mpi.cores import Wish, ranges, split
+from mpi.cores import CoreRequest, ranges, split
 
 NODES = {core: core // 20 for core in range(40)}  # two sockets of 20 cores
 THREADED = {core: core % 40 for core in range(80)}  # the same with hyper-threads: 40..79 are the second ones
@@ -12,16 +12,16 @@ THREADED_NODES = {core: core % 40 // 20 for core in range(80)}
 ALL = frozenset(range(40))
 
 
-def texts(shares):
-    return [(ranges(share.compute), ranges(share.communication)) for share in shares]
+def texts(assignments):
+    return [(ranges(assignment.compute), ranges(assignment.communication)) for assignment in assignments]
 
 
 def divide(*granted, nodes=None, physical=None, **asked):
-    return split([Wish(frozenset(cores), **asked) for cores in granted], nodes, physical)
+    return split([CoreRequest(frozenset(cores), **asked) for cores in granted], nodes, physical)
 
 
 @pytest.mark.parametrize(
-    ("ranks", "shares"),
+    ("ranks", "assignments"),
     [
         (1, [("0-38", "39")]),
         (2, [("0-18", "19"), ("20-38", "39")]),
@@ -31,13 +31,13 @@ def divide(*granted, nodes=None, physical=None, **asked):
              ("15-19", "-"), ("35-39", "-")]),
     ],
 )  # fmt: skip
-def test_two_sockets_of_twenty_cores(ranks, shares):
+def test_two_sockets_of_twenty_cores(ranks, assignments):
     found = divide(*[ALL] * ranks, nodes=NODES)
-    assert texts(found) == shares
-    assert sorted(core for share in found for core in share.cores) == list(range(40))
-    assert not any(share.crowded for share in found)
-    assert all(share.full for share in found)
-    sizes = [len(share.cores) for share in found]
+    assert texts(found) == assignments
+    assert sorted(core for assignment in found for core in assignment.cores) == list(range(40))
+    assert not any(assignment.crowded for assignment in found)
+    assert all(assignment.full for assignment in found)
+    sizes = [len(assignment.cores) for assignment in found]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -49,7 +49,7 @@ def test_ranks_bound_to_sockets_keep_to_them():
 
 def test_an_uneven_cpuset_is_divided_evenly():
     found = divide(*[range(16, 32)] * 2, nodes=NODES)  # 4 cores of the first node, 12 of the second
-    assert [len(share.cores) for share in found] == [8, 8]
+    assert [len(assignment.cores) for assignment in found] == [8, 8]
     assert not set(found[0].cores) & set(found[1].cores)
 
 
@@ -67,16 +67,16 @@ def test_an_uneven_cpuset_is_divided_evenly():
 )
 def test_bound_and_overlapping_sets(granted, compute):
     found = divide(*granted)
-    for share, expected in zip(found, compute, strict=True):
-        assert set(expected) <= set(share.compute)
-    assert not any(share.crowded for share in found)
+    for assignment, expected in zip(found, compute, strict=True):
+        assert set(expected) <= set(assignment.compute)
+    assert not any(assignment.crowded for assignment in found)
 
 
 @pytest.mark.parametrize("granted", [[{5}, {5}], [{0, 1}] * 3])
 def test_more_ranks_than_cores_share_them_and_it_shows(granted):
     found = divide(*granted)
-    assert all(share.threads == 1 and share.crowded for share in found)
-    assert {share.compute[0] for share in found} == set(granted[0])
+    assert all(assignment.threads == 1 and assignment.crowded for assignment in found)
+    assert {assignment.compute[0] for assignment in found} == set(granted[0])
 
 
 def test_one_thread_a_physical_core():
@@ -92,7 +92,7 @@ def test_second_hyper_threads_are_used_when_asked_for():
     assert found[0].compute == (0, 2, 1)
     assert not found[0].crowded
     ranks = divide(*[{0, 1, 2, 3}] * 4, physical={0: 0, 1: 0, 2: 1, 3: 1})
-    assert sorted(core for share in ranks for core in share.compute) == [0, 1, 2, 3]
+    assert sorted(core for assignment in ranks for core in assignment.compute) == [0, 1, 2, 3]
     assert not ranks[0].crowded
 
 
@@ -116,9 +116,14 @@ def test_second_hyper_threads_are_used_when_asked_for():
     ],
 )
 def test_threads_and_communication_cores(cores, asked, threads, comm, full, crowded):
-    (share,) = divide(range(cores), **asked)
-    assert (share.threads, len(share.communication), share.full, share.crowded) == (threads, comm, full, crowded)
-    assert share.others
+    (assignment,) = divide(range(cores), **asked)
+    assert (assignment.threads, len(assignment.communication), assignment.full, assignment.crowded) == (
+        threads,
+        comm,
+        full,
+        crowded,
+    )
+    assert assignment.others
 
 
 @pytest.mark.parametrize(
@@ -130,8 +135,8 @@ def test_threads_and_communication_cores(cores, asked, threads, comm, full, crow
     ],
 )
 def test_what_people_are_told(asked, pinned, row):
-    (share,) = divide(range(8), **asked)
-    assert tuple(replace(share, pinned=pinned).table().values()) == row
+    (assignment,) = divide(range(8), **asked)
+    assert tuple(replace(assignment, pinned=pinned).table().values()) == row
 
 
 def test_ranges():

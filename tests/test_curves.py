@@ -7,7 +7,7 @@ import pytest
 from commands import run
 from PIL import Image
 
-from nptrain.curves_plot import read, smoothed
+from nptrain.report.curves_plot import read, smoothed
 
 
 def make_run(folder, tail="", loss=1):

@@ -9,11 +9,11 @@ from kernels import fast, naive
 from nptrain.bench.shapes import inputs_of_convolutions
 from nptrain.caffe.caffe_pb2 import NetParameter
 from nptrain.errors import InputError
-from nptrain.inference import Inference
-from nptrain.layers import blocks, convolutions
-from nptrain.recipe import override
-from nptrain.recipes import get_recipe
-from nptrain.resnet import ResNet
+from nptrain.network.inference import Inference
+from nptrain.network.layers import blocks, convolutions
+from nptrain.network.resnet import ResNet
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.recipe import override
 from tests import caffe_net
 from tests.caffe_forward import forward
 
@@ -100,7 +100,7 @@ def test_the_fast_network_is_the_naive_one():
         network.backward()
         arena = network.arena
         layers = ("conv1", "res2c_branch2c", "res3a_branch1", "res3a_branch2a", "res5a_branch2a", "fc1000")
-        gradients = [arena._unpack(arena.of(name)[0].dw, arena.of(name)[0].blob.shape) for name in layers]
+        gradients = [arena.unpack(arena.of(name)[0].dw, arena.of(name)[0].blob.shape) for name in layers]
         arena.blend_statistics(0.95, 1, 1)
         found.append([scores, Inference(network)(x), *gradients])
     for exact, got in zip(*found, strict=True):

@@ -9,17 +9,17 @@ from commands import run
 from images import make_dataset
 
 from kernels import fast, naive
-from mpi.solo import Solo
 from nptrain.caffe.model import read_caffemodel, write_caffemodel
-from nptrain.checkpoint import load_weights
 from nptrain.data.augment import Transform
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.loader import TestLoader
 from nptrain.evaluate import evaluate_members
-from nptrain.inference import Inference
-from nptrain.recipe import override
-from nptrain.recipes import get_recipe
-from nptrain.resnet import ResNet
+from nptrain.network.inference import Inference
+from nptrain.network.resnet import ResNet
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.recipe import override
+from nptrain.run.checkpoint import load_weights
+from nptrain.world import Solo
 
 CYCLES = ["--recipe", "cifar10-cyclic", "--set", "depth=18", "--classes", "5", "--workers", "2", "--batch-size", "2",
           "--set", "base_lr=0.001", "--set", "warmup_iter=0", "--set", "max_iter=2"]  # fmt: skip

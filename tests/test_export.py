@@ -15,10 +15,10 @@ from kernels import fast, naive
 from nptrain.caffe.caffe_pb2 import NetParameter
 from nptrain.caffe.model import read_caffemodel, write_caffemodel
 from nptrain.data.augment import center_crop
-from nptrain.inference import Inference
-from nptrain.recipe import override, to_dict
-from nptrain.recipes import get_recipe
-from nptrain.resnet import ResNet
+from nptrain.network.inference import Inference
+from nptrain.network.resnet import ResNet
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.recipe import override, to_dict
 from tests.images import image
 from tests.shared import shared
 

@@ -6,7 +6,7 @@ import pytest
 from tensors import RTOL, blocked, check_convolution, error, normal
 
 from kernels import fast, layout, naive
-from kernels.epilogue import Through
+from kernels.epilogue import FusedBatchNorm
 from kernels.vector import load, store
 from kernels.winograd import suits, use_winograd
 from kernels.winograd_transforms import (
@@ -74,13 +74,12 @@ def test_what_a_convolution_does_besides(shape, residual):
     gamma, beta = normal(c) + 1, normal(c, seed=1)
     zs, gs, betas = blocked(z), fast.pack_vector(gamma), fast.pack_vector(beta)
     ys, mean, var = fast.batchnorm_forward(zs, gs, betas, 1e-5, blocked(added) if residual else None, True)
-    sums, exact_sums = np.empty((2, gs.size)), np.empty((2, c))
-    fused = Through(zs, ys, gs, betas, mean, var, 1e-5, residual, sums)
-    plain = Through(z.astype(np.float64), fast.unpack(ys, c), None, None, mean[:c], None, 1e-5, residual, exact_sums)
+    fused = FusedBatchNorm(zs, ys, gs, betas, mean, var, 1e-5, residual)
+    plain = FusedBatchNorm(z.astype(np.float64), fast.unpack(ys, c), None, None, mean[:c], None, 1e-5, residual)
     before = normal(n, c, h, w, seed=6)
-    exact_d = naive.conv_backward_data(
+    exact_d, exact_sums = naive.conv_backward_data(
         dy.astype(np.float64), wide[1], (h, w), stride, pad, before.astype(np.float64), True, plain)  # fmt: skip
-    d = fast.conv_backward_data(blocked(dy), ws, (h, w), stride, pad, blocked(before), True, fused)
+    d, sums = fast.conv_backward_data(blocked(dy), ws, (h, w), stride, pad, blocked(before), True, fused)
     assert error(fast.unpack(d, c), exact_d) < RTOL
     assert np.array_equal(fast.unpack(d, c) == 0, fast.unpack(ys, c) <= 0)
     assert error(sums[0, :c], exact_sums[0]) < 1e-4

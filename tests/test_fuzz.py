@@ -16,7 +16,7 @@ from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import MAX_PIXELS, encoded_datum
 from nptrain.errors import InputError
-from nptrain.summary import summary
+from nptrain.inspect.summary import summary
 from tests import fuzz
 from tests.wire import field, varint
 

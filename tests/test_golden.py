@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from kernels import naive
-from mpi.solo import Solo
 from nptrain.caffe.model import read_caffemodel, write_caffemodel
 from nptrain.caffe.state import read_solverstate
-from nptrain.checkpoint import load_weights
 from nptrain.data.datum import raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
-from nptrain.log import Log
-from nptrain.resnet import ResNet
+from nptrain.network.resnet import ResNet
+from nptrain.run.checkpoint import load_weights
+from nptrain.run.log import Log
 from nptrain.train import Trainer
+from nptrain.world import Solo
 
 
 class Losses(Log):
@@ -52,7 +52,7 @@ def run(files, folder, part, **changes):
     network = ResNet(naive, recipe.classes, recipe.depth, recipe.bn_eps, np.float64)
     load_weights(files / "start.caffemodel", network.arena)
     data, log = LmdbDataset(files / "lmdb", recipe.classes), Losses()
-    trainer = Trainer(recipe, network, data, None, folder, Solo(), log, seed=0, threads=2)
+    trainer = Trainer(recipe, network, data, None, folder, Solo(), log, seed=0)
     saved = trainer.run([part])
     # the original ends with one more forward pass, after the last snapshot
     pixels, labels = golden.images()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kernels import naive
-from nptrain.resnet import ResNet
+from nptrain.network.resnet import ResNet
 
 RTOL = 1e-6
 

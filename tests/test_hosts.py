@@ -87,9 +87,9 @@ import numpy as np
 from mpi.world import connect
 world = connect()
 values = np.full(1 << 20, world.rank + 1, np.float32)
-world.sum(values)
+world.allreduce(values)
 assert (values == world.size * (world.size + 1) / 2).all()
-hosts = world.gather((world.host, world.local_rank, world.local_size))
+hosts = world.allgather((world.host, world.local_rank, world.local_size))
 if world.rank == 0:
     print(hosts)
 """)

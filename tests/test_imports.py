@@ -1,4 +1,4 @@
-"""Imports run one way: kernels <- nptrain <- bin -> mpi. And files stay small."""
+"""Imports run one way, kernels <- nptrain <- bin -> mpi, within nptrain as docs/design.md says. Files stay small."""
 
 import ast
 from pathlib import Path
@@ -8,6 +8,30 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 ROOMS = {"kernels", "nptrain", "mpi", "bin"}
 ALLOWED = {"kernels": {"kernels"}, "nptrain": {"nptrain", "kernels"}, "mpi": {"mpi"}, "bin": ROOMS}
+LLVM = ("__init__.py", "cache.py", "registers.py", "vector.py", "tiles.py")  # what the CPU is, and code for it
+
+# What each folder or file of nptrain may import of the others; each knows only those above it.
+INSIDE = {
+    "errors": set(),
+    "world": set(),
+    "files": {"errors"},
+    "caffe": {"errors", "files"},
+    "data": {"caffe", "errors", "files"},
+    "network": {"errors"},
+    "recipes": {"data", "network", "errors"},
+    "reduction": set(),
+    "caffe_net": {"caffe", "network", "recipes", "errors"},
+    "update": {"recipes"},
+    "run": {"caffe", "recipes", "errors", "files"},
+    "report": {"run", "errors"},
+    "inspect": {"caffe", "data", "run", "report", "errors", "files"},
+    "train_step": {"recipes", "reduction", "update", "world", "errors"},
+    "evaluate": {"data", "network"},
+    "train": {"data", "evaluate", "network", "recipes", "run", "train_step", "world", "errors"},
+    "plan": {"network", "recipes", "reduction", "report", "errors"},
+    "bench": {"data", "network", "recipes", "reduction", "report", "train_step", "world", "errors"},
+}
+KERNELS = {"network", "bench"}  # the only ones that know compiled kernels; others are handed them
 
 
 def sources(room):
@@ -17,16 +41,14 @@ def sources(room):
 
 
 def imported(path):
-    """The top-level modules that a file imports, anywhere in it."""
+    """The modules that a file imports, anywhere in it, with dots."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            yield node.module.split(".")[0]
-
-
-LLVM = ("__init__.py", "registers.py", "vector.py", "tiles.py")  # what the CPU is, and code for it
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module in ROOMS)
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))
@@ -34,12 +56,28 @@ def test_rooms(room):
     files = sources(room)
     assert len(files) > 3
     for path in files:
-        names = set(imported(path))
+        names = {name.split(".")[0] for name in imported(path)}
         assert names & ROOMS <= ALLOWED[room], path
         assert ("mpi4py" in names) <= (room == "mpi"), path
         assert ("llvmlite" in names) <= (path.name in LLVM), path
         assert ("torch" in names) <= (path.name == "torch_step.py"), path
         assert ("matplotlib" in names) <= (path.name.endswith("plot.py")), path
+
+
+@pytest.mark.parametrize("owner", INSIDE)
+def test_folders_of_nptrain(owner):
+    place = PROJECT / "nptrain" / owner
+    for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+        names = set(imported(path))
+        others = {name.split(".")[1] for name in names if name.startswith("nptrain.")} - {owner}
+        assert others <= INSIDE[owner], path
+        assert any(name.split(".")[0] == "kernels" for name in names) <= (owner in KERNELS), path
+
+
+def test_every_part_of_nptrain_has_its_place():
+    parts = {path.stem for path in (PROJECT / "nptrain").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert parts - {"__init__", "__pycache__"} == INSIDE.keys()
+    assert not any(INSIDE[below] & {owner} for owner, known in INSIDE.items() for below in known), "a circle"
 
 
 @pytest.mark.parametrize("room", [*sorted(ROOMS), "tests"])

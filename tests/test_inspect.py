@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from kernels import naive
-from nptrain import checkpoint
-from nptrain.arena import Arena
 from nptrain.caffe.model import write_caffemodel
 from nptrain.caffe.state import SolverState, write_solverstate
 from nptrain.data.datum import encoded_datum, raw_datum
 from nptrain.data.lmdb_dataset import write_lmdb
 from nptrain.errors import InputError
-from nptrain.layers import layers
-from nptrain.recipes import get_recipe
-from nptrain.run_folder import RunFolder
-from nptrain.schedule import Progress
-from nptrain.summary import summary
-from nptrain.summary_text import summary_text
+from nptrain.inspect.summary import summary
+from nptrain.inspect.summary_text import summary_text
+from nptrain.network.arena import Arena
+from nptrain.network.layers import layers
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.schedule import Progress
+from nptrain.run import checkpoint
+from nptrain.run.run_folder import RunFolder
 from tests.commands import run, start
 from tests.images import image, image_file
 from tests.shared import shared

@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 from commands import MPIRUN, PROJECT, launcher
 
-from mpi.solo import Solo
 from mpi.world import shortfall
-from nptrain.train import share
+from nptrain.train_step import worker_range
+from nptrain.world import Solo
 
 pytestmark = pytest.mark.ranks
 
 HEAD = f"""
 import sys
-sys.path.insert(0, {str(PROJECT / "bin")!r})
-import command
+sys.path.insert(0, {str(PROJECT)!r})
 import numpy as np
+from bin.launch import run
 from mpi.affinity import claim
-from mpi.agree import together
+from mpi.agree import raise_together
 from mpi.world import connect
 from nptrain.errors import InputError
+from nptrain.world import Solo
 
-def main():
-    world = connect()
+def main(argv, world):
 """
 
 
@@ -33,7 +33,7 @@ def ranks(count, body, folder, timeout=60):
     """Run a main() on so many ranks; returns the finished process. A hang fails the test."""
     script = Path(folder) / "script.py"
     indented = "".join(f"    {line}\n" for line in body.strip().splitlines())
-    script.write_text(f"{HEAD}{indented}\nsys.exit(command.run(main))\n")
+    script.write_text(f"{HEAD}{indented}\nsys.exit(run('script.py', main, world=connect() or Solo()))\n")
     words = [*launcher(count), sys.executable, str(script)]
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout)
 
@@ -42,14 +42,14 @@ def ranks(count, body, folder, timeout=60):
 def test_what_ranks_tell_each_other(tmp_path, count):
     done = ranks(count, """
 total = np.full(1000, world.rank + 1, np.float32)
-world.sum(total)
+world.allreduce(total)
 first = np.full((3, 4), world.rank + 7.0)
-world.broadcast(first)
-scalars = world.sum_scalars([0.1, world.rank])
-shared = world.share({"from": world.rank})
-ranks = world.gather(world.rank)
+world.bcast_array(first)
+scalars = world.allreduce_scalars([0.1, world.rank])
+shared = world.bcast({"from": world.rank})
+ranks = world.allgather(world.rank)
 order = []
-world.one_a_host_first(lambda: order.append(world.local_rank))
+world.one_per_host_first(lambda: order.append(world.local_rank))
 n = world.size
 assert (total == n * (n + 1) / 2).all()
 assert (first == 7).all()
@@ -71,7 +71,7 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path):
 
 
 def test_a_mistake_on_one_rank_is_said_once_with_rank_and_host(tmp_path):
-    body = "with together(world, InputError):\n    if world.rank == 2:\n        raise InputError('x: found y')\n"
+    body = "with raise_together(world, InputError):\n    if world.rank == 2:\n        raise InputError('x: found y')\n"
     done = ranks(3, body + "world.barrier()", tmp_path)
     assert done.returncode == 2
     first, *rest = done.stderr.splitlines()
@@ -81,7 +81,7 @@ def test_a_mistake_on_one_rank_is_said_once_with_rank_and_host(tmp_path):
 
 
 def test_a_mistake_on_all_ranks_is_said_once(tmp_path):
-    done = ranks(2, "with together(world, InputError):\n    raise InputError('x: found y')", tmp_path)
+    done = ranks(2, "with raise_together(world, InputError):\n    raise InputError('x: found y')", tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == "script.py: x: found y"
     assert done.stderr.count("found y") == 1
@@ -89,7 +89,7 @@ def test_a_mistake_on_all_ranks_is_said_once(tmp_path):
 
 @pytest.mark.parametrize(("workers", "size"), [(896, 896), (896, 7), (4, 3), (2, 3), (1, 1)])
 def test_every_worker_is_carried_by_one_rank(workers, size):
-    shares = [share(workers, rank, size) for rank in range(size)]
+    shares = [worker_range(workers, rank, size) for rank in range(size)]
     assert [w for part in shares for w in part] == list(range(workers))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -101,7 +101,9 @@ def test_a_command_runs_in_the_environment_of_its_launcher(tmp_path):
     script.write_text(f"""#!/usr/bin/env python3
 import sys
 sys.path.insert(0, {str(PROJECT / "bin")!r})
-import command
+from launch import enter_environment
+enter_environment("script.py")
+sys.path[0] = {str(PROJECT)!r}
 from mpi.world import connect
 if connect().rank == 0:
     print(sys.prefix)
@@ -122,10 +124,10 @@ def test_sums_of_several_threads_do_not_mix(tmp_path, count):
 sums = [np.full(100_000 + at, world.rank + at, np.float32) for at in range(12)]
 combined = [np.empty(1000 + at) for at in range(12)]
 with world.reducer(3) as reducer:
-    futures = [reducer.start(world.sum, each) for each in sums]
+    futures = [reducer.start(world.allreduce, each) for each in sums]
     for at, out in enumerate(combined):
         mine = [np.full(out.size, float(at))]
-        futures.append(reducer.start(world.combine, mine, [1] * world.size, lambda arrays: sum(arrays), out))
+        futures.append(reducer.start(world.allreduce_by, mine, [1] * world.size, lambda arrays: sum(arrays), out))
     for future in futures:
         future.result()
 n = world.size
@@ -171,8 +173,8 @@ def test_a_shortfall_of_thread_level_names_the_library(found, expected, said):
 def test_solo_has_the_interface_of_the_world():
     from mpi.world import World
 
-    public = {name for name in dir(World) if not name.startswith("_")} - {"abort"}
+    public = {name for name in dir(World) if not name.startswith("_")}
     assert public <= set(dir(Solo))
     values = np.arange(3.0)
-    Solo().sum(values)
+    Solo().allreduce(values)
     assert values.tolist() == [0, 1, 2]

@@ -6,12 +6,12 @@ import pytest
 from google.protobuf import text_format
 
 from nptrain.caffe.caffe_pb2 import TEST, TRAIN, FillerParameter, NetParameter
-from nptrain.caffe.net import DataLayer, deploy, read_net, to_text, train_val, understand
-from nptrain.caffe.net_blobs import start
+from nptrain.caffe_net.blobs import start
+from nptrain.caffe_net.net import DataLayer, deploy, read_net, to_text, train_val, understand
 from nptrain.errors import InputError
-from nptrain.layers import layers
-from nptrain.recipe import override
-from nptrain.recipes import RECIPES, get_recipe
+from nptrain.network.layers import layers
+from nptrain.recipes.published import RECIPES, get_recipe
+from nptrain.recipes.recipe import override
 from tests import caffe_net
 
 PUBLISHED = get_recipe("resnet50-448nodes")
@@ -40,7 +40,7 @@ def test_the_published_net_to_the_letter(tmp_path):
     assert net.train == DataLayer("/tmp/ilsvrc12_train_lmdb", 16, mirror=True, augmentation="random_aspect_ratio",
                                   min_area=0.08, aspect=0.75, shuffle=True, prefetch=2, **common)  # fmt: skip
     assert net.test == DataLayer("examples/imagenet/ilsvrc12_val_lmdb", 50, mirror=False, resize=256, **common)
-    assert (net.depth, net.classes, net.downsample, net.blobs, net.notes) == (50, 1000, "3x3", (), ())
+    assert (net.depth, net.classes, net.downsample, net.blob_overrides, net.notes) == (50, 1000, "3x3", (), ())
     assert (net.bn_eps, net.moving_average_fraction) == (1e-5, 0.95)
 
     path.write_text(caffe_net.train_val(augmented=False, val=None))
@@ -126,10 +126,10 @@ BLOBS = (
 
 
 def test_changed_fillers_and_multipliers_come_back():
-    recipe = replace(PUBLISHED, depth=18, blobs=BLOBS)
+    recipe = replace(PUBLISHED, depth=18, blob_overrides=BLOBS)
     net = understand(train_val(recipe, recipe.phases[0], "train"), "net")
-    assert sorted(map(str, net.blobs)) == sorted(map(str, BLOBS))
-    assert list(layers(18, 1000, changes=net.blobs)) == list(layers(18, 1000, changes=BLOBS))
+    assert sorted(map(str, net.blob_overrides)) == sorted(map(str, BLOBS))
+    assert list(layers(18, 1000, blob_overrides=net.blob_overrides)) == list(layers(18, 1000, blob_overrides=BLOBS))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_defaults_are_caffe_s():
     assert found.train == DataLayer(
         data.data_param.source, 16, 64, False, (0, 0, 0), 1.0, "random_crop", shuffle=False, prefetch=4
     )
-    table = {layer.name: layer.blobs for layer in layers(50, 1000, changes=found.blobs)}
+    table = {layer.name: layer.blobs for layer in layers(50, 1000, blob_overrides=found.blobs)}
     assert (table["conv1"][0].std, table["conv1"][0].value) == (None, 0)
     assert {blob.decay_mult for blob in table["scale5c_branch2c"]} == {1}
     assert table["scale5c_branch2c"][0].value == 1

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import text_format
 
 from nptrain.caffe.caffe_pb2 import LayerParameter, NetParameter
-from nptrain.caffe.net import understand
+from nptrain.caffe_net.net import understand
 from nptrain.errors import InputError
 from tests import caffe_net
 

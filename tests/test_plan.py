@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from commands import PROJECT, run
 
-from bin.predict import Cluster, against_published, predict
+from bin.common.predict import Cluster, against_published, predict
 from mpi.cost_model import Network, allreduce_seconds, into_buckets, slowest, timeline
 from nptrain.bench.shapes import step_flops
 from nptrain.bench.step import Work
-from nptrain.layers import DEPTHS
+from nptrain.network.layers import DEPTHS
 from nptrain.plan import needs
-from nptrain.recipes import RECIPES
+from nptrain.recipes.published import RECIPES
 
 RECIPE = RECIPES["resnet50-448nodes"]
 NETWORK = Network(latency=0.5, bandwidth=10.0)
@@ -75,7 +75,7 @@ def test_the_slowest_of_many():
         ({}, {"latency_us": 500.0}),
         ({}, {"spread": 0.1}),
         ({}, {"overlap": False}),
-        ({"overlap": False}, {"overlap": False, "value_bytes": 8}),
+        ({"overlap": False, "value_bytes": 4}, {"overlap": False}),
         ({}, {"cores": 24}),
         ({"images_per_s": 80.0}, {"images_per_s": 40.0}),
     ],
@@ -128,7 +128,11 @@ def test_memory_is_what_a_step_holds():
     work = Work(True, 2, 64)
     work()
     network, recipe = work.network, replace(RECIPE, batch_size=2, crop_size=64)
-    assert needs.activation_bytes(recipe) == sum(held.nbytes for held in network.buffers.held.values())
+    assert needs.activation_bytes(recipe)["activations"] == sum(held.nbytes for held in network.buffers.held.values())
+    infer = Work(False, 2, 64)
+    infer()
+    held = {name: array.nbytes for name, array in infer.network.buffers.held.items()}
+    assert needs.activation_bytes(recipe)["tests"] == sum(size for name, size in held.items() if "inference" in name)
     arrays = needs.parameter_bytes(recipe)
     arena = network.arena
     assert arrays["history"] == pytest.approx(arena.history.nbytes, rel=1e-3)  # stored with a fourth colour
@@ -165,8 +169,8 @@ def test_the_command_prints_in_under_a_second():
 
 
 def test_nothing_slow_is_imported():
-    body = "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/bin']\n"
-    body += "import predict, nptrain.recipes, nptrain.bench.table\n"
+    body = "import sys; sys.path[:0] = [sys.argv[1]]\n"
+    body += "import bin.common.predict, nptrain.recipes.published, nptrain.report.table\n"
     body += "print({name.split('.')[0] for name in sys.modules} & {'numba', 'kernels', 'matplotlib', 'mpi4py'})"
     done = subprocess.run([sys.executable, "-c", body, PROJECT], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("set()\n", "")
@@ -176,7 +180,8 @@ def test_json_and_picture(tmp_path):
     out, _ = run("plan", "--nodes", 4, "--images-per-s", 60, "--json", "--out", tmp_path / "step.png")
     found = json.loads(out)
     assert (found["ranks"], found["workers_a_rank"], found["published"]) == (8, 112, [])
-    assert sum(bucket["mb"] for bucket in found["buckets"]) == pytest.approx(102.44, abs=0.01)
+    assert found["value_bytes"] == 8  # as the trainer adds up more than two workers
+    assert sum(bucket["mb"] for bucket in found["buckets"]) == pytest.approx(2 * 102.44, abs=0.01)
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
 
 

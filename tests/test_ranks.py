@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from commands import PROJECT, TINY, run
 from images import image, image_file
-from runs import SHORT, arguments, make_data, metrics
+from short_runs import SHORT, arguments, make_data, metrics
 
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
-from nptrain.run_folder import recipe_of
-from nptrain.schedule import Progress, advance, learning_rate
+from nptrain.recipes.schedule import Progress, advance, learning_rate
+from nptrain.run.run_folder import recipe_of
 
 pytestmark = pytest.mark.ranks
 

@@ -7,8 +7,8 @@ import pytest
 
 from nptrain.data.augment import Transform
 from nptrain.errors import InputError
-from nptrain.recipe import from_dict, override, to_dict
-from nptrain.recipes import RECIPES, get_recipe
+from nptrain.recipes.published import RECIPES, get_recipe
+from nptrain.recipes.recipe import from_dict, override, to_dict
 
 
 def test_the_448_node_recipe_to_the_letter():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from nptrain.errors import InputError
-from nptrain.recipe import Phase
-from nptrain.recipes import get_recipe
-from nptrain.schedule import Progress, advance, check_policy, learning_rate
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.recipe import Phase
+from nptrain.recipes.schedule import Progress, advance, check_policy, learning_rate
 
 PART_1, PART_2 = get_recipe("resnet50-448nodes").phases
 

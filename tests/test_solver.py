@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import text_format
 
 from nptrain.caffe.caffe_pb2 import SolverParameter
-from nptrain.caffe.net import read_net, train_val, understand
-from nptrain.caffe.solver import (
+from nptrain.caffe_net.net import read_net, train_val, understand
+from nptrain.caffe_net.solver import (
     HONOURED,
     NOTED,
     NOWHERE,
@@ -22,9 +22,9 @@ from nptrain.caffe.solver import (
     write_solver,
 )
 from nptrain.errors import InputError
-from nptrain.recipe import Phase, override
-from nptrain.recipes import RECIPES
-from nptrain.schedule import learning_rate
+from nptrain.recipes.published import RECIPES
+from nptrain.recipes.recipe import Phase, override
+from nptrain.recipes.schedule import learning_rate
 
 CAFFE = Path(__file__).parent / "caffe"
 LEAST = 'net: "n"\nbase_lr: 0.1\nlr_policy: "fixed"\nmax_iter: 10\n'

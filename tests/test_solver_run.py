@@ -2,44 +2,31 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import PROJECT, run
+from commands import call, run
 from images import image, image_file, make_dataset
 
+from bin.common.caffe_files import SolverFiles
 from kernels import naive
-from mpi.solo import Solo
 from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
 from nptrain.data.augment import Transform
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
-from nptrain.errors import InputError
 from nptrain.evaluate import evaluate
-from nptrain.recipe import override
-from nptrain.recipes import RECIPES
-from nptrain.resnet import ResNet
-from nptrain.schedule import learning_rate
+from nptrain.network.resnet import ResNet
+from nptrain.recipes.published import RECIPES
+from nptrain.recipes.recipe import override
+from nptrain.recipes.schedule import learning_rate
+from nptrain.world import Solo
 
 CAFFE = Path(__file__).parent / "caffe"
 PUBLISHED = RECIPES["resnet50-448nodes"]
-sys.path.append(str(PROJECT / "bin"))
-train = module_from_spec(spec_from_loader("train", SourceFileLoader("train", str(PROJECT / "bin" / "train"))))
-train.__spec__.loader.exec_module(train)
 SMALL = ["--set", "depth=18", "--classes", "5", "--crop-size", "32", "--batch-size", "2", "--set", "test_resize=36"]
-
-
-def call(*words):
-    """bin/train in this process, which is enough for what ends before kernels are chosen."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train", *map(str, words)])
-        train.main()
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +121,19 @@ def test_resuming_and_snapshots_give_the_same_bits(folder):
     assert [entry["iteration"] for entry in metrics(folder / "runs/on")] == [2, 3]
     assert bits(last) == whole
 
-    recipe = [*SMALL, "--workers", "1", "--train-data", "train", "--phase", "1", "--run-dir", "runs/recipe"]
+    recipe = [
+        "--recipe",
+        "resnet50-448nodes",
+        *SMALL,
+        "--workers",
+        "1",
+        "--train-data",
+        "train",
+        "--phase",
+        "1",
+        "--run-dir",
+        "runs/recipe",
+    ]
     run("train", *recipe, f"--snapshot={moved / snapshot}", "--iterations", "4", cwd=folder)
     assert bits(folder / "runs/recipe/checkpoints/phase1_iter_4") == whole
 
@@ -160,7 +159,7 @@ def test_every_rank_is_a_worker_and_files_are_found_beside_the_solver(folder, tm
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_comes_back_from_its_printed_files(name, tmp_path, capsys):
+def test_a_recipe_comes_back_from_its_printed_files(name, tmp_path):
     """All but what Caffe's files do not hold: names, description and what a phase starts from; and how many workers
     there are, which the launcher says. Padding before a random crop is refused.
     """
@@ -168,18 +167,18 @@ def test_a_recipe_comes_back_from_its_printed_files(name, tmp_path, capsys):
     for phase in recipe.phases:
         printed = []
         for what in ("--print-solver", "--print-net"):
-            call(what, "--recipe", name, "--phase", phase.name, "--set", "pad=0", "--val-data", "val")
-            printed.append(capsys.readouterr().out)
+            words = ["--recipe", name, "--phase", phase.name, "--set", "pad=0", "--val-data", "val"]
+            printed.append(call("train", what, *words)[0])
         solver, net = printed
         path = tmp_path / f"{phase.name}.prototxt"
         path.write_text(solver)
         (tmp_path / solver.split('"')[1]).write_text(net)
-        found.append(train.SolverFiles.read(path).recipe(recipe.workers))
-        call("--print-solver", "--solver", path)
-        assert capsys.readouterr().out == solver
+        found.append(SolverFiles.read(path).recipe(recipe.workers))
+        assert call("train", "--print-solver", "--solver", path) == (solver, "")
     for one, phase in zip(found, recipe.phases, strict=True):
         again = replace(one.phases[0], starts_from=phase.starts_from)
-        assert replace(one, name=name, description=recipe.description, phases=(again,)) == replace(
+        same = {"name": name, "description": recipe.description, "records": recipe.records}
+        assert replace(one, phases=(again,), **same) == replace(
             recipe, phases=(phase,), test_batch_size=recipe.batch_size
         )
 
@@ -213,13 +212,12 @@ def test_mistakes_are_one_line(folder, monkeypatch):
         (["--print-solver", "--set", "momentum_correction=true"], "1.momentum_correction: found True"),
         ([*solver, "--set", "snapshot_prefix=/proc/none/x"], "snapshot_prefix: /proc/none cannot be made"),
     ):  # fmt: skip
-        with pytest.raises(InputError) as caught:
-            call(*arguments)
-        assert str(caught.value).startswith(line)
-        assert "\n" not in str(caught.value)
+        _, errors = call("train", *arguments, status=2)
+        assert errors.startswith(f"train: {line}")
+        assert errors.count("\n") == 1
     (folder / "train").rename(folder / "gone")
-    with pytest.raises(InputError, match=r"train_val\.prototxt: source: found none of train$"):
-        call(*solver)
+    _, errors = call("train", *solver, status=2)
+    assert errors == "train: train_val.prototxt: source: found none of train\n"
 
 
 def test_a_snapshot_that_cannot_be_gone_on_from_is_one_line(folder):

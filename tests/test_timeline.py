@@ -8,9 +8,9 @@ from commands import TINY, run
 from images import make_dataset
 
 from kernels import fast
-from nptrain.arena import Arena
-from nptrain.layers import layers
-from nptrain.timeline import median, read
+from nptrain.network.arena import Arena
+from nptrain.network.layers import layers
+from nptrain.report.timeline import median, read
 
 LINE = {"phase": "1", "iteration": 0, "loss": 1.0, "hidden": 0.9,
         "spans": [["data", 0.1], ["forward", 0.3], ["backward", 0.6], ["update", 0.8]],

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from kernels import fast, naive
-from nptrain.layers import STEM, blocks
-from nptrain.resnet import ResNet
+from nptrain.network.layers import STEM, blocks
+from nptrain.network.resnet import ResNet
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 F = torch.nn.functional
@@ -43,7 +43,7 @@ def our_gradients(ops, blobs, pixels, labels, classes, dtype):
     arena, found, seen = network.arena, {}, {}
     for parameter in arena.parameters:
         index = seen[parameter.layer] = seen.get(parameter.layer, -1) + 1
-        found[parameter.layer, index] = arena._unpack(parameter.dw, parameter.blob.shape).astype(np.float64)
+        found[parameter.layer, index] = arena.unpack(parameter.dw, parameter.blob.shape).astype(np.float64)
     return loss, found
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from commands import run, start
 from images import image, image_file
-from runs import SHORT, arguments, make_data, metrics
+from short_runs import SHORT, arguments, make_data, metrics
 
 from nptrain.caffe.model import read_caffemodel, write_caffemodel
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
-from nptrain.log import Log
-from nptrain.recipes import get_recipe
-from nptrain.schedule import Progress, advance
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.schedule import Progress, advance
+from nptrain.run.log import Log
 
 
 @pytest.fixture(scope="module")

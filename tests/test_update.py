@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from kernels import fast, naive
-from nptrain.arena import Arena
-from nptrain.layers import Blob, Layer, layers
-from nptrain.recipe import Phase
+from nptrain.network.arena import Arena
+from nptrain.network.layers import Blob, Layer, layers
+from nptrain.recipes.recipe import Phase
 from nptrain.update import momentum_at, update
 
 PHASE = Phase("x", base_lr=0.5, max_iter=10, weight_decay=0.1, lr_policy="fixed", momentum=0.9)
@@ -26,7 +26,7 @@ def arena_with(ops=naive, dtype=np.float64):
     for flat in (arena.weights, arena.gradients, arena.history):
         for parameter in arena.parameters:
             values = rng.standard_normal(parameter.blob.shape)
-            flat[parameter.part] = arena._pack(values).reshape(-1)
+            flat[parameter.part] = arena.pack(values).reshape(-1)
     return arena, [flat[: arena.size].copy() for flat in (arena.weights, arena.gradients, arena.history)]
 
 

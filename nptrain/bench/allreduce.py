@@ -8,13 +8,13 @@ import numpy as np
 
 from nptrain.bench.parallel import ParallelWork, slowest
 from nptrain.bench.timing import conditions, samples, timed
-from nptrain.exchange import Exchange
+from nptrain.reduction.buckets import Buckets
 
 MIB = 1 << 20
 SMALL = 100  # sums of a single value
 
 
-def measure(world, batch, crop_size, repeats, sizes, value_bytes=None):
+def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializers=()):
     """ResNet-50's gradients, in backward order, in buckets of `sizes` MiB at least (inf: all at once); no block of the
     network is split. All ranks call it.
 
@@ -26,12 +26,12 @@ def measure(world, batch, crop_size, repeats, sizes, value_bytes=None):
     `best_bucket_mib` has the shortest step; of those within `noise_ms` of it (the median deviation of its own times),
     the one that waits least for gradients. `one_value_ms` is the sum of a single value: the latency.
     """
-    with world.reducer() as reducer:
+    with world.reducer(initializers=initializers) as reducer:
         work = ParallelWork(world, reducer, batch, crop_size, value_bytes)
-        nbytes = work.sums.nbytes
+        nbytes = work.values.nbytes
         least = {f"{size:g}" if size < np.inf else "all": int(min(size * MIB, nbytes)) for size in sizes}
-        work.sums[:] = 0
-        one = samples({"": timed(lambda: world.sum(work.sums[:1]))}, SMALL, SMALL // 10)[""]
+        work.values[:] = 0
+        one = samples({"": timed(lambda: world.allreduce(work.values[:1]))}, SMALL, SMALL // 10)[""]
         alone = samples({label: lambda of=of: summed(work, of) for label, of in least.items()}, repeats)
         sides = {label: lambda of=of: work(of) for label, of in least.items()}
         steps = samples({"": lambda: work(nbytes, send=False), **sides}, repeats)
@@ -40,7 +40,7 @@ def measure(world, batch, crop_size, repeats, sizes, value_bytes=None):
     found["steps"] = [steps_row(label, steps[label], computed, row["sum_ms"] / 1e3, world.size)
                       for label, row in zip(steps, found["sums"], strict=True)]  # fmt: skip
     found |= {"ranks": world.size, **conditions(batch, crop_size, repeats), "gradients_mb": nbytes / 1e6,
-              "value_bytes": work.sums.itemsize, "alone_ms": computed * 1e3}  # fmt: skip
+              "value_bytes": work.values.itemsize, "alone_ms": computed * 1e3}  # fmt: skip
     if world.size == 1:
         return {**found, "sent": "nothing, by a rank alone"}
     return {**found, "one_value_ms": statistics.median(one) * 1e3, **best(found["steps"], steps)}
@@ -51,13 +51,13 @@ def summed(work, bucket_bytes):
     all).
     """
     work.world.barrier()
-    exchange = Exchange(work.sums, work.reducer.start, work.total, bucket_bytes)
+    buckets = Buckets(work.sums, work.reducer, bucket_bytes)
     for offset in work.network.offsets():
-        exchange.ready(offset)
-    for _ in exchange.arrived():
-        pass
-    whole = exchange.sent[-1].end - exchange.sent[0].begin
-    return [of.end - of.begin for of in exchange.sent], max(work.world.gather(whole))
+        buckets.mark_ready(offset)
+    for pending in buckets.pending:
+        pending.result()
+    whole = buckets.pending[-1].ended_at - buckets.pending[0].started_at
+    return [pending.ended_at - pending.started_at for pending in buckets.pending], max(work.world.allgather(whole))
 
 
 def sums_row(label, found, nbytes, ranks):

@@ -53,7 +53,11 @@ def stages(dataset, records, batch, crop_size):
     yield "read and decode", records, lambda: [dataset[index] for index in range(records)]
     yield "augment: crop, resize, mirror", records, lambda: list(map(train, images, rngs))
     yield "test: resize, crop", records, lambda: list(map(test, images))
-    yield "pack for the network", batch, lambda: fast.pack_images(pixels, step.MEAN, step.SCALE, np.float32, packed)
+    yield (
+        "pack for the network",
+        batch,
+        lambda: fast.pack_images(pixels, step.RECIPE.mean_bgr, step.RECIPE.scale, np.float32, packed),
+    )
 
 
 def load(dataset, steps, batch, crop_size, threads):

@@ -4,76 +4,63 @@ import socket
 import statistics
 import time
 from contextlib import ExitStack
-
-import numpy as np
+from copy import copy
 
 from nptrain.bench.against import Rival
-from nptrain.bench.step import MEAN, PHASE, SCALE, WARM_UP, Work, compared
+from nptrain.bench.step import WARM_UP, Work, compared
 from nptrain.bench.timing import conditions, memory_mb, samples
-from nptrain.exchange import Exchange, room_for_sums
-from nptrain.train import Trainer
-from nptrain.update import update
+from nptrain.reduction.plain_sum import PlainSum
+from nptrain.train_step import BUCKET_BYTES, Reduction
+from nptrain.world import Solo
 
 SENDS_NOTHING = "nothing sent"
 
 
 class ParallelWork(Work):
     """A training step of one worker a rank, on random pixels. All ranks call it together. A gradient has `value_bytes`
-    on its way, 4 or 8; None: as many as the trainer gives it.
+    as it travels, 4 or 8; None: as many as the trainer gives it.
     """
 
     def __init__(self, world, reducer, batch, crop_size, value_bytes=None):
-        super().__init__(True, batch, crop_size)
+        super().__init__(True, batch, crop_size, world.size)
         self.world, self.reducer = world, reducer
-        gradients = self.network.arena.gradients
         terms = {None: world.size, 4: 1, 8: 3}[value_bytes]
-        self.sums = room_for_sums(gradients, terms)
+        self.sums = PlainSum(world, self.ops, self.network.arena.gradients, terms)
+        self.local_sums = copy(self.sums)
+        self.local_sums.world = Solo()
+
+    @property
+    def values(self):
+        """The flat array that is summed over ranks."""
+        return self.sums.sums
 
     def __call__(self, bucket_bytes, send=True):
         """Does it once, after a barrier; without `send` all the same, but nothing leaves the rank. Returns (seconds,
-        of which it waited for gradients) of every rank. Raises ArithmeticError for a loss that is not finite.
+        of which it waited for gradients) of every rank.
         """
-        network, arena, apart = self.network, self.network.arena, self.sums is not self.network.arena.gradients
-
-        def add(part):
-            if apart:
-                self.ops.add_into(self.sums[part], arena.gradients[part])
-
+        world, sums = (self.world, self.sums) if send else (self.local_sums.world, self.local_sums)
+        reduction = Reduction(world, [self.world.rank], sums, self.reducer, bucket_bytes)
         self.world.barrier()
         start = time.perf_counter()
-        exchange = Exchange(self.sums, self.reducer.start, self.total if send else lambda part: None, bucket_bytes)
-        x = network.pack_images(self.pixels, MEAN, SCALE)
-        arena.gradients[:] = 0
-        if apart:
-            self.sums[:] = 0
-        loss, _ = network.forward(x, self.labels)
-        mean = exchange.send(8, self.world.sum_scalars if send else list, [loss])
-        network.backward(lambda offset: exchange.ready(offset, add))
-        loss = mean.result()
-        update(arena, PHASE, 0, self.world.size, exchange.home(arena.gradients))
-        arena.blend_statistics(0.95, 1, self.world.size)
+        step = self.step(reduction)
         took = time.perf_counter() - start
-        if not np.isfinite(loss).all():
-            raise ArithmeticError("the loss is not finite")
-        return self.world.gather((took, exchange.waited))
-
-    def total(self, part):
-        """The sum over ranks of a slice of the gradients."""
-        self.world.sum(self.sums[part])
+        return self.world.allgather((took, step.times["gradient_wait_s"]))
 
 
-def measure(world, cores, batch, crop_size, repeats, modes=()):
+def measure(world, ready, batch, crop_size, repeats, modes=()):
     """images/s of all ranks, `batch` images each, beside the same step without exchange: by the slowest rank, medians,
     in turn. `rank_images_per_s` is what one rank computes while all do and nothing is sent, the mean of them.
 
     With `modes` of PyTorch, a table `against` of its DistributedDataParallel (gloo), a process a rank on the same
-    `cores`.
+    cores. `ready`: this rank's cores and the initializers of its threads.
     """
-    bucket_bytes = Trainer.bucket_bytes
+    bucket_bytes, cores = BUCKET_BYTES, ready.cores.cores
     with ExitStack() as stack:
         rivals = {f"torch {mode}": stack.enter_context(Rival(mode, True, batch, crop_size, group(world), cores))
                   for mode in modes}  # fmt: skip
-        work = ParallelWork(world, stack.enter_context(world.reducer()), batch, crop_size)
+        work = ParallelWork(
+            world, stack.enter_context(world.reducer(initializers=ready.comm_initializers)), batch, crop_size
+        )
         sides = {"nptrain": lambda: work(bucket_bytes), SENDS_NOTHING: lambda: work(bucket_bytes, send=False),
                  **{name: on_all_ranks(world, rival) for name, rival in rivals.items()}}  # fmt: skip
         found = samples(sides, repeats, WARM_UP)
@@ -87,7 +74,7 @@ def measure(world, cores, batch, crop_size, repeats, modes=()):
     if rivals:
         medians = {name: seconds for name, seconds in took.items() if name != SENDS_NOTHING}
         result["against"] = compared(medians, images, {"nptrain": memory_mb(), **memory})
-    return {**result, "ranks": world.size, **conditions(batch, crop_size, repeats), "value_bytes": work.sums.itemsize,
+    return {**result, "ranks": world.size, **conditions(batch, crop_size, repeats), "value_bytes": work.values.itemsize,
             "bucket_mib": bucket_bytes / 2**20, "efficiency": took[SENDS_NOTHING] / took["nptrain"],
             "rank_images_per_s": batch / alone, "memory_mb": memory_mb()}  # fmt: skip
 
@@ -102,7 +89,7 @@ def on_all_ranks(world, call):
 
     def run():
         world.barrier()
-        return world.gather((call(), None))
+        return world.allgather((call(), None))
 
     return run
 
@@ -112,5 +99,5 @@ def group(world):
     address = "127.0.0.1" if world.local_size == world.size else world.host
     with socket.socket() as free:
         free.bind(("", 0))
-        address, port = world.share((address, free.getsockname()[1]))
+        address, port = world.bcast((address, free.getsockname()[1]))
     return {"RANK": world.rank, "WORLD_SIZE": world.size, "MASTER_ADDR": address, "MASTER_PORT": port}

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from nptrain import picture
+from nptrain.report import picture
 
 MARKERS = "o^sDvP*X<>hp"
 

@@ -10,12 +10,12 @@ from collections import Counter
 import numpy as np
 
 from kernels import cpu, fast
-from nptrain import picture
-from nptrain.arena import Arena
 from nptrain.bench import convolutions
 from nptrain.bench.shapes import CLASSES, FEATURES, FLOAT, distinct_shapes
 from nptrain.bench.timing import conditions, seconds
-from nptrain.layers import layers
+from nptrain.network.arena import Arena
+from nptrain.network.layers import layers
+from nptrain.report import picture
 
 EPS = 1e-5
 

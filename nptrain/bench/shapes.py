@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from nptrain.layers import walk
+from nptrain.network.layers import walk
 
 CLASSES, FEATURES = 1000, 2048
 PASSES = ("forward", "data", "weights")

@@ -3,6 +3,7 @@
 import statistics
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,10 +12,11 @@ from kernels import cpu, fast
 from nptrain.bench.against import Rival
 from nptrain.bench.shapes import CLASSES, convolution_flops, inference_flops, step_flops
 from nptrain.bench.timing import conditions, memory_mb, samples
-from nptrain.inference import Inference
-from nptrain.recipe import Phase
-from nptrain.resnet import ResNet
-from nptrain.update import update
+from nptrain.data.loader import Batch
+from nptrain.network.inference import Inference
+from nptrain.network.resnet import ResNet
+from nptrain.recipes.recipe import Phase, Recipe
+from nptrain.train_step import Reduction, train_step
 
 FORWARD, DATA, WEIGHTS = "convolution forward", "convolution data gradient", "convolution weight gradient"
 KINDS = {  # how a kernel's name begins: the kind of operation it is; the first that fits counts
@@ -24,8 +26,8 @@ KINDS = {  # how a kernel's name begins: the kind of operation it is; the first 
     "sgd": "update", "pack_images": "input",
 }  # fmt: skip
 REST = "rest"
-MEAN, SCALE = (104.0, 117.0, 123.0), 0.0078125
 PHASE = Phase("bench", base_lr=1e-3, max_iter=1000, weight_decay=5e-5)
+RECIPE = Recipe("bench", "random pixels", (PHASE,), classes=CLASSES)
 WARM_UP = 2
 
 
@@ -59,36 +61,38 @@ class Timed(SimpleNamespace):
 
 class Work:
     """A training step, or an inference, on random pixels. Calling it does it once and returns
-    (seconds, {kind: (calls, seconds)}). Raises ArithmeticError if the loss, or a score, is not finite.
+    (seconds, {kind: (calls, seconds)}). Raises TrainingError if the loss, ArithmeticError if a score is not finite.
     """
 
-    def __init__(self, training, batch, crop_size):
+    def __init__(self, training, batch, crop_size, workers=1):
         self.training, self.ops = training, Timed(fast)
-        self.network = ResNet(self.ops, CLASSES)
+        self.recipe = replace(RECIPE, crop_size=crop_size, batch_size=batch, workers=workers)
+        self.network = ResNet.of(self.recipe, self.ops)
         self.network.arena.initialise(0)
         for norm in self.network.arena.norms.values():  # running statistics that let an inference stay finite
             norm.var[:], norm.factor[:] = 1, 1
         self.infer = None if training else Inference(self.network)
         rng = np.random.default_rng(0)
-        self.pixels = rng.integers(0, 256, (batch, 3, crop_size, crop_size), dtype=np.uint8)
-        self.labels = rng.integers(0, CLASSES, batch)
+        pixels = rng.integers(0, 256, (batch, 3, crop_size, crop_size), dtype=np.uint8)
+        self.batch = Batch(pixels, rng.integers(0, CLASSES, batch))
+        self.reduction = Reduction.of(self.network, self.recipe, PHASE)
 
     def __call__(self):
         self.ops.spent = {}
         start = time.perf_counter()
-        x = self.network.pack_images(self.pixels, MEAN, SCALE)
         if self.training:
-            self.network.arena.gradients[:] = 0
-            result, _ = self.network.forward(x, self.labels)
-            self.network.backward()
-            update(self.network.arena, PHASE, 0, 1)
-            self.network.arena.blend_statistics(0.95, 1, 1)
+            self.step(self.reduction)
         else:
-            result = self.infer(x)
+            x = self.network.pack_images(self.batch.images, self.recipe.mean_bgr, self.recipe.scale)
+            scores = self.infer(x)
         took = time.perf_counter() - start
-        if not np.isfinite(result).all():
-            raise ArithmeticError("the network's result is not finite")
+        if not self.training and not np.isfinite(scores).all():
+            raise ArithmeticError("a score is not finite")
         return took, self.ops.spent
+
+    def step(self, reduction):
+        """The trainer's own step on the batch."""
+        return train_step(self.network, self.recipe, PHASE, 0, iter([self.batch]), reduction)
 
 
 def measure(training, batch, crop_size, repeats, modes=()):

@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed import init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
-from nptrain.layers import STEM, blocks
+from nptrain.network.layers import STEM, blocks
 
 
 class ConvolutionNorm(nn.Module):

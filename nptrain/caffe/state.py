@@ -22,7 +22,7 @@ class SolverState:
 
     `learned_net` names the .caffemodel file; `history` holds an array (float32 or float64) per parameter,
     in the order of the layers; `current_step` counts the drops of the policies step, multistep and plateau,
-    the last two are plateau's (nptrain.schedule.Progress).
+    the last two are plateau's (nptrain.recipes.schedule.Progress).
     """
 
     iteration: int

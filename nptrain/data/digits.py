@@ -1,5 +1,6 @@
-"""scikit-learn's handwritten digits as LMDBs: real images for a first run, 1437 to train on, 360 held out."""
+"""Handwritten digits as LMDBs: real images for a first run, 1437 to train on, 360 held out; from DIGITS.md."""
 
+import gzip
 import io
 from pathlib import Path
 
@@ -9,8 +10,16 @@ from PIL import Image
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
 
+FILE = Path(__file__).with_name("digits.csv.gz")
 TRAIN = 1437
 SIDE = 32
+
+
+def load_digits():
+    """(images, labels): uint8 (1797, 8, 8), grey values from 0 to 16, and int64 (1797,)."""
+    with gzip.open(FILE, "rt") as file:
+        table = np.loadtxt(file, np.int64, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8).astype(np.uint8), table[:, -1]
 
 
 def write_digits(folder):
@@ -18,19 +27,16 @@ def write_digits(folder):
 
     The held-out part is the set's last 360, from other writers than most of the first. Returns {name: records}.
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    images, labels = load_digits()
 
     def records(numbers):
         for number in numbers:
-            small = Image.fromarray((digits.images[number] * (255 / 16)).astype(np.uint8))
+            small = Image.fromarray((images[number] * (255 / 16)).astype(np.uint8))
             file = io.BytesIO()
             small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB").save(file, "PNG")
-            yield f"digit_{number}", encoded_datum(file.getvalue(), int(digits.target[number]))
+            yield f"digit_{number}", encoded_datum(file.getvalue(), int(labels[number]))
 
-    total = len(digits.target)
-    parts = {"train": range(TRAIN), "val": range(TRAIN, total)}
+    parts = {"train": range(TRAIN), "val": range(TRAIN, len(labels))}
     for name, numbers in parts.items():
         write_lmdb(Path(folder) / name, records(numbers))
     return {name: len(numbers) for name, numbers in parts.items()}

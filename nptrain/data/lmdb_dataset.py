@@ -78,6 +78,15 @@ class LmdbDataset:
             raise InputError(f"{where}: cannot be read: {error.strerror}") from None
         return parse_datum(record, where)
 
+    def count_classes(self):
+        """How many classes there are: the lines of classes.txt, which make_lmdb writes; without it, the largest label
+        and one, for which every record is read.
+        """
+        names = self.path / "classes.txt"
+        if names.is_file():
+            return len(names.read_text(encoding="utf-8", errors="replace").splitlines())
+        return 1 + max(self.datum(index).label for index in range(len(self)))
+
     def __getitem__(self, index):
         datum, where = self.datum(index), self.where(index)
         if self.classes is not None and not 0 <= datum.label < self.classes:

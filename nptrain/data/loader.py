@@ -11,8 +11,6 @@ import numpy as np
 from nptrain.data.sampler import generator, record_indices
 from nptrain.errors import InputError
 
-# what every decoding thread calls first: a command that pins threads frees these from the main one's
-begin_thread = None
 CHUNK = 4  # images a task: one each would cost as much to hand out as a small one takes to decode
 
 
@@ -27,18 +25,18 @@ class Batch:
 class _Loader:
     """Iterates over batches, with `prefetch` beyond the one waited for being made by `threads` threads.
 
-    `plans` yields a batch's records, (N,), and a function from a place in the batch to its Generator. What
-    is yielded does not depend on prefetch or threads. A context manager; an exception in a thread is
-    raised by the iteration at the batch it belongs to.
+    `plans` yields a batch's records, (N,), and a function from a place in the batch to its Generator. Each thread calls
+    `initializer` first, if there is one. What is yielded does not depend on prefetch or threads. A context manager; an
+    exception in a thread is raised by the iteration at the batch it belongs to.
     """
 
-    def __init__(self, dataset, transform, plans, prefetch, threads, max_bad_records=0):
+    def __init__(self, dataset, transform, plans, prefetch, threads, initializer=None, max_bad_records=0):
         self.dataset, self.transform = dataset, transform
         self.bad_records = {}  # {index: its error line} of the bad records met so far
         self._max_bad_records = min(max_bad_records, len(dataset) - 1)
         self._plans, self._prefetch = plans, prefetch
         self._queue = deque()
-        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode", initializer=begin_thread)
+        self._pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode", initializer=initializer)
         self._waited = 0.0
 
     def __enter__(self):
@@ -101,26 +99,26 @@ class TrainLoader(_Loader):
     """The batches of the logical workers `my_workers`, of all `workers`, from `start_iteration` on.
 
     Yields a Batch for each iteration, worker and pass (of `iter_size`), in this order, up to before
-    `stop_iteration` (None: without end). What a batch holds is a pure function of `seed`, iteration, pass
-    and worker. Up to `max_bad_records` bad records, which `bad_records` lists, are each replaced by the
+    `stop_iteration` (None: without end). What a batch holds is a pure function of `seed`, the phase's index,
+    iteration, pass and worker. Up to `max_bad_records` bad records, which `bad_records` lists, are each replaced by the
     next good one; at one more the iteration raises InputError.
     """
 
     def __init__(
-        self, dataset, transform, *, seed, workers, batch_size, my_workers, start_iteration=0, stop_iteration=None,
-        iter_size=1, shuffle=True, prefetch=2, threads=2, max_bad_records=0,
+        self, dataset, transform, *, seed, phase=0, workers, batch_size, my_workers, start_iteration=0,
+        stop_iteration=None, iter_size=1, shuffle=True, prefetch=2, threads=2, initializer=None, max_bad_records=0,
     ):  # fmt: skip
         def plans():
             endless = stop_iteration is None
             for iteration in itertools.count(start_iteration) if endless else range(start_iteration, stop_iteration):
                 for worker, pass_ in itertools.product(my_workers, range(iter_size)):
                     indices = record_indices(
-                        seed, iteration, worker, pass_=pass_, iter_size=iter_size,
+                        seed, iteration, worker, phase=phase, pass_=pass_, iter_size=iter_size,
                         workers=workers, batch_size=batch_size, records=len(dataset), shuffle=shuffle,
                     )  # fmt: skip
-                    yield indices, lambda place, at=(iteration, worker, pass_): generator(seed, *at, place)
+                    yield indices, lambda place, at=(iteration, worker, pass_): generator(seed, *at, place, phase)
 
-        super().__init__(dataset, transform, plans(), prefetch, threads, max_bad_records)
+        super().__init__(dataset, transform, plans(), prefetch, threads, initializer, max_bad_records)
 
 
 class TestLoader(_Loader):
@@ -128,7 +126,7 @@ class TestLoader(_Loader):
 
     __test__ = False  # no test of pytest's
 
-    def __init__(self, dataset, transform, batch_size, first, stop, threads=2, prefetch=2):
+    def __init__(self, dataset, transform, batch_size, first, stop, threads=2, prefetch=2, initializer=None):
         starts = range(first, stop, batch_size)
         plans = ((np.arange(start, min(start + batch_size, stop)), lambda place: None) for start in starts)
-        super().__init__(dataset, transform, plans, prefetch, threads)
+        super().__init__(dataset, transform, plans, prefetch, threads, initializer)

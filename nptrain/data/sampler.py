@@ -1,7 +1,7 @@
 """Which records a worker sees, and the random streams of augmentation: pure functions, nothing to save.
 
-Streams are Philox4x64 keyed by (seed, purpose), so no two purposes share numbers; the upper three of its
-four counter words say which stream, the lowest counts the draws.
+Streams are Philox4x64 keyed by the seed, and by purpose and phase, so no two of these share numbers; the upper three of
+its four counter words say which stream, the lowest counts the draws.
 """
 
 from functools import lru_cache
@@ -12,18 +12,19 @@ SHUFFLE, AUGMENT, CONVERT = 1, 2, 3  # purposes
 _WORD = 2**64
 
 
-def stream(seed, purpose, a=0, b=0, c=0):
-    """The np.random.Generator of an integer `seed`, a purpose and three numbers in 0..2**64-1."""
-    key, counter = np.array([seed % _WORD, purpose], np.uint64), np.array([0, a, b, c], np.uint64)
+def stream(seed, purpose, a=0, b=0, c=0, phase=0):
+    """The np.random.Generator of an integer `seed`, a purpose, three numbers in 0..2**64-1 and a phase's index."""
+    key, counter = np.array([seed % _WORD, (phase << 32) + purpose], np.uint64), np.array([0, a, b, c], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def generator(seed, iteration, worker, pass_, image):
+def generator(seed, iteration, worker, pass_, image, phase=0):
     """The stream that augments the `image`-th image of a worker's batch."""
-    return stream(seed, AUGMENT, iteration, (pass_ << 32) + worker, image)
+    return stream(seed, AUGMENT, iteration, (pass_ << 32) + worker, image, phase)
 
 
-def record_indices(seed, iteration, worker, *, pass_=0, iter_size=1, workers, batch_size, records, shuffle=True):
+def record_indices(seed, iteration, worker, *, phase=0, pass_=0, iter_size=1, workers, batch_size, records,
+                   shuffle=True):  # fmt: skip
     """Records of a worker's batch in one pass of one iteration: int64 (batch_size,), each in 0..records-1.
 
     The batches of all iterations, passes and workers, one after the other, go through the records epoch
@@ -37,13 +38,13 @@ def record_indices(seed, iteration, worker, *, pass_=0, iter_size=1, workers, ba
     indices = np.empty(batch_size, np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
         here = epochs == epoch
-        indices[here] = permutation(seed, epoch, records)[places[here]]
+        indices[here] = permutation(seed, epoch, records, phase)[places[here]]
     return indices
 
 
 @lru_cache(maxsize=4)
-def permutation(seed, epoch, records):
-    """The order of the records in an epoch: int64 (records,), to be read only."""
-    order = stream(seed, SHUFFLE, epoch).permutation(records)
+def permutation(seed, epoch, records, phase=0):
+    """The order of the records in an epoch of a phase: int64 (records,), to be read only."""
+    order = stream(seed, SHUFFLE, epoch, phase=phase).permutation(records)
     order.setflags(write=False)
     return order

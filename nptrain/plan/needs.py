@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from math import prod
 
-from nptrain.layers import STATISTICS, STEM, layers, pooled, walk
+from nptrain.network.layers import STATISTICS, STEM, layers, walk
+from nptrain.network.slots import inference_slots, training_slots
+from nptrain.recipes.recipe import IMAGENET
+from nptrain.reduction.plain_sum import sum_dtype
 
 FLOAT = 4  # bytes
-IMAGENET = (1_281_167, 50_000)  # records to train on and held out
-CIFAR10 = (50_000, 10_000)
-# of the recipes that are not for ImageNet
-RECORDS = {"cifar10": CIFAR10, "cifar10-cyclic": CIFAR10, "digits": (1_437, 360)}
 RECORD_BYTES = 42e9 / IMAGENET[0]  # of the published LMDB: JPEG, shorter side 256, for crops of 224
 IMAGE_LANES = 4  # colours as the fast kernels store them
 PROCESS_BYTES = 0.3e9  # Python, NumPy, Numba and its compiled kernels, MPI; working memory of the kernels
@@ -74,8 +73,8 @@ def gradients(recipe):
     return found
 
 
-def _trained(some):
-    return sum(prod(blob.shape) for layer in some if layer.kind != STATISTICS for blob in layer.blobs)
+def _trained(table):
+    return sum(prod(blob.shape) for layer in table if layer.kind != STATISTICS for blob in layer.blobs)
 
 
 def parameter_bytes(recipe):
@@ -87,25 +86,19 @@ def parameter_bytes(recipe):
 
 
 def activation_bytes(recipe):
-    """Bytes of the maps of one worker's batch that a training step holds, and of their gradients.
+    """{what: bytes} of the maps of one worker's batch: what a training step holds, and what a test holds besides."""
+    crop, network = recipe.crop_size, (recipe.depth, recipe.downsample)
+    training, testing = training_slots(crop, crop, *network), inference_slots(crop, crop, *network)
+    only_testing = [size for name, size in testing.items() if name not in training]
+    return {
+        "activations": _stored(training.values(), recipe.batch_size),
+        "tests": _stored(only_testing, recipe.test_batch_size or recipe.batch_size),
+    }
 
-    Each convolution keeps its result before and after its batch norm. Gradients share few buffers: each as large
-    as its largest use.
-    """
-    steps = steps_of(recipe)
-    results = [step.conv.outputs * step.out**2 for step in steps]
-    inputs = {"b": [0], "c": [0]}
-    projections = 0
-    for step in steps[1:]:
-        size = step.conv.inputs * step.height**2
-        if step.conv.name.endswith("branch1"):
-            projections += size
-        elif step.conv.name[-1] in inputs:
-            inputs[step.conv.name[-1]].append(size)
-    pool = STEM.outputs * pooled(steps[0].out) ** 2
-    images = IMAGE_LANES * recipe.crop_size**2
-    of_gradients = max(results) + max(inputs["b"]) + max(inputs["c"]) + projections + results[-1]
-    return FLOAT * recipe.batch_size * (images + 2 * pool + 2 * sum(results) + of_gradients)
+
+def _stored(sizes, images):
+    """Bytes of activations of (channels, height, width) as the fast kernels store them."""
+    return FLOAT * images * sum(max(channels, IMAGE_LANES) * height * width for channels, height, width in sizes)
 
 
 def memory_bytes(recipe):
@@ -113,20 +106,19 @@ def memory_bytes(recipe):
     prefetched = max(phase.prefetch for phase in recipe.phases) + 1
     pixels = recipe.batch_size * 3 * recipe.crop_size**2  # one byte each
     parameters = parameter_bytes(recipe)
-    # the trainer adds more than two batches in float64
-    several = recipe.workers * max(phase.iter_size for phase in recipe.phases) > 2
+    apart = value_bytes(recipe) > FLOAT
     return {
         **parameters,
-        **({"float64 sums": 2 * parameters["gradients"]} if several else {}),
-        "activations": activation_bytes(recipe),
+        **({"float64 sums": 2 * parameters["gradients"]} if apart else {}),
+        **activation_bytes(recipe),
         "images ahead": prefetched * pixels,
         "process": int(PROCESS_BYTES),
     }
 
 
-def records(recipe):
-    """(training, held-out) records of the data set that the recipe is for."""
-    return RECORDS.get(recipe.name, IMAGENET)
+def value_bytes(recipe):
+    """Bytes of a gradient as it travels, where it is not compressed."""
+    return sum_dtype(recipe.workers * max(phase.iter_size for phase in recipe.phases)).itemsize
 
 
 def disk_bytes(recipe):
@@ -135,7 +127,7 @@ def disk_bytes(recipe):
     A record is taken to shrink with the pixels of a crop. A checkpoint is weights, running statistics and momentum.
     """
     each = RECORD_BYTES * (recipe.crop_size / 224) ** 2
-    training, held_out = records(recipe)
+    training, held_out = recipe.records
     parameters = parameter_bytes(recipe)
     checkpoint = 2 * parameters["weights"]  # the momentum file has zeros where the other has statistics
     return {

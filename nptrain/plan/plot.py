@@ -1,6 +1,6 @@
 """The predicted step as a picture."""
 
-from nptrain import step_plot
+from nptrain.report import step_plot
 
 
 def draw(prediction, path):

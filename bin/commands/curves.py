@@ -1,0 +1,23 @@
+"""Draw the training loss and the test accuracy of runs, one over the other.
+
+bin/curves runs/photos
+bin/curves runs/one runs/other --out both.png
+"""
+
+from bin.common.arguments import Parser
+from nptrain.errors import InputError
+from nptrain.report import picture
+from nptrain.report.curves_plot import draw, read
+
+
+def main(argv, world):
+    p = Parser(prog="curves", description=__doc__)
+    p.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run, as bin/train --run-dir has made it")
+    p.add_argument("--out", metavar="FILE", default="curves.png", help=".png, .svg or .pdf to write (%(default)s)")
+    p.add_argument("--smooth", metavar="N", type=int, default=20, help="iterations a loss is the mean of (%(default)s)")
+    args = p.parse_args(argv)
+    if args.smooth < 1:
+        raise InputError(f"--smooth: found {args.smooth}, expected 1 or more")
+    picture.check(args.out)
+    draw({run: read(run) for run in args.runs}, args.out, args.smooth)
+    print(args.out)

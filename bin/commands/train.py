@@ -1,0 +1,198 @@
+"""Train a ResNet by a recipe, or by Caffe's solver file, on any number of ranks: alone, or under mpirun.
+
+bin/train --recipe photos --train-data DIR --val-data DIR --run-dir runs/photos
+mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR --run-dir runs/imagenet
+mpirun -n 2 bin/train --solver solver.prototxt
+"""
+
+import math
+
+import numpy as np
+
+from bin.common.agreement import agree_on_files, agreed_arguments
+from bin.common.arguments import Parser, add_renamed, expect_at_least
+from bin.common.caffe_files import SolverFiles, add_caffe_arguments, check_caffe_flags, prepare_snapshots, printed
+from bin.common.prepare import add_arguments, kernels_and_cores
+from bin.common.start import load_start
+from mpi.agree import raise_together
+from nptrain.data.lmdb_dataset import LmdbDataset
+from nptrain.errors import InputError
+from nptrain.network.resnet import ResNet
+from nptrain.recipes import photos
+from nptrain.recipes.published import DEFAULT, RECIPES, get_recipe
+from nptrain.recipes.recipe import override
+from nptrain.run.log import Log
+from nptrain.run.run_folder import RunFolder, host_table
+from nptrain.train import Options, Trainer
+from nptrain.train_step import BUCKET_BYTES, worker_range
+
+
+def parser():
+    p = Parser(prog="train", description=__doc__)
+    p.add_argument("--recipe", metavar="NAME", help="photos, for your own images, or another of --list-recipes")
+    p.add_argument("--list-recipes", action="store_true", help="print the recipes and stop")
+    p.add_argument("--set", metavar="FIELD=VALUE", action="append", default=[], dest="assignments",
+                   help="override a field of the recipe, or of a phase: 1.base_lr=0.1; may be repeated")  # fmt: skip
+    data = p.add_argument_group("data")
+    data.add_argument("--train-data", metavar="DIR", help="LMDB of training images")
+    data.add_argument("--val-data", metavar="DIR", help="LMDB of held-out images; without it nothing is tested")
+    data.add_argument("--max-bad-records", metavar="N", type=int, default=0,
+                      help="bad training records that a rank may replace by others (0)")  # fmt: skip
+    data.add_argument("--classes", metavar="N", type=int, help="number of classes")
+    data.add_argument("--crop-size", metavar="N", type=int, help="side of the images the network sees, from 32")
+    run = p.add_argument_group("run")
+    run.add_argument("--run-dir", metavar="DIR", help="where the run lives (runs/RECIPE, or runs/SOLVER)")
+    run.add_argument("--epochs", metavar="X", type=float,
+                     help=f"of the recipe photos, both phases together ({photos.EPOCHS})")  # fmt: skip
+    run.add_argument("--phase", metavar="NAMES", help="phases to run, e.g. 1 or 1,2 (all)")
+    run.add_argument("--weights", "-weights", metavar="FILE", help="start from the weights of a .caffemodel")
+    run.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+    run.add_argument("--iterations", metavar="N", type=int, help="stop each phase after N iterations; rates stay")
+    run.add_argument("--seed", metavar="N", type=int,
+                     help="of weights, order and augmentation (0, or the solver's random_seed)")  # fmt: skip
+    add_caffe_arguments(p)
+    add_step_arguments(p.add_argument_group("step"))
+    return p
+
+
+def add_step_arguments(step):
+    """The flags of how a step is computed."""
+    step.add_argument("--workers", metavar="N", type=int, help="logical workers, shared out over the ranks")
+    step.add_argument("--batch-size", metavar="N", type=int, help="images a worker")
+    add_arguments(step)
+    step.add_argument("--comm-threads", metavar="N", type=int,
+                      help="that sum, a bucket each, on cores of their own (1 from 8 cores, else 0)")  # fmt: skip
+    step.add_argument("--decode-threads", metavar="N", type=int, help="that decode images, a rank (as --threads)")
+    step.add_argument("--bucket-mib", metavar="X", type=float, default=BUCKET_BYTES / 2**20,
+                      help="gradients that travel together, at least (%(default)s)")  # fmt: skip
+    add_renamed(step, "--bucket-mb", "--bucket-mib", type=float)
+    step.add_argument("--reproducible", action="store_true",
+                      help="sum over workers in one order: any number of ranks gives the same bits")  # fmt: skip
+    step.add_argument("--compress", choices=["none", "bf16"], default="none",
+                      help="round gradients on the way between ranks; a rank alone rounds nothing (none)")  # fmt: skip
+    step.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="float64: numpy kernels only")
+
+
+def main(argv, world):
+    args = agreed_arguments(parser(), argv, world)
+    if args.list_recipes:
+        recipes = {photos.NAME: photos.DESCRIPTION, **{name: r.description for name, r in RECIPES.items()}}
+        for name, description in recipes.items() if world.rank == 0 else ():
+            print(f"{name:24}{description}")
+        return
+    text = None
+    with raise_together(world, InputError):
+        check_caffe_flags(args)
+        files = SolverFiles.read(args.solver) if args.solver else None
+        recipe = chosen_recipe(args, files, world.size)
+        if args.print_solver or args.print_net:
+            text = printed(args, recipe, files)
+    if text is None:
+        train(args, world, recipe, files)
+    elif world.rank == 0:
+        print(text, end="")
+
+
+def chosen_recipe(args, files, ranks):
+    """The recipe, by name or of a solver's files, with what the flags change."""
+    expect_at_least(args, 1, "workers", "batch_size", "classes")
+    flags = {field: getattr(args, field) for field in ("workers", "batch_size", "crop_size", "classes")}
+    if args.epochs is not None and args.recipe != photos.NAME:
+        raise InputError("--epochs: expected only with --recipe photos: the other recipes count iterations")
+    if files:
+        recipe = files.recipe(ranks)
+    elif args.recipe == photos.NAME:
+        recipe = photos_recipe(args)
+    elif args.recipe or args.print_solver or args.print_net:
+        recipe = get_recipe(args.recipe or DEFAULT)
+    else:
+        names = ", ".join((photos.NAME, *RECIPES))
+        raise InputError(f"--recipe: found none, expected photos (for your own images) or another one of {names}; or "
+                         "--solver FILE")  # fmt: skip
+    assignments = [f"{field}={value}" for field, value in flags.items() if value is not None]
+    return override(recipe, [*assignments, *args.assignments])
+
+
+def photos_recipe(args):
+    """The recipe for the data sets that the flags name."""
+    expect_data(args)
+    data, held_out = LmdbDataset(args.train_data), LmdbDataset(args.val_data) if args.val_data else ()
+    if args.epochs is not None and not 0 < args.epochs < math.inf:
+        raise InputError(f"--epochs: found {args.epochs}, expected more than 0")
+    return photos.photos((len(data), len(held_out)), args.classes or data.count_classes(), args.epochs or photos.EPOCHS,
+                         args.workers or photos.WORKERS, args.batch_size or photos.BATCH_SIZE)  # fmt: skip
+
+
+def expect_data(args):
+    if not args.train_data:
+        raise InputError("--train-data: found none, expected the folder of an LMDB")
+
+
+def train(args, world, recipe, files):
+    """Train `recipe`; `files` are the SolverFiles it comes from, or None."""
+    with raise_together(world, InputError):
+        phases = [recipe.phase(name).name for name in args.phase.split(",")] if args.phase else None
+        if files:
+            recipe = files.to_run(recipe, args)
+        if args.seed is None:
+            args.seed = (files.solver.seed if files else None) or 0
+        check_flags(args)
+        train_data = LmdbDataset(args.train_data, recipe.classes)
+        val_data = LmdbDataset(args.val_data, recipe.classes) if args.val_data else None
+        notes = [*(files.lines() if files else ()), *(prepare_snapshots(recipe) if world.rank == 0 else ())]
+    agree_on_files(world, solver=files and files.content(), train_data=train_data, val_data=val_data)
+    phases = phases or [phase.name for phase in recipe.phases]
+    ready = kernels_and_cores(args, world, recipe, args.comm_threads)
+    network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
+    network.arena.initialise(args.seed)
+    folder, workers = RunFolder(args.run_dir or f"runs/{recipe.name}"), worker_range(
+        recipe.workers, world.rank, world.size)  # fmt: skip
+    hosts = world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
+    resumed, log = begin_run(args, world, recipe, phases, folder, network, hosts, notes)
+    log.say(f"{recipe.name}: {recipe.description}")
+    log.say(f"{recipe.workers} workers x {recipe.batch_size} images; {len(train_data)} images to train on"
+            f"{f', {len(val_data)} to test on' if val_data else ''}")  # fmt: skip
+    log.say(host_table(hosts))
+    if resumed:
+        log.say(f"resumes at phase {resumed.phase}, iteration {resumed.iteration}")
+    options = Options(
+        decode_threads=args.decode_threads or ready.cores.threads, decode_initializer=ready.decode_initializer,
+        comm_threads=max(1, min(world.allgather(len(ready.cores.communication)))),
+        comm_initializers=ready.comm_initializers, max_bad_records=args.max_bad_records,
+        bucket_bytes=int(args.bucket_mib * 2**20), reproducible=args.reproducible,
+        compress=args.compress == "bf16")  # fmt: skip
+    trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options)
+    last = trainer.run(phases, args.iterations, resumed)
+    weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
+    log.say(f"done: {weights}, metrics in {folder.metrics}")
+    log.close()
+
+
+def begin_run(args, world, recipe, phases, folder, network, hosts, notes):
+    """On rank 0 make the run's folder or find what to go on from, and load the weights to start with. Returns on all
+    ranks (the Checkpoint that the run goes on from, or None; the Log).
+    """
+    resumed, log = None, Log(None)
+    with raise_together(world, InputError):
+        if world.rank == 0:
+            resumed, lines = load_start(args, recipe, phases, folder, network.arena)
+            folder.describe(recipe, hosts, vars(args), world.library)
+            log = Log(folder.path)
+            for line in [*notes, *lines]:
+                log.say(line)
+    return world.bcast(resumed), log
+
+
+def check_flags(args):
+    """Raise InputError on flags that make no sense, alone or together."""
+    expect_at_least(args, 1, "iterations", "decode_threads")
+    expect_at_least(args, 0, "seed", "max_bad_records")
+    if args.dtype == "float64" and args.kernels == "fast":
+        raise InputError(
+            "--dtype: found float64, expected float32 with the fast kernels; float64 needs --kernels numpy"
+        )
+    if not 0 < args.bucket_mib < math.inf:
+        raise InputError(f"--bucket-mib: found {args.bucket_mib}, expected more than 0")
+    if args.compress != "none" and args.reproducible:
+        raise InputError(f"--compress: found {args.compress} together with --reproducible, expected one of them")
+    expect_data(args)

@@ -1,0 +1,81 @@
+"""What the ranks of a run must have alike, compared before they begin: the project, the arguments, the data."""
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+from mpi.agree import expect_same, raise_together
+from nptrain.errors import InputError
+from nptrain.run.run_folder import package_versions
+
+PROJECT = Path(__file__).resolve().parents[2]
+OWN = {"threads", "comm_threads", "decode_threads", "no_pin"}  # each rank may have others
+PATHS = {"train_data", "val_data", "data", "weights", "solver", "snapshot"}  # of each host; what lies there must agree
+SAMPLES = 1000  # keys of a data set
+
+
+def agreed_arguments(parser, argv, world):
+    """The arguments `argv` of a command on ranks. Raises AgreedError on a wrong command line, on whatever rank, and
+    where a rank has other arguments or versions of the project or its packages than rank 0; SystemExit for --help.
+    """
+    args = None
+    with raise_together(world, InputError), suppress(SystemExit):  # --help
+        args = parser.parse_args(argv) if world.rank == 0 else parser.parse_silently(argv)
+    facts = _sources() | {f"the version of {name}": number for name, number in package_versions().items()}
+    facts |= {"the version of MPI": world.library, "--help": _text(args is None)}
+    for name, value in vars(args).items() if args else ():
+        if name not in OWN:
+            flag = "--set" if name == "assignments" else f"--{name.replace('_', '-')}"
+            facts[flag] = _text(value is not None if name in PATHS else value)
+    expect_same(world, facts, InputError)
+    if args is None:
+        raise SystemExit(0)
+    return args
+
+
+def agree_on_files(world, **files):
+    """Raise AgreedError where what a flag names differs from rank 0's: {flag: bytes, or LmdbDataset, or None}. All
+    ranks call it.
+
+    Cheap, so of a data set only samples: the number of records, keys from all over, the first and last image.
+    """
+    facts = {}
+    for name, content in files.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(content, bytes):
+            facts[f"the content of {flag}"] = _digest(content)
+        elif content is not None:
+            last = len(content) - 1
+            facts[f"the number of records in {flag}"] = last + 1
+            for place, index in (("first", 0), ("last", last)):
+                facts[f"the {place} key in {flag}"] = content.key(index).decode(errors="backslashreplace")
+                facts[f"the {place} image in {flag}"] = _image(content, index)
+            keys = b"\n".join(content.key(index) for index in range(0, last, 1 + last // SAMPLES))
+            facts[f"the list of keys in {flag}"] = _digest(keys)
+    expect_same(world, facts, InputError)
+
+
+def _text(value):
+    """An argument's value as text."""
+    if value is None or value is False or value == []:
+        return "not given"
+    return "given" if value is True else " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _sources():
+    """{path: digest} of the project's sources."""
+    paths = [path for room in ("bin", "kernels", "mpi", "nptrain") for path in (PROJECT / room).rglob("*")]
+    return {str(path.relative_to(PROJECT)): _digest(path.read_bytes()) for path in sorted(paths)
+            if path.is_file() and path.suffix in ("", ".py")}  # fmt: skip
+
+
+def _image(dataset, index):
+    try:
+        image, label = dataset[index]
+    except InputError:
+        return "damaged"  # a run may replace it; or it says so, and where, when it comes to it
+    return f"{image.width}x{image.height} of class {label}, {_digest(image.tobytes())}"
+
+
+def _digest(data):
+    return hashlib.sha256(data).hexdigest()[:12]

@@ -1,0 +1,136 @@
+"""What bin/train does with Caffe's own files: a recipe from a solver and its net, and both printed from a recipe."""
+
+import argparse
+import os
+from dataclasses import dataclass, replace
+from glob import escape
+from pathlib import Path
+
+from bin.common.arguments import expect_not_both
+from nptrain.caffe_net.net import NetFile, read_net, to_text, train_val, understand
+from nptrain.caffe_net.solver import Solver, read_solver, recipe_of, snapshot_prefix, write_solver
+from nptrain.errors import InputError
+
+SOURCES = ("train_lmdb", "val_lmdb")  # the data that a printed net names
+
+# flags of `caffe train` that have no meaning here: what to do instead
+INSTEAD = {
+    "gpu": "leave it out: everything is computed on the CPU",
+    "engine": "leave it out: --kernels and --winograd choose among the kernels here",
+    "level": "leave it out: layers are chosen by their phase alone",
+    "stage": "leave it out: layers are chosen by their phase alone",
+    "sigint_effect": "leave it out: an interrupted run ends, and --resume goes on from its newest snapshot",
+    "sighup_effect": "leave it out: a run ends with its terminal, and --resume goes on from its newest snapshot",
+}
+
+
+def add_caffe_arguments(parser):
+    """The flags of `caffe train`, and those that print its files."""
+    caffe = parser.add_argument_group("Caffe's files (docs/caffe.md)")
+    caffe.add_argument("--solver", "-solver", metavar="FILE",
+                       help="a solver.prototxt, with its net file, in place of a recipe")  # fmt: skip
+    caffe.add_argument("--snapshot", "-snapshot", metavar="FILE",
+                       help="go on from a .solverstate and the weights that it names")  # fmt: skip
+    caffe.add_argument("--print-solver", action="store_true", help="print the phase as a solver.prototxt, and stop")
+    caffe.add_argument("--print-net", action="store_true", help="print the net file of the phase, and stop")
+    for flag in INSTEAD:
+        caffe.add_argument(f"--{flag}", f"-{flag}", help=argparse.SUPPRESS)
+
+
+def check_caffe_flags(args):
+    """Raise InputError on flags of `caffe train` without meaning here, and on those that exclude each other."""
+    for flag, instead in INSTEAD.items():
+        if getattr(args, flag) is not None:
+            raise InputError(f"--{flag}: {instead}")
+    expect_not_both(args, ("solver", "recipe"), ("solver", "phase"), ("weights", "snapshot"), ("weights", "resume"),
+                ("snapshot", "resume"), ("print_solver", "print_net"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SolverFiles:
+    """A solver file, and the net file that it names."""
+
+    solver: Solver
+    net_path: Path
+    net: NetFile
+
+    @classmethod
+    def read(cls, path):
+        """Raises InputError where one of the two is missing, or says what cannot be done here."""
+        solver = read_solver(path)
+        net_path = find(solver.net, path, f"{path}: net")
+        return cls(solver, net_path, understand(read_net(net_path), net_path))
+
+    def content(self):
+        """The bytes of both, which all ranks must have alike."""
+        return self.solver.path.read_bytes() + self.net_path.read_bytes()
+
+    def recipe(self, ranks):
+        """The recipe of both. As under `mpiexec -n N caffe train`, every rank is a worker."""
+        return recipe_of(self.solver, self.net, ranks)
+
+    def to_run(self, recipe, args):
+        """`recipe`, with what the flags changed in it, to be trained: its snapshots where Caffe puts them. Fills in
+        args.train_data and args.val_data, where they are not given, as the net file says.
+        """
+        (phase,), net, where = recipe.phases, self.net, f"{self.net_path}: source"
+        if (phase.test_iter or args.val_data) and not net.test:
+            found = "--val-data" if args.val_data else f"{self.solver.path}: test_iter"
+            raise InputError(f"{found}: {self.net_path} has no TEST data layer; bin/evaluate tests weights without one")
+        args.train_data = args.train_data or str(find(net.train.source, self.net_path, where))
+        if phase.test_iter and not args.val_data:
+            args.val_data = str(find(net.test.source, self.net_path, where))
+        prefix = snapshot_prefix(phase, self.solver.path)
+        return replace(recipe, phases=(replace(phase, snapshot_prefix=prefix),))
+
+    def lines(self):
+        """What a user is told about both."""
+        notes = [*self.solver.notes, *(f"{self.net_path}: {note}" for note in self.net.notes)]
+        return [f"net file: {self.net_path}", *notes]
+
+
+def find(name, beside, what):
+    """The Path of a file or folder that a file names: from the working directory or, failing that, from the folder of
+    the file `beside`, or that name alone in it. Raises InputError, with every path tried.
+    """
+    folder = Path(beside).parent
+    tried = list(dict.fromkeys((Path(name), folder / name, folder / Path(name).name)))
+    for path in tried:
+        if name and path.exists():
+            return path
+    raise InputError(f"{what}: found none of {', '.join(map(str, tried))}")
+
+
+def printed(args, recipe, files):
+    """The text that --print-solver or --print-net asks for: of the phase --phase, or the first."""
+    phase = recipe.phase(args.phase) if args.phase else recipe.phases[0]
+    if args.print_solver:
+        net = "train_val.prototxt" if phase is recipe.phases[0] else f"train_val_{phase.name}.prototxt"
+        seed = files.solver.seed if files and args.seed is None else args.seed
+        return write_solver(phase, files.solver.net if files else net, seed)
+    train, val = SOURCES
+    if files:
+        train, val = files.net.train.source, files.net.test and files.net.test.source
+    elif not (phase.test_interval or phase.test_initialization):
+        val = None  # it is not tested
+    return to_text(train_val(recipe, phase, args.train_data or train, args.val_data or val))
+
+
+def prepare_snapshots(recipe):
+    """Make the folders of snapshots that lie outside the run's. Raises InputError if they cannot be written: before a
+    run computes for hours. Returns lines on what lies there already.
+    """
+    lines = []
+    for prefix in (Path(phase.snapshot_prefix) for phase in recipe.phases if phase.snapshot_prefix):
+        try:
+            prefix.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"snapshot_prefix: {prefix.parent} cannot be made: {error.strerror}") from None
+        if not os.access(prefix.parent, os.W_OK):
+            raise InputError(f"snapshot_prefix: {prefix.parent} cannot be written")
+        found = len(list(prefix.parent.glob(f"{escape(prefix.name)}_iter_*.caffemodel")))
+        if found:
+            lines.append(
+                f"{found} snapshots {prefix}_iter_* are there; of the same iteration they are replaced, as in Caffe"
+            )
+    return lines

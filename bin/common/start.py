@@ -1,0 +1,55 @@
+"""What a run starts from: new weights, given ones, a snapshot of Caffe's, or its own newest checkpoint."""
+
+from nptrain.errors import InputError
+from nptrain.run.checkpoint import (
+    Checkpoint,
+    latest,
+    load,
+    load_snapshot,
+    load_start_of,
+    load_weights,
+    progress_of,
+)
+from nptrain.run.metrics import forget_after
+
+CHANGE_BITS = ("kernels", "dtype", "reproducible", "compress")  # flags besides the recipe that results depend on
+
+
+def load_start(args, recipe, phases, folder, arena):
+    """Fill the arena with what the run in `folder`, a RunFolder, starts from. Returns (the Checkpoint whose phase and
+    iteration it goes on from, or None; lines for people). Raises InputError, and then nothing was changed.
+    """
+    if not args.resume:
+        folder.expect_new()
+        return _load_first(args, recipe, recipe.phase(phases[0]), folder, arena)
+    begun = folder.expect_same(recipe, args.seed)
+    args.weights, args.snapshot = begun.get("weights"), begun.get("snapshot")
+    lines = [f"--{flag}: {new} from here on; the run had {begun[flag]}"
+             for flag, new in vars(args).items() if flag in CHANGE_BITS and begun.get(flag, new) != new]  # fmt: skip
+    found = latest(recipe, folder.checkpoints, lines.append)
+    if found:
+        found = load(found, arena)
+        forget_after(folder.metrics, found, [phase.name for phase in recipe.phases])
+        return found, lines
+    forget_after(folder.metrics, None, phases)
+    found, more = _load_first(args, recipe, recipe.phase(phases[0]), folder, arena)
+    return found, lines + more
+
+
+def _load_first(args, recipe, phase, folder, arena):
+    """The same for the first `phase` of a run without checkpoints."""
+    if args.snapshot:
+        state, model = load_snapshot(args.snapshot, arena)
+        if state.iteration >= phase.max_iter:
+            raise InputError(f"--snapshot: {args.snapshot} is at iteration {state.iteration}, expected less than "
+                             f"max_iter ({phase.max_iter}) of phase {phase.name}")  # fmt: skip
+        start = Checkpoint(folder.checkpoints, phase.name, state.iteration, progress_of(state))
+        return start, [f"{args.snapshot}: iteration {state.iteration}, weights from {model}"]
+    if args.weights:
+        skipped = load_weights(args.weights, arena)
+        return None, [f"phase {phase.name}: starts from the weights in {args.weights}",
+                      *(f"{args.weights}: skipping layer {name}, which this network does not have"
+                        for name in skipped)]  # fmt: skip
+    if phase is not recipe.phases[0]:
+        return None, [f"phase {phase.name}: {load_start_of(phase, recipe, folder.checkpoints, arena)}"]
+    return None, []

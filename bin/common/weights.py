@@ -1,0 +1,73 @@
+"""What the commands that read a .caffemodel share: whose network its weights are."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from bin.common.arguments import expect_not_both
+from bin.common.caffe_files import SolverFiles
+from nptrain.caffe.model import read_caffemodel
+from nptrain.errors import InputError
+from nptrain.recipes.published import DEFAULT, get_recipe
+from nptrain.recipes.recipe import override
+from nptrain.run.run_folder import recipe_of
+
+SCORING = ("depth", "downsample", "crop_size", "mean_bgr", "scale", "bn_eps", "test_resize")  # fields of a recipe
+
+
+def add_arguments(parser):
+    """The flags that `chosen_recipe` reads."""
+    parser.add_argument("--recipe", metavar="NAME", help="whose network and preprocessing are used")
+    parser.add_argument("--solver", metavar="FILE", help="in place of a recipe: a solver.prototxt, with its net file")
+    parser.add_argument("--set", metavar="FIELD=VALUE", action="append", default=[], dest="assignments",
+                        help="override a field of it: downsample=1x1, say; may be repeated")  # fmt: skip
+    parser.add_argument("--crop-size", metavar="N", type=int, help="side of the images the network sees")
+
+
+def chosen_recipe(args, paths):
+    """(recipe, content of the solver's files or None, note or None). The recipe is the one named, or of the solver
+    file, or of the run that the weights lie in, or DEFAULT, which `note` says; at the crop asked for: the resize before
+    the crop keeps its proportion.
+    """
+    expect_not_both(args, ("solver", "recipe"))
+    files, note = SolverFiles.read(args.solver) if args.solver else None, None
+    if files:
+        found = files.recipe(1)
+    elif args.recipe:
+        found = get_recipe(args.recipe)
+    else:
+        found = recipe_of_all(paths)
+    if not found:
+        found = get_recipe(DEFAULT)
+        note = f"{paths[0]} lies in no run: took network and preprocessing of {DEFAULT}; --recipe or --solver chooses"
+    recipe = override(found, args.assignments)
+    if args.batch_size is not None:
+        recipe = replace(recipe, batch_size=args.batch_size)
+    if args.crop_size is not None:
+        resize = recipe.test_resize and round(recipe.test_resize * args.crop_size / recipe.crop_size)
+        recipe = replace(recipe, crop_size=args.crop_size, test_resize=resize)
+    return recipe, files and files.content(), note
+
+
+def recipe_of_all(paths):
+    """The recipe of the run that weights lie in, the first that do, or None. Raises InputError where those of others
+    would score images in another way.
+    """
+    known = [(path, found) for path in paths if (found := recipe_of(Path(path).parent.parent))]
+    if not known:
+        return None
+    (first_path, first), *others = known
+    for path, other in others:
+        for field in SCORING:
+            found, expected = getattr(other, field), getattr(first, field)
+            if found != expected:
+                raise InputError(f"{path}: its run has {field} {found}, expected {expected}, as {first_path}; or give "
+                                 "--recipe")  # fmt: skip
+    return first
+
+
+def read_weights(path):
+    """({layer: blobs}, number of classes) of the .caffemodel of a ResNet."""
+    blobs = read_caffemodel(path)
+    if "fc1000" not in blobs:
+        raise InputError(f"{path}: no layer fc1000, expected the weights of a ResNet")
+    return blobs, blobs["fc1000"][0].shape[-2]

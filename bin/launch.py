@@ -1,0 +1,89 @@
+"""How every command begins and ends: the project's environment, its ranks, then one exit status.
+
+bin/NAME calls `launch(NAME)`, which runs the command again under the project's own .venv, unless the interpreter
+belongs to it or to another of the project's environments (.venv-mpich, say). So the commands work from any folder and
+under any launcher. With NPTRAIN_PYTHON set, the interpreter stays the one that was called.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from importlib.util import find_spec
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+VENV = PROJECT / ".venv"
+ON_RANKS = ("train", "evaluate", "bench")  # several processes run these together; any other command is one process
+
+
+def launch(name):
+    """Run the command `name` with the words of the command line, and end the process."""
+    enter_environment(name)
+    sys.path[0] = str(PROJECT)  # in place of bin/
+    sys.exit(run(name, lambda argv, world: importlib.import_module(f"bin.commands.{name}").main(argv, world)))
+
+
+def enter_environment(name):
+    """Go on under the project's environment; ends the process where there is none."""
+    ours = {path.resolve() for path in PROJECT.glob(".venv*")}
+    python = VENV / "bin" / "python"
+    if python.exists() and Path(sys.prefix).resolve() not in ours and "NPTRAIN_PYTHON" not in os.environ:
+        os.environ["NPTRAIN_PYTHON"] = str(VENV)  # once only, should the environment be broken
+        os.execv(python, [str(python), *sys.argv])
+    if find_spec("numba") is None:
+        print(f"{name}: no environment in {VENV}: run `make setup` first", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(name, main, argv=None, world=None):
+    """Call main(argv, world) and return its exit status: 0, or 2 for a user's mistake (one line), 1 for a failure (one
+    line if it is foreseen, else the traceback), 130 when interrupted. A failure on one rank ends all ranks.
+
+    argv   the words after the command's name (the process's own)
+    world  `mpi.world.World`, or `nptrain.world.Solo` for one process; None: MPI's where `name` is one of ON_RANKS and a
+           launcher started the process
+    """
+    from mpi.agree import AgreedError
+    from mpi.world import connect
+    from nptrain.world import Solo
+
+    status, on_all_ranks = 0, False
+    try:
+        if world is None:
+            world = (connect() if name in ON_RANKS else None) or Solo()
+        main(sys.argv[1:] if argv is None else argv, world)
+    except KeyboardInterrupt:
+        _say(name, "interrupted")
+        status = 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except SystemExit as end:  # of argparse, after --help: all ranks have the same command line
+        status, on_all_ranks = end.code or 0, True
+        if isinstance(status, str):
+            _say(name, status)
+            status = 1
+    except AgreedError as error:
+        status, on_all_ranks = error.exit_status, True
+        if error.line is not None:
+            _say(name, error.line)
+    except MemoryError as error:
+        _say(name, f"out of memory: {error}".removesuffix(": "))
+        status = 1
+    except Exception as error:
+        status = getattr(error, "exit_status", None)
+        if status is None:
+            traceback.print_exc()
+            status = 1
+        else:
+            _say(name, str(error))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status and world is not None:
+        (world.end_together if on_all_ranks else world.end_all)(status)
+    return status
+
+
+def _say(name, line):
+    print(f"{name}: {line}", file=sys.stderr)

@@ -1,0 +1,136 @@
+"""How blobs start and how fast they learn: Caffe's FillerParameter and ParamSpec, and the layer table's Blob."""
+
+from math import prod, sqrt
+
+from nptrain.caffe.caffe_pb2 import FillerParameter
+from nptrain.caffe.text import decimal, single, within
+from nptrain.caffe_net.fields import refuse, shown
+from nptrain.errors import InputError
+from nptrain.network.layers import layers
+
+WITH_BLOBS = ("Convolution", "BatchNorm", "Scale", "InnerProduct")
+IN, OUT = FillerParameter.FAN_IN, FillerParameter.FAN_OUT
+
+
+def fill(filler, blob):
+    """Write how `blob` starts into the empty FillerParameter: by its rule (msra, xavier) where one gives the number."""
+    fans = {IN: _fan(blob.shape, IN), OUT: _fan(blob.shape, OUT)} if len(blob.shape) > 1 else {}
+    number = blob.std if blob.std is not None else blob.bound
+    name, square = ("msra", 2) if blob.std is not None else ("xavier", 3)
+    rule = next((norm for norm, fan in fans.items() if number == sqrt(square / fan)), None)
+    if number is None:
+        filler.type, filler.value = "constant", single(blob.value, "value")
+    elif rule is not None:
+        filler.type = name
+        if rule != IN:
+            filler.variance_norm = rule
+    elif name == "msra":
+        filler.type, filler.std = "gaussian", single(number, "std")
+    else:
+        filler.type, filler.min, filler.max = "uniform", single(-number, "min"), single(number, "max")
+
+
+def start(filler, shape):
+    """{"std", "bound", "value"} of a Blob of that shape. Raises InputError, beginning with the field, for what a Blob
+    cannot say.
+    """
+    found = {"std": None, "bound": None, "value": 0.0}
+    if filler.sparse >= 0:
+        raise InputError(f"sparse: found {filler.sparse}, expected none")
+    if filler.scale != 1:
+        raise InputError(f"scale: found {filler.scale:g}, expected 1")
+    if filler.type == "constant":
+        found["value"] = decimal(filler.value, "value")
+    elif filler.type == "gaussian":
+        if filler.mean:
+            raise InputError(f"mean: found {filler.mean:g}, expected 0")
+        found["std"] = decimal(filler.std, "std")
+    elif filler.type == "uniform":
+        if filler.min != -filler.max or filler.max < 0:
+            raise InputError(f"min: found {filler.min:g}, max {filler.max:g}, expected a range around 0")
+        found["bound"] = decimal(filler.max, "max")
+    elif filler.type in ("msra", "xavier") and len(shape) > 1:
+        fan = _fan(shape, filler.variance_norm)
+        field, square = ("std", 2) if filler.type == "msra" else ("bound", 3)
+        found[field] = sqrt(square / fan)
+    else:
+        kinds = "constant, gaussian, uniform" + (", msra or xavier" if len(shape) > 1 else "")
+        raise InputError(f"type: found {filler.type!r}, expected {kinds}")
+    return found
+
+
+def _fan(shape, norm):
+    """Caffe's count of inputs or outputs that meet in one value, or their mean; shape is (K, C, R, S) or (K, C)."""
+    fan_in, fan_out = prod(shape[1:]), prod(shape) // shape[1]
+    return {IN: fan_in, OUT: fan_out}.get(norm, (fan_in + fan_out) / 2)
+
+
+def changes(train, model):
+    """Yields (layer, index, field, value) where fillers and multipliers are not those of the layer
+    table: `train` are the layers of a net, `model` a Recipe with its depth, classes and downsample.
+    """
+    table = {layer.name: layer.blobs for layer in layers(model.depth, model.classes, model.downsample)}
+    norm = None
+    for layer in train:
+        if layer.type == "BatchNorm":
+            norm = layer
+            for rate, _ in _multipliers(layer, 3):
+                if rate:
+                    refuse(layer, "param.lr_mult", shown(rate), "0: running statistics are not trained")
+        elif layer.type in WITH_BLOBS:
+            blobs = table[layer.name]
+            multipliers = _multipliers(layer, len(blobs))
+            for index, (blob, (rate, decay)) in enumerate(zip(blobs, multipliers, strict=True)):
+                values = {**_start(layer, norm, index, blob.shape), "lr_mult": rate, "decay_mult": decay}
+                for field, value in values.items():
+                    if value != getattr(blob, field):
+                        yield layer.name, index, field, value
+
+
+def _multipliers(layer, count):
+    """[(lr_mult, decay_mult)] of a layer's blobs."""
+    if len(layer.param) > count:
+        refuse(layer, "param", f"{len(layer.param)} of them", f"at most {count}, one a blob")
+    found = []
+    for spec in layer.param:
+        for field in ("name", "share_mode"):
+            if spec.HasField(field):
+                refuse(layer, f"param.{field}", getattr(spec, field), "none: no blobs are shared")
+        values = [decimal(getattr(spec, field), f"layer {layer.name}: {field}") for field in ("lr_mult", "decay_mult")]
+        if min(values) < 0:
+            refuse(layer, "param", shown(min(values)), "0 or more")
+        found.append(tuple(values))
+    rest = (0.0, 0.0) if layer.type == "BatchNorm" else (1.0, 1.0)
+    return found + [rest] * (count - len(found))
+
+
+def _start(layer, norm, index, shape):
+    """How a blob starts. Gamma and beta have a filler in their Scale layer, as in Caffe, or in the BatchNorm that the
+    fork merges them into; without one, they start as 1 and 0.
+    """
+    if layer.type == "Scale":
+        places = {"batch_norm_param": norm, "scale_param": layer}
+        name = ("filler", "bias_filler")[index]
+    else:
+        places = {"convolution_param" if layer.type == "Convolution" else "inner_product_param": layer}
+        name = ("weight_filler", "bias_filler")[index]
+    found = []
+    for param, where in places.items():
+        if getattr(where, param).HasField(name):
+            with within(f"layer {where.name}: {param}.{name}"):
+                found.append(start(getattr(getattr(where, param), name), shape))
+    if len(found) == 2 and found[0] != found[1]:
+        refuse(layer, f"scale_param.{name}", "another one", f"that of {norm.name}, or none")
+    if found:
+        return found[0]
+    return {"std": None, "bound": None, "value": 1.0 if layer.type == "Scale" and index == 0 else 0.0}
+
+
+def unfilled(blobs):
+    """A note on weights that start as a constant: Caffe's default, where files mean to be given weights."""
+    names = [name for name, index, field, value in blobs if (index, field, value) == (0, "std", None)]
+    bounds = {name for name, index, field, _ in blobs if (index, field) == (0, "bound")}
+    names = [name for name in names if name not in bounds]
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"layer {names[0]}{more}: weight_filler is constant or absent: start from trained weights"

@@ -1,0 +1,211 @@
+"""Net files: ours are written, theirs read and held against the network that is computed here.
+
+A net is understood if it is a ResNet of the layer table: it is compared layer by layer with what `train_val` writes,
+by what is computed, not by how it is written.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from nptrain.caffe.caffe_pb2 import TEST, TRAIN, NetParameter
+from nptrain.caffe.text import decimal, read_text, within
+from nptrain.caffe_net.blobs import WITH_BLOBS, changes, unfilled
+from nptrain.caffe_net.data_layer import DataLayer, data_layer
+from nptrain.caffe_net.fields import computes, notes, refuse, shown
+from nptrain.caffe_net.writer import deploy, to_text, train_val
+from nptrain.errors import InputError
+from nptrain.network.layers import DEPTHS, convolutions
+from nptrain.recipes.recipe import Phase as RecipePhase
+from nptrain.recipes.recipe import Recipe
+
+__all__ = ["DataLayer", "NetFile", "deploy", "read_net", "to_text", "train_val", "understand"]
+
+OF_NET = ("name", "layer", "engine", "debug_info")  # other fields are refused
+INSTEAD = {
+    "input": "a Data layer: this is a deploy net",
+    "layers": "layer: convert the file with Caffe's upgrade_net_proto_text",
+}
+IN_PLACE = ("BatchNorm", "Scale", "ReLU")  # what Caffe can compute in the memory of its input
+
+
+@dataclass(frozen=True)
+class NetFile:
+    """What a net file says: the data of both phases (`test` None: no TEST data layer), and the network as fields of a
+    Recipe. `blob_overrides`: where it departs from the layer table. `notes`: lines on what has no effect.
+    """
+
+    train: DataLayer
+    test: DataLayer | None
+    depth: int
+    classes: int
+    downsample: str
+    bn_eps: float
+    moving_average_fraction: float
+    blob_overrides: tuple = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_net(path):
+    """The NetParameter in a text file. Raises InputError: FILE:LINE:COLUMN, and what is wrong there."""
+    return read_text(path, NetParameter)
+
+
+def understand(net, where):
+    """The NetFile of a NetParameter from the file `where`. Raises InputError, in a line that begins with `where`,
+    names the layer and the field, what was found and what was expected, for a net that cannot be trained here.
+    """
+    with within(where):
+        return _understood(net)
+
+
+def _understood(net):
+    for field, value in net.ListFields():
+        if field.name not in OF_NET and (field.is_repeated or value != field.default_value):
+            raise InputError(f"{field.name}: found it, expected {INSTEAD.get(field.name, 'none')}")
+    train, test = (_chosen(net, phase) for phase in (TRAIN, TEST))
+    if not train or train[0].type != "Data":
+        found = f"layer {train[0].name}, type {train[0].type or 'none'}" if train else "no layer"
+        raise InputError(f"{found} is the first in the TRAIN phase, expected type Data")
+    data, test_data = data_layer(train[0], train=True), None
+    depth, downsample = _variant(train)
+    classes = next((x.inner_product_param.num_output for x in reversed(train) if x.type == "InnerProduct"), 1000)
+    model = Recipe("", "", (RecipePhase("", 1, 1, 0),), classes=classes, crop_size=data.crop_size, depth=depth,
+                   downsample=downsample, test_resize=None)  # fmt: skip
+    ours = train_val(model, model.phases[0], "train", "test")
+    _compare(train, _chosen(ours, TRAIN), TRAIN)
+    fraction, eps = (_in_all(train, field) for field in ("moving_average_fraction", "eps"))
+    if any(not layer.bottom for layer in test):  # else Caffe does not build it, either
+        with within("TEST phase"):
+            _compare(test, _chosen(ours, TEST), TEST)
+            _in_all([train[2], *test], "eps")
+            test_data = data_layer(test[0], train=False)
+            _same_input(test[0], test_data, data)
+    blobs = tuple(changes(train, model))
+    replace(model, blob_overrides=blobs)  # which checks them
+    return NetFile(data, test_data, depth, classes, downsample, eps, fraction, blobs,
+                   (*notes(net), *unfilled(blobs)))  # fmt: skip
+
+
+def _chosen(net, phase):
+    """The layers that Caffe builds in a phase, by their include and exclude rules, which may name phases only."""
+    return [layer for layer in net.layer if _is_in(layer, phase)]
+
+
+def _is_in(layer, phase):
+    for name in ("include", "exclude"):
+        for rule in getattr(layer, name):
+            for field, _ in rule.ListFields():
+                if field.name != "phase":
+                    refuse(layer, f"{name}.{field.name}", "it", "phase alone")
+    if layer.include and layer.exclude:
+        refuse(layer, "exclude", "it together with include", "one of them")
+    matches = [not rule.HasField("phase") or rule.phase == phase for rule in (*layer.include, *layer.exclude)]
+    return any(matches) if layer.include else not any(matches)
+
+
+def _variant(train):
+    """(depth, downsample) of the ResNet that has most layers' names in common."""
+    convs = {layer.name: layer for layer in train if layer.type == "Convolution"}
+    depth = min(DEPTHS, key=lambda d: len({conv.name for conv in convolutions(d)} ^ convs.keys()))
+    firsts = [convs[name] for name in (f"res{stage}a_branch2a" for stage in (3, 4, 5)) if name in convs]
+    strides = [computes(layer)["convolution_param.stride"] for layer in firsts]
+    return depth, "1x1" if DEPTHS[depth][1] and strides.count((2, 2)) > 1 else "3x3"
+
+
+def _graph(layers):
+    """([(layer, inputs)], the same of the Accuracy layers). An input is the place of the layer that makes it, and its
+    place among that layer's tops: names of blobs, and what is computed in place, make no difference.
+    """
+    made, graph, accuracies = {}, [], []
+    for layer in layers:
+        for bottom in layer.bottom:
+            if bottom not in made:
+                refuse(layer, "bottom", repr(bottom), "the output of a layer before it")
+        inputs = [made[bottom] for bottom in layer.bottom]
+        for place, top in enumerate(layer.top):
+            if top in made and top not in layer.bottom:
+                refuse(layer, "top", f"{top!r}, which a layer before it makes", "another name")
+            if top in layer.bottom and layer.type not in IN_PLACE:
+                refuse(layer, "top", f"{top!r}, its own bottom", "another name")
+            made[top] = (len(graph), place) if layer.type != "Accuracy" else None
+        (accuracies if layer.type == "Accuracy" else graph).append((layer, inputs))
+    return graph, accuracies
+
+
+def _compare(found, expected, phase):
+    """Refuse the first layer that does not compute what ours does."""
+    if phase == TEST and not any(layer.type == "SoftmaxWithLoss" for layer in found):
+        expected = [layer for layer in expected if layer.type != "SoftmaxWithLoss"]  # a test computes it anyway
+    _compare_types(*([layer for layer in net if layer.type != "Accuracy"] for net in (found, expected)))
+    (graph, accuracies), (ours, our_accuracies) = _graph(found), _graph(expected)
+    names = [layer.name for layer, _ in ours]
+    for (layer, inputs), (our, our_inputs) in zip(graph, ours, strict=True):
+        if our.type == "Eltwise":  # a sum is the same in any order
+            inputs, our_inputs = sorted(inputs), sorted(our_inputs)
+        if inputs != our_inputs:
+            refuse(layer, "bottom", ", ".join(layer.bottom) or "none",
+                   f"what {' and '.join(names[place] for place, _ in our_inputs)} made")  # fmt: skip
+        if len(layer.top) != len(our.top) and our.type != "SoftmaxWithLoss":
+            refuse(layer, "top", ", ".join(layer.top) or "none", f"{len(our.top)} names")
+        _compare_values(layer, our, phase)
+    _, scores_and_labels = (our_accuracies or ours)[-1]
+    for layer, inputs in accuracies:
+        computes(layer)  # which refuses fields that it cannot have
+        param = layer.accuracy_param
+        if inputs != scores_and_labels:
+            refuse(layer, "bottom", ", ".join(layer.bottom), "the scores and the labels")
+        if param.top_k not in (1, 5):
+            refuse(layer, "accuracy_param.top_k", param.top_k, "1 or 5")
+        if param.HasField("ignore_label"):
+            refuse(layer, "accuracy_param.ignore_label", param.ignore_label, "none")
+        if param.axis != 1:
+            refuse(layer, "accuracy_param.axis", param.axis, "1")
+
+
+def _compare_types(found, expected):
+    before = None
+    for layer, our in zip_longest(found, expected):
+        if layer is None:
+            raise InputError(f"layer {our.name}: type: found none after layer {before}, expected {our.type}")
+        if our is None:
+            refuse(layer, "type", layer.type or "none", f"none after layer {before}")
+        if layer.type != our.type:
+            refuse(layer, "type", layer.type or "none", f"{our.type}, for {our.name}")
+        if layer.type in WITH_BLOBS and layer.name != our.name:
+            refuse(layer, "name", layer.name, f"{our.name}, the name of its weights")
+        before = layer.name
+
+
+def _compare_values(layer, our, phase):
+    values, expected = computes(layer), computes(our)
+    if expected.get("pooling_param.pool") == "AVE":  # one window, over the whole map
+        values["pooling_param.stride"] = expected["pooling_param.stride"]
+        if values["pooling_param.global_pooling"]:
+            same = ("pooling_param.global_pooling", "pooling_param.kernel_size")
+            values.update({field: expected[field] for field in same})
+    for field, value in expected.items():
+        if values[field] != value:
+            refuse(layer, field, shown(values[field]), shown(value))
+    norm, field = layer.batch_norm_param, "use_global_stats"
+    if layer.type == "BatchNorm" and norm.HasField(field) and norm.use_global_stats == (phase == TRAIN):
+        when = "TRAIN" if phase == TRAIN else "TEST"
+        refuse(layer, f"batch_norm_param.{field}", f"{shown(norm.use_global_stats)} in the {when} phase",
+               shown(not norm.use_global_stats))  # fmt: skip
+
+
+def _in_all(layers, field):
+    """The value of a field that every BatchNorm has alike."""
+    norms = [layer for layer in layers if layer.type == "BatchNorm"]
+    first = getattr(norms[0].batch_norm_param, field)
+    for layer in norms:
+        value = getattr(layer.batch_norm_param, field)
+        if value != first:
+            refuse(layer, f"batch_norm_param.{field}", shown(value), f"{shown(first)}, as in {norms[0].name}")
+    return decimal(first, f"layer {norms[0].name}: batch_norm_param.{field}")
+
+
+def _same_input(layer, test, train):
+    for ours, theirs in (("crop_size", "crop_size"), ("mean_bgr", "mean_value"), ("scale", "scale")):
+        if getattr(test, ours) != getattr(train, ours):
+            refuse(layer, f"transform_param.{theirs}", shown(getattr(test, ours)),
+                   f"{shown(getattr(train, ours))}, as in the TRAIN phase")  # fmt: skip

@@ -1,0 +1,238 @@
+"""The solver: Caffe's SolverParameter text files, read as a phase of a recipe, and written.
+
+Every field of the message stands in one of three tables: it is honoured, noted (accepted, said, without effect) or
+refused unless it has Caffe's default. An absent field has Caffe's default, not this project's. A test walks the
+message and holds that none is forgotten.
+"""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from nptrain.caffe.caffe_pb2 import SolverParameter
+from nptrain.caffe.text import decimal, read_text, single
+from nptrain.errors import InputError
+from nptrain.recipes.recipe import Phase, Recipe
+from nptrain.recipes.schedule import NEEDS
+
+# {field of SolverParameter: field of Phase}, in the order in which they are written
+OF_PHASE = {
+    "type": "type", "test_iter": "test_iter", "test_interval": "test_interval",
+    "test_initialization": "test_initialization", "base_lr": "base_lr", "lr_policy": "lr_policy", "gamma": "gamma",
+    "power": "power", "stepsize": "stepsize", "stepvalue": "stepvalue", "plateau_winsize": "plateau_winsize",
+    "lr_iter": "lr_iter", "warmup_iter": "warmup_iter", "warmup_start_lr": "warmup_start_lr", "max_iter": "max_iter",
+    "iter_size": "iter_size", "momentum": "momentum", "weight_decay": "weight_decay",
+    "regularization_type": "regularization", "clip_gradients": "clip_gradients", "local_lr_auto": "local_lr_auto",
+    "local_gw_ratio": "local_gw_ratio", "display": "display", "average_loss": "average_loss", "snapshot": "snapshot",
+    "snapshot_prefix": "snapshot_prefix", "snapshot_after_train": "snapshot_after_train",
+}  # fmt: skip
+HONOURED = {
+    "net": "the net file, with the data sources",
+    "random_seed": "the seed, where --seed is not given; -1: not fixed",
+    "solver_type": "the older way to write type: SGD or NESTEROV",
+    **OF_PHASE,
+}
+NOTED = {
+    "solver_mode": "everything is computed on the CPU",
+    "device_id": "there is no device to choose; --threads chooses cores",
+    "engine": "the kernels are this project's own; --kernels and --winograd choose among them",
+    "debug_info": "metrics.jsonl is what a run says about itself",
+    "test_compute_loss": "a test always computes the loss",
+}
+REFUSED = {
+    "net_param": "the net in a file of its own, named by net",
+    "train_net": "net, one file with a TRAIN and a TEST data layer",
+    "test_net": "net, one file with a TRAIN and a TEST data layer",
+    "train_net_param": "the net in a file of its own, named by net",
+    "test_net_param": "the net in a file of its own, named by net",
+    "train_state": "none: layers are chosen by their phase alone",
+    "test_state": "none: layers are chosen by their phase alone",
+    "eval_type": "classification, the one kind of test here",
+    "ap_version": "its default, which classification does not use",
+    "show_per_class_result": "false: a test gives loss, top-1 and top-5",
+    "snapshot_diff": "false: snapshots hold weights, not gradients",
+    "snapshot_format": "BINARYPROTO",
+    "delta": "its default, which SGD and Nesterov do not use",
+    "momentum2": "its default, which SGD and Nesterov do not use",
+    "rms_decay": "its default, which SGD and Nesterov do not use",
+    "disabled_update": "false: training updates weights",
+    "fff": "none",
+}
+REQUIRED = ("net", "base_lr", "lr_policy", "max_iter")
+
+TYPES = ("SGD", "Nesterov")
+OF_POLICY = ("gamma", "power", "stepsize", "lr_iter")  # absent: not Caffe's 0, which no policy means
+# fields of Phase: of the net file; and of no field in Caffe's files (nor is `pad`, which the net file refuses)
+OF_NET = ("augmentation", "min_area", "aspect", "resize", "mirror", "shuffle", "prefetch")
+NOWHERE = ("momentum_correction", "decay_scale_and_shift")
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A solver file: its `phase`, named after the file; `net` as written there; `seed`, None if it is not fixed; and
+    the `notes` on fields without effect, a line each.
+
+    What the net file says of the phase (OF_NET) is at its defaults, and `snapshot_prefix` None where there is none.
+    """
+
+    path: Path
+    phase: Phase
+    net: str
+    seed: int | None
+    notes: tuple[str, ...]
+
+
+def read_solver(path):
+    """The Solver in a text file. Raises InputError, in one line that begins with the file (and with line and column
+    where the text is at fault), for what is no SolverParameter, a field that is refused, or lacks, or has a value
+    without sense.
+    """
+    message = read_text(path, SolverParameter)
+    try:
+        return _understood(message, Path(path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _understood(message, path):
+    for name in REQUIRED:
+        if not message.HasField(name):
+            raise InputError(f"{name}: found none, expected a value")
+    notes = []
+    for field, value in message.ListFields():
+        if field.name in REFUSED and not _is_default(field, value):
+            raise InputError(f"{field.name}: found {_shown(field, value)}, expected {REFUSED[field.name]}")
+        if field.name in NOTED and not (field.name == "solver_mode" and value == SolverParameter.CPU):
+            notes.append(f"{path}: {field.name} has no effect: {NOTED[field.name]}")
+    values = {ours: _value(message, name) for name, ours in OF_PHASE.items()}
+    values["type"] = _type(message)
+    values["test_iter"] = _one_test(message)
+    if values["test_interval"] and not values["test_iter"]:
+        notes.append(f"{path}: test_interval has no effect without test_iter, as in Caffe, unless --val-data is given")
+    for name in OF_POLICY:
+        if not message.HasField(name):
+            values.pop(name)
+    if "power" in NEEDS.get(message.lr_policy, ()) and "power" not in values:
+        raise InputError(f"power: found none, expected a value, as lr_policy is {message.lr_policy!r}")
+    if not message.snapshot_prefix:
+        values["snapshot_prefix"] = None
+    seed = message.random_seed if message.random_seed >= 0 else None
+    phase = Phase(path.stem, **values)
+    Recipe(path.stem, "", (phase,))  # which checks its values
+    return Solver(path, phase, message.net, seed, tuple(notes))
+
+
+def _value(message, name):
+    """A field's value, Caffe's default where it is absent; lists as tuples, floats in their shortest decimal."""
+    field, value = message.DESCRIPTOR.fields_by_name[name], getattr(message, name)
+    if field.is_repeated:
+        return tuple(value)
+    return decimal(value, name) if field.type == field.TYPE_FLOAT else value
+
+
+def _type(message):
+    """The solver's type, from either of the two fields; Caffe refuses both together."""
+    if message.HasField("solver_type"):
+        if message.HasField("type"):
+            raise InputError("solver_type: found together with type, expected type alone")
+        known = {SolverParameter.SGD: "SGD", SolverParameter.NESTEROV: "Nesterov"}
+        if message.solver_type not in known:
+            found = SolverParameter.SolverType.Name(message.solver_type)
+            raise InputError(f"solver_type: found {found}, expected SGD or NESTEROV")
+        return known[message.solver_type]
+    if message.type not in TYPES:
+        raise InputError(f"type: found {message.type!r}, expected one of {', '.join(TYPES)}")
+    return message.type
+
+
+def _one_test(message):
+    """test_iter, or None. As in Caffe, it makes a test net, which wants a test_interval."""
+    if len(message.test_iter) > 1:
+        raise InputError(f"test_iter: found {len(message.test_iter)} values, expected one: there is one test net")
+    if message.test_iter and message.test_interval < 1:
+        raise InputError(f"test_interval: found {message.test_interval}, expected 1 or more, as test_iter is given")
+    return message.test_iter[0] if message.test_iter else None
+
+
+def _is_default(field, value):
+    if field.type == field.TYPE_MESSAGE:
+        return not field.is_repeated and not value.ListFields()
+    return field.has_default_value and value == field.default_value
+
+
+def _shown(field, value):
+    """A value as a line can show it."""
+    if field.type == field.TYPE_MESSAGE:
+        return "{...}"
+    if field.type == field.TYPE_ENUM:
+        return field.enum_type.values_by_number[value].name
+    return ", ".join(map(str, value)) if field.is_repeated else str(value)
+
+
+def write_solver(phase, net, seed=None):
+    """The text of a solver file that `read_solver` reads as the same phase (but its name, `starts_from`, and what the
+    net file says of it), and that protobuf's text parser accepts as a SolverParameter.
+
+    Raises InputError for a value that Caffe's file cannot hold.
+    """
+    defaults = {field.name: field.default for field in fields(Phase)}
+    for name in NOWHERE:
+        if getattr(phase, name) != defaults[name]:
+            raise InputError(
+                f"{phase.name}.{name}: found {getattr(phase, name)}, which no field of Caffe's files holds"
+            )
+    lines = [_line("net", net)]
+    for name, ours in OF_PHASE.items():
+        value, absent = getattr(phase, ours), defaults[ours] if name in OF_POLICY else _value(SolverParameter(), name)
+        needed = name in REQUIRED or name in NEEDS.get(phase.lr_policy, ())
+        if value in (None, ()) or (value == absent and not needed):
+            continue
+        lines.append(_line(name, value))
+    if seed is not None:
+        lines.append(_line("random_seed", seed))
+    return "".join([*lines, _line("solver_mode", SolverParameter.CPU)])
+
+
+def _line(name, value):
+    """One field as text; of a list, a line each."""
+    field = SolverParameter.DESCRIPTOR.fields_by_name[name]
+    if field.type == field.TYPE_FLOAT:
+        value = single(value, name)
+    elif field.is_repeated and isinstance(value, int):
+        value = [value]
+    try:
+        return text_format.MessageToString(SolverParameter(**{name: value}))
+    except (ValueError, TypeError):
+        raise InputError(f"{name}: found {value}, which Caffe's file cannot hold") from None
+
+
+def recipe_of(solver, net, workers):
+    """The Recipe of one phase that a Solver and its `net.NetFile` make on `workers` workers: the TRAIN layer's batch
+    is a worker's. Without a TEST layer, a test's proportions are the published ones, 256 to 224.
+    """
+    train, test = net.train, net.test
+    from_net = {name: getattr(train, name) for name in OF_NET}
+    crop = train.crop_size
+    try:
+        return Recipe(
+            solver.phase.name, f"the solver of {solver.path}", (replace(solver.phase, **from_net),), workers=workers,
+            classes=net.classes, crop_size=crop, batch_size=train.batch_size, depth=net.depth,
+            mean_bgr=train.mean_bgr, scale=train.scale, bn_eps=net.bn_eps, downsample=net.downsample,
+            moving_average_fraction=net.moving_average_fraction, blob_overrides=net.blob_overrides,
+            test_resize=test.resize if test else round(crop * 256 / 224),
+            test_batch_size=test.batch_size if test else None)  # fmt: skip
+    except InputError as error:
+        raise InputError(f"{solver.path}: {error}") from None
+
+
+def snapshot_prefix(phase, path):
+    """What the names of snapshots begin with, as `caffe train` has it: the phase's snapshot_prefix; inside it, the
+    name of the solver file `path`, where that is a folder, or to be one (a/b/); and without one, `path` without its
+    extension.
+    """
+    prefix = phase.snapshot_prefix
+    if prefix is None:
+        return str(Path(path).with_suffix(""))
+    folder = prefix.endswith("/") or Path(prefix).is_dir()
+    return str(Path(prefix) / Path(path).stem) if folder else prefix

@@ -1,0 +1,251 @@
+"""What a file holds, told by its content: weights, solver states, mean images, LMDBs, net and solver texts, runs.
+
+`summary(path)` gives a dictionary that JSON can hold, with "file" and "kind"; nptrain/summary_text.py prints it.
+"""
+
+import io
+import json
+import math
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nptrain.caffe.blobs import read_blob
+from nptrain.caffe.caffe_pb2 import NetParameter, SolverParameter
+from nptrain.caffe.model import V1_TYPES, layers_of
+from nptrain.caffe.state import read_solverstate
+from nptrain.caffe.text import parse, text_of
+from nptrain.caffe.wire import I32, I64, LEN, VARINT, open_message
+from nptrain.data.datum import FORMATS
+from nptrain.data.lmdb_dataset import LmdbDataset
+from nptrain.data.lmdb_file import MAGIC
+from nptrain.errors import InputError
+from nptrain.files import check_regular
+from nptrain.run.checkpoint import of_manifest, verify
+
+# The wire types of the fields of Caffe's messages, by which they are told apart, and the fields one must have.
+WIRE_TYPES = {
+    "caffemodel": ({1: (LEN,), 2: (LEN,), 3: (LEN,), 5: (VARINT,), 6: (LEN,), 7: (VARINT,), 8: (LEN,), 100: (LEN,)},
+                   (2, 100)),
+    "solverstate": ({1: (VARINT,), 2: (LEN,), 3: (LEN,), 4: (VARINT,), 5: (I32,), 6: (VARINT,)}, (1,)),
+    "blob": ({1: (VARINT,), 2: (VARINT,), 3: (VARINT,), 4: (VARINT,), 5: (LEN, I32), 6: (LEN, I32), 7: (LEN,),
+              8: (LEN, I64), 9: (LEN, I64)}, (5, 8)),
+}  # fmt: skip
+
+
+def summary(path, records=None, progress=lambda indices: indices):
+    """What the file or folder `path` holds. Of an LMDB, `records` are read at most, through `progress`.
+
+    Raises InputError where it is of no known kind, or damaged.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind == "lmdb":
+        found = _lmdb(path if path.is_dir() else path.parent, records, progress)
+    else:
+        path = path / "run.json" if path.is_dir() else path
+        found = {"bytes": path.stat().st_size, **_READERS[kind](path)}
+    return {"file": str(path), "kind": found.pop("kind", kind), **found}
+
+
+def _kind(path):
+    """The kind of thing at `path`: a key of _READERS, or "lmdb"."""
+    try:
+        if path.is_dir():
+            for name, kind in (("data.mdb", "lmdb"), ("run.json", "json")):
+                if (path / name).exists():
+                    return kind
+            raise InputError(f"{path}: a folder without data.mdb and run.json: expected a file, an LMDB or a run")
+        check_regular(path)
+        with open(path, "rb") as file:
+            head = file.read(4096)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not head:
+        raise InputError(f"{path}: is empty")
+    if head[:4] == b"\x89HDF":
+        raise InputError(f"{path}: an HDF5 file, expected one with snapshot_format: BINARYPROTO")
+    if head[16:20] == MAGIC.to_bytes(4, "little") and path.name == "data.mdb":
+        return "lmdb"
+    if not any(byte < 32 and byte not in b"\t\n\f\r" for byte in head):
+        return "json" if head.lstrip()[:1] == b"{" else "prototxt"
+    with open_message(path, "Caffe") as message:
+        types = {(number, wire) for number, wire, _ in message.fields()}
+    for kind, (expected, needed) in WIRE_TYPES.items():
+        fits = all(wire in expected.get(number, (wire,)) for number, wire in types)
+        if fits and any(number in needed for number, _ in types):
+            return kind
+    raise InputError(
+        f"{path}: none of Caffe's files: expected weights, a solver state, a mean image, an LMDB or a text"
+    )
+
+
+def _blob(array):
+    """Shape, dtype and L2 norm of an array; `not_finite` counts NaNs and infinities, where there are any."""
+    flat, squares, finite = array.ravel(), 0.0, 0
+    for at in range(0, flat.size, 1 << 20):  # a copy in float64 of all of it would be large
+        part = flat[at : at + (1 << 20)]
+        mask = np.isfinite(part)
+        finite += int(mask.sum())
+        with np.errstate(all="ignore"):
+            squares += float(np.square(part[mask], dtype=np.float64).sum())
+    entry = {"shape": list(array.shape), "dtype": array.dtype.name, "norm": _number(math.sqrt(squares))}
+    if finite < flat.size:
+        entry |= {"norm": None, "not_finite": flat.size - finite}
+    return entry
+
+
+def _number(value):
+    return value if math.isfinite(value) else None
+
+
+def _caffemodel(path):
+    name, old, layers = "", False, []
+    with open_message(path, "NetParameter") as net:
+        for number, wire, value in net.fields():
+            if number == 1 and wire == LEN:
+                name = value.text()
+            old |= number == 2
+    for layer in layers_of(path):
+        layers.append({"name": layer.name, "type": layer.type, "blobs": [_blob(blob) for blob in layer.blobs]})
+    return {"net": name, "format": "V1LayerParameter" if old else "LayerParameter", "layers": layers}
+
+
+def _solverstate(path):
+    state = read_solverstate(path)
+    return {
+        "iteration": state.iteration,
+        "learned_net": state.learned_net,
+        "current_step": state.current_step,
+        "minimum_loss": _number(state.minimum_loss),
+        "iter_last_event": state.iter_last_event,
+        "history": [_blob(blob) for blob in state.history],
+    }
+
+
+def _mean(path):
+    with open_message(path, "BlobProto") as message:
+        array = read_blob(message, path)
+    entry = _blob(array)
+    if array.size:
+        channels = array.reshape(array.shape[-3] if array.ndim > 2 else 1, -1)
+        with np.errstate(all="ignore"):
+            entry["channel_means"] = [_number(float(x)) for x in channels[:16].mean(axis=1, dtype=np.float64)]
+    return {"blob": entry}
+
+
+def _lmdb(path, limit, progress):
+    dataset = LmdbDataset(path)
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    labels, sizes, channels, codings = Counter(), Counter(), Counter(), Counter()
+    bad, first_bad = 0, None
+    for index in progress(range(count)):
+        try:
+            datum = dataset.datum(index)
+            (width, height), planes, coding = _image(datum, dataset.where(index))
+        except InputError as error:
+            bad, first_bad = bad + 1, first_bad or str(error)
+            continue
+        labels[datum.label] += 1
+        sizes[width, height] += 1
+        channels[planes] += 1
+        codings[coding] += 1
+    good = sum(labels.values())
+    return {
+        "bytes": os.stat(path / "data.mdb").st_size,
+        "records": len(dataset),
+        "read": count,
+        "record_bytes": sum(map(dataset.bytes, range(len(dataset)))) / len(dataset),
+        "first_keys": [dataset.key(i).decode(errors="backslashreplace") for i in range(min(3, len(dataset)))],
+        "codings": dict(codings),
+        "channels": dict(channels),
+        "sizes": len(sizes),
+        "common_sizes": [[*size, n] for size, n in sizes.most_common(3)],
+        "mean_size": [sum(s[axis] * n for s, n in sizes.items()) / good for axis in (0, 1)] if good else None,
+        "labels": dict(sorted(labels.items())),
+        "bad": bad,
+        "first_bad": first_bad,
+    }
+
+
+def _image(datum, where):
+    """(width, height), channels and coding of a Datum, from an image file's header alone."""
+    if not datum.encoded:
+        if datum.channels * datum.height * datum.width != len(datum.data) or min(datum.height, datum.width) <= 0:
+            raise InputError(f"{where}: found {len(datum.data)} bytes of raw data for channels, height, width "
+                             f"{(datum.channels, datum.height, datum.width)}")  # fmt: skip
+        return (datum.width, datum.height), datum.channels, "raw"
+    try:
+        image = Image.open(io.BytesIO(datum.data), formats=FORMATS)
+        return image.size, len(image.getbands()), image.format
+    except Exception:  # each of Pillow's readers fails in its own ways
+        raise InputError(f"{where}: found {len(datum.data)} bytes that are no image file") from None
+
+
+def _prototxt(path):
+    """A net or a solver, whichever message more of its fields belong to; unknown fields are told, not refused."""
+    text = re.sub(r"\btype\s*:\s*([A-Z][A-Z0-9_]+)\b", _v1_type, text_of(path))
+    parsed = [parse(text, message, path, allow_unknown=True) for message in (SolverParameter(), NetParameter())]
+    message = max(parsed, key=lambda message: len(message.ListFields()))
+    fields = [field.name for field, _ in message.ListFields()]
+    if not fields:
+        raise InputError(f"{path}: a text without any field of Caffe's solvers or nets")
+    found = {"kind": message.DESCRIPTOR.name, "fields": {}}
+    try:
+        parse(text, type(message)(), path)
+    except InputError as error:
+        found["unknown"] = str(error).removeprefix(f"{path}:")
+    for field, value in message.ListFields():
+        if field.name == "layer":
+            found["layers"] = [{"name": layer.name, "type": layer.type} for layer in value]
+        elif field.name == "layers":
+            found["layers"] = [
+                {"name": layer.name, "type": V1_TYPES.get(layer.type, str(layer.type))} for layer in value
+            ]
+        elif field.message_type is None:
+            names = field.enum_type and {v.number: v.name for v in field.enum_type.values}
+            values = value if field.is_repeated else [value]
+            values = [names[v] if names else str(v) if v in (math.inf, -math.inf) or v != v else v for v in values]
+            found["fields"][field.name] = values if field.is_repeated else values[0]
+        else:
+            found["fields"][field.name] = "{...}"
+    return found
+
+
+def _v1_type(match):
+    """`type: NAME` of a layer from before 2014 with the number, which our message has."""
+    number = next((number for number, name in V1_TYPES.items() if name == match[1]), None)
+    return match[0] if number is None else f"type: {number}"
+
+
+def _json(path):
+    """A checkpoint's manifest or the description of a run."""
+    try:
+        entry = json.loads(text_of(path), parse_float=_finite, parse_constant=_finite)
+        if all(isinstance(entry.get(part), dict) for part in ("recipe", "arguments", "versions")):
+            return {"kind": "run", "recipe": entry["recipe"], "arguments": entry["arguments"],
+                    "versions": entry["versions"], "hosts": len(entry["hosts"])}  # fmt: skip
+        if {"phase", "iteration", "files"} <= set(entry):
+            checkpoint = of_manifest(path, entry)
+            if checkpoint.manifest.resolve() == path.resolve():
+                sizes = {str(name): file["bytes"] for name, file in entry["files"].items()}
+                return {"kind": "checkpoint", "phase": entry["phase"], "iteration": entry["iteration"],
+                        "files": sizes, "damage": verify(checkpoint)}  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise InputError(f"{path}: neither the manifest of a checkpoint nor the description of a run")
+
+
+def _finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+_READERS = {"caffemodel": _caffemodel, "solverstate": _solverstate, "blob": _mean, "prototxt": _prototxt,
+            "json": _json}  # fmt: skip

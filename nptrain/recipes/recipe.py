@@ -1,0 +1,259 @@
+"""A recipe: every value of a training run. A Recipe is a tuple of Phases and what they have in common."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
+
+from nptrain.data.augment import KINDS, Transform
+from nptrain.errors import InputError
+from nptrain.network.layers import DEPTHS, DOWNSAMPLE, STATISTICS, layers
+from nptrain.recipes.schedule import check_policy
+
+IMAGENET = (1_281_167, 50_000)  # records to train on and held out
+RENAMED = {"blobs": "blob_overrides"}  # fields of a Recipe that run.json had under another name
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One solver's run, with the fields of Caffe's SolverParameter and of its net's training data layer.
+
+    type: SGD or Nesterov. plateau_winsize: iterations without a lower smoothed loss after which lr_policy plateau drops
+    the rate, for each drop; the smoothed loss is the mean of the last average_loss ones.
+    starts_from: the iteration of the phase before whose weights (not momentum) it starts from; None: its end.
+    test_iter: test batches of each worker, in key order from the first record on, none twice; None: all records.
+    snapshot_prefix: what its snapshots' names begin with; None: they are in the run's folder.
+    """
+
+    name: str
+    base_lr: float
+    max_iter: int
+    weight_decay: float
+    type: str = "SGD"
+    lr_policy: str = "poly"
+    power: float = 1.0
+    gamma: float | None = None
+    stepsize: int | None = None
+    stepvalue: tuple[int, ...] = ()
+    plateau_winsize: tuple[int, ...] = ()
+    lr_iter: int | None = None
+    warmup_iter: int = 0
+    warmup_start_lr: float = 0.0
+    momentum: float = 0.9
+    momentum_correction: bool = False
+    regularization: str = "L2"
+    decay_scale_and_shift: bool = False  # the published engine's: it forgot the net file's decay_mult of 0
+    clip_gradients: float = -1.0
+    iter_size: int = 1
+    local_lr_auto: bool = False
+    local_gw_ratio: float = 0.001
+    snapshot: int = 0
+    snapshot_prefix: str | None = None
+    snapshot_after_train: bool = True
+    display: int = 40  # 0: never
+    average_loss: int = 1
+    test_iter: int | None = None
+    test_interval: int = 0
+    test_initialization: bool = False
+    augmentation: str = "random_aspect_ratio"
+    min_area: float = 0.08
+    aspect: float = 0.75
+    resize: int | None = None  # shorter side before a random crop
+    pad: int = 0
+    mirror: bool = True
+    shuffle: bool = True
+    prefetch: int = 2
+    starts_from: int | None = None
+
+    def train_transform(self, recipe):
+        """What happens to a training image."""
+        return Transform(self.augmentation, recipe.crop_size, resize=self.resize, mirror=self.mirror,
+                         min_area=self.min_area, aspect=self.aspect, pad=self.pad)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The network, the data and the phases. `batch_size` images for each of `workers` make one step.
+
+    downsample: the convolution of the first block of stages 3 to 5 that has the stride; the original release's: "1x1".
+    blob_overrides: where a net file departs from the layer table, (layer, index of the blob, field, value) each.
+    records: of the data set that the recipe is for, to train on and held out; they decide nothing, plans use them.
+    """
+
+    name: str
+    description: str
+    phases: tuple[Phase, ...]
+    classes: int = 1000
+    crop_size: int = 224
+    workers: int = 896
+    batch_size: int = 16
+    depth: int = 50
+    mean_bgr: tuple[float, ...] = (104.0, 117.0, 123.0)
+    scale: float = 0.0078125
+    bn_eps: float = 1e-5
+    moving_average_fraction: float = 0.95
+    test_resize: int | None = 256
+    downsample: str = "3x3"
+    blob_overrides: tuple = ()
+    records: tuple[int, int] = IMAGENET
+    test_batch_size: int | None = None  # None: batch_size
+
+    def __post_init__(self):
+        _check(self)
+
+    def test_transform(self):
+        """What happens to a test image: shorter side to test_resize, centre crop."""
+        return Transform("test", self.crop_size, resize=self.test_resize, mirror=False)
+
+    def test_records(self, phase):
+        """How many records, from the first on, a test in a phase is to take; None: all."""
+        return phase.test_iter and phase.test_iter * self.workers * (self.test_batch_size or self.batch_size)
+
+    def phase(self, name):
+        """The phase of that name. Raises InputError if there is none."""
+        for phase in self.phases:
+            if phase.name == name:
+                return phase
+        raise InputError(f"phase: found {name!r}, expected one of {', '.join(p.name for p in self.phases)}")
+
+
+def _check(recipe):
+    positive = ("classes", "workers", "batch_size", "scale")
+    for field in positive:
+        _expect(getattr(recipe, field) > 0, field, getattr(recipe, field), "a positive number")
+    _expect(recipe.bn_eps >= 0, "bn_eps", recipe.bn_eps, "0 or more")
+    _expect(0 <= recipe.moving_average_fraction <= 1, "moving_average_fraction", recipe.moving_average_fraction,
+            "a number from 0 to 1")  # fmt: skip
+    _expect(recipe.crop_size >= 32, "crop_size", recipe.crop_size, "32 or more")
+    _expect(recipe.depth in DEPTHS, "depth", recipe.depth, f"one of {', '.join(map(str, DEPTHS))}")
+    _expect(recipe.downsample in DOWNSAMPLE, "downsample", recipe.downsample, f"one of {', '.join(DOWNSAMPLE)}")
+    _expect(recipe.downsample == "3x3" or DEPTHS[recipe.depth][1], "downsample", recipe.downsample,
+            f"3x3: the blocks of depth {recipe.depth} have no 1x1 convolution")  # fmt: skip
+    _check_blob_overrides(recipe)
+    _expect(recipe.test_batch_size is None or recipe.test_batch_size > 0, "test_batch_size", recipe.test_batch_size,
+            "none, or a positive number")  # fmt: skip
+    _expect(len(recipe.mean_bgr) == 3, "mean_bgr", recipe.mean_bgr, "three values")
+    prefixes = [phase.snapshot_prefix for phase in recipe.phases if phase.snapshot_prefix is not None]
+    _expect(len(set(prefixes)) == len(prefixes), "snapshot_prefix", ", ".join(prefixes), "another in every phase")
+    for phase in recipe.phases:
+        name = f"{phase.name}."
+        for field in ("base_lr", "max_iter", "iter_size", "average_loss", "prefetch"):
+            _expect(getattr(phase, field) > 0, name + field, getattr(phase, field), "a positive number")
+        for field in ("weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "display", "test_interval",
+                      "pad"):  # fmt: skip
+            _expect(getattr(phase, field) >= 0, name + field, getattr(phase, field), "0 or more")
+        _expect(phase.test_iter is None or phase.test_iter > 0, name + "test_iter", phase.test_iter,
+                "none, or a positive number")  # fmt: skip
+        _expect(0 <= phase.momentum < 1, name + "momentum", phase.momentum, "a number from 0 to below 1")
+        _expect(phase.type in ("SGD", "Nesterov"), name + "type", phase.type, "SGD or Nesterov")
+        _expect(phase.type == "SGD" or not phase.momentum_correction, name + "momentum_correction", True,
+                "false: the original has it for SGD alone")  # fmt: skip
+        _expect(phase.regularization in ("L1", "L2"), name + "regularization", phase.regularization, "L1 or L2")
+        kinds = [kind for kind in KINDS if kind != "test"]
+        _expect(phase.augmentation in kinds, name + "augmentation", phase.augmentation, f"one of {', '.join(kinds)}")
+        check_policy(phase)
+        _expect(phase.resize is None or phase.resize >= recipe.crop_size, name + "resize", phase.resize,
+                f"none, or crop_size ({recipe.crop_size}) or more")  # fmt: skip
+        phase.train_transform(recipe)  # which checks its values
+    _expect(recipe.test_resize is None or recipe.test_resize >= recipe.crop_size, "test_resize", recipe.test_resize,
+            f"none, or crop_size ({recipe.crop_size}) or more")  # fmt: skip
+    for prefix, owner in (("", recipe), *((f"{phase.name}.", phase) for phase in recipe.phases)):
+        for field in fields(owner):
+            value = getattr(owner, field.name)
+            _expect(not isinstance(value, float) or isfinite(value), prefix + field.name, value, "a finite number")
+            _expect(not isinstance(value, int) or value < 2**31, prefix + field.name, value, "at most 2147483647")
+
+
+def _check_blob_overrides(recipe):
+    if not recipe.blob_overrides:
+        return
+    table = {layer.name: len(layer.blobs) for layer in layers(recipe.depth) if layer.kind != STATISTICS}
+    for change in recipe.blob_overrides:
+        _expect(len(change) == 4, "blob_overrides", change, "(layer, index, field, value)")
+        name, index, field, value = change
+        _expect(
+            index in range(table.get(name, 0)),
+            "blob_overrides",
+            change,
+            "a blob of a layer of the network that is trained",
+        )
+        numbers = {"lr_mult": True, "decay_mult": True, "value": True, "std": False, "bound": False}  # else also None
+        _expect(field in numbers, "blob_overrides", change, f"one of {', '.join(numbers)}")
+        _expect(
+            isinstance(value, int | float) or (value is None and not numbers[field]),
+            "blob_overrides",
+            change,
+            "a number",
+        )
+
+
+def _expect(condition, field, found, expected):
+    if not condition:
+        raise InputError(f"{field}: found {found}, expected {expected}")
+
+
+def to_dict(recipe):
+    """The recipe in full, as JSON can hold it."""
+    return asdict(recipe)
+
+
+def from_dict(values):
+    """The recipe that `to_dict` gave. Raises InputError on an unknown or missing field."""
+    phases = tuple(_build(Phase, phase) for phase in values.get("phases", ()))
+    values = {RENAMED.get(name, name): value for name, value in values.items()}
+    return _build(Recipe, {**values, "phases": phases})
+
+
+def _build(kind, values):
+    names = {field.name for field in fields(kind)}
+    for name in values:
+        _expect(name in names, name, "an unknown field", f"one of {', '.join(sorted(names))}")
+    try:
+        return kind(**{name: _frozen(value) for name, value in values.items()})
+    except TypeError as error:
+        raise InputError(f"{kind.__name__}: {error}") from None
+
+
+def _frozen(value):
+    """Lists as tuples, within lists, too."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def override(recipe, assignments):
+    """The recipe with FIELD=VALUE or PHASE.FIELD=VALUE replaced; a phase's field without PHASE is set in every phase.
+
+    Raises InputError on an unknown field or phase, or a value of another type.
+    """
+    changes, of_phases = {}, {phase.name: {} for phase in recipe.phases}
+    known = [field.name for field in fields(Phase) if field.name != "name"]
+    for assignment in assignments:
+        target, equals, text = assignment.partition("=")
+        _expect(equals, "--set", repr(assignment), "FIELD=VALUE or PHASE.FIELD=VALUE")
+        phase_name, dot, field = target.rpartition(".")
+        if not dot and field in {f.name for f in fields(Recipe)} - {"name", "phases", "blob_overrides"}:
+            changes[field] = _parsed(Recipe, field, text)
+            continue
+        _expect(field in known, "--set", f"the unknown field {field!r}",
+                f"a field of the recipe or of a phase: {', '.join(known)}")  # fmt: skip
+        for name in [recipe.phase(phase_name).name] if dot else of_phases:
+            of_phases[name][field] = _parsed(Phase, field, text)
+    # all at once: one value may make sense only with another
+    return replace(recipe, phases=tuple(replace(p, **of_phases[p.name]) for p in recipe.phases), **changes)
+
+
+def _parsed(kind, field, text):
+    """`text` as the type of a dataclass's field."""
+    hint = get_type_hints(kind)[field]
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    target = next(k for k in kinds if k is not type(None))
+    try:
+        if target is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if get_origin(target) is tuple:
+            return tuple(get_args(target)[0](part) for part in text.split(",") if part)
+        return target(text)
+    except (ValueError, KeyError):
+        name = getattr(target, "__name__", str(target))
+        raise InputError(f"--set {field}: found {text!r}, expected a value of type {name}") from None

@@ -1,0 +1,60 @@
+"""Runs as curves: the loss of every iteration, smoothed, and top-1 of every test."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nptrain.report import picture
+from nptrain.run import metrics
+
+
+def read(folder):
+    """(losses, tests) of a run's metrics.jsonl, arrays of rows (updates done, loss) and (updates done, top-1); updates
+    count on from phase to phase. Raises InputError for a file that is missing or damaged, or has no iteration.
+    """
+    losses, tests, begin, at = [], [], 0, None
+    for phase, iteration, loss, top1 in metrics.read(Path(folder) / "metrics.jsonl", _values):
+        if phase != at:
+            at, begin = phase, losses[-1][0] if losses else 0
+        if top1 is None:
+            losses.append((begin + iteration + 1, loss))
+        else:
+            tests.append((begin + iteration, top1))
+    return np.array(losses), np.array(tests).reshape(-1, 2)
+
+
+def _values(entry):
+    """(phase, iteration, loss, None) of an iteration's entry, (phase, updates done, None, top-1) of a test's."""
+    loss, top1 = (float(entry["loss"]), None) if "loss" in entry else (None, float(entry["top1"]))
+    return entry["phase"], int(entry["iteration"]), loss, top1
+
+
+def smoothed(values, window):
+    """The mean of each value and the window - 1 before it; of fewer where there are not so many."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, values.size + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def draw(runs, path, window):
+    """Curves of {label: (losses, tests)}, a colour a run: losses smoothed over `window` iterations on a log scale, and
+    where a run was tested its top-1 below. Writes PNG or whatever the file's name says.
+    """
+    tested = any(len(tests) for _, tests in runs.values())
+    figure = Figure(figsize=(8, 6 if tested else 3.6), dpi=100, layout="constrained")
+    top, *below = figure.subplots(1 + tested, 1, sharex=True, squeeze=False)[:, 0]
+    for number, (label, (losses, tests)) in enumerate(runs.items()):
+        color = f"C{number % 10}"
+        top.plot(losses[:, 0], smoothed(losses[:, 1], window), color=color, linewidth=1.4, label=label)
+        for axes in below:
+            axes.plot(tests[:, 0], 100 * tests[:, 1], color=color, marker="o", markersize=3.5, linewidth=1.2)
+    top.set(yscale="log", ylabel=f"training loss, mean of {window}")
+    top.legend(frameon=False)
+    for axes in below:
+        axes.set(ylabel="top-1 of the held-out images (%)")
+    for axes in (top, *below):
+        axes.grid(which="major", alpha=0.3)
+    (top, *below)[-1].set(xlabel="iteration")
+    picture.save(figure, path)

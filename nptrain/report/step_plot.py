@@ -1,0 +1,34 @@
+"""A step as a picture: what is computed, and the sums over ranks on their way meanwhile."""
+
+from matplotlib.figure import Figure
+
+from nptrain.report import picture
+
+COLOURS = {"data": "C5", "forward": "C0", "backward": "C1", "update": "C4", "waiting": "lightgrey"}
+TO_BE_SENT, TRAVELLING = "lightgreen", "darkgreen"
+
+
+def draw(spans, sums, title, xlabel, path):
+    """One row of bars for `spans`, [(name, begin, end)], and below it a row for each of `sums`, [(label, ready, begin,
+    end)], all in ms. As PNG or whatever the file's name says.
+    """
+    rows = 2 + len(sums)
+    figure = Figure(figsize=(10, 1.9 + 0.26 * rows), dpi=100, layout="constrained")
+    axes, named = figure.add_subplot(), {}
+
+    def bar(row, height, begin, end, colour, name):
+        drawn = axes.barh([row], [end - begin], height, left=begin, color=colour)
+        named.setdefault(name, drawn)
+
+    for name, begin, end in spans:
+        bar(0.5, 1.7, begin, end, COLOURS.get(name, "C9"), name)
+    for row, (_, ready, begin, end) in enumerate(sums, 2):
+        bar(row, 0.8, ready, begin, TO_BE_SENT, "ready, not sent yet")
+        bar(row, 0.8, begin, end, TRAVELLING, "travelling")
+    whole = max(end for *_, end in spans)
+    named["end of the step"] = axes.axvline(whole, color="black", linestyle="--", linewidth=1)
+    axes.set(xlabel=xlabel, xlim=(0, 1.01 * whole), ylim=(rows - 0.3, -0.6), title=title,
+             yticks=[0.5, *range(2, rows)], yticklabels=["compute", *(label for label, *_ in sums)])  # fmt: skip
+    figure.legend(named.values(), named, loc="outside lower center", ncols=len(named), frameon=False,
+                  fontsize=9, handlelength=1.3, columnspacing=1.2)  # fmt: skip
+    picture.save(figure, path)

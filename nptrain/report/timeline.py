@@ -1,0 +1,90 @@
+"""One iteration of a run, as its metrics.jsonl has it: what rank 0 computed, and what travelled meanwhile."""
+
+from dataclasses import dataclass
+
+from nptrain.errors import InputError
+from nptrain.run import metrics
+
+MS = 1e3
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """An iteration, in ms since it began.
+
+    spans   [(name, begin, end)] of data, forward, backward, update, and waiting for a sum; one after another
+    sums    [(label, ready, begin, end)] of what travelled, in order: the loss, then buckets of gradients
+    hidden  the share of communication that gradients were not waited for
+    """
+
+    phase: str
+    iteration: int
+    spans: list
+    sums: list
+    hidden: float
+
+    @property
+    def duration(self):
+        return self.spans[-1][2]
+
+    @property
+    def title(self):
+        return (f"phase {self.phase}, iteration {self.iteration}: {self.duration:.1f} ms, "
+                f"{self.hidden:.1%} of communication hidden")  # fmt: skip
+
+    def spent(self):
+        """{name: ms} in all of each kind of span."""
+        found = {}
+        for name, begin, end in self.spans:
+            found[name] = found.get(name, 0) + end - begin
+        return found
+
+
+def read(path, phase=None, iteration=None):
+    """[Timeline] of a metrics.jsonl, of one phase or iteration, or of all. Raises InputError for a file that is missing
+    or damaged, or has no such iteration.
+    """
+    found = [line for line in metrics.read(path, _timeline) if line]
+    names = list(dict.fromkeys(line.phase for line in found))
+    if phase is not None and phase not in names:
+        raise InputError(f"--phase: found {phase!r}, expected one of {', '.join(names)}")
+    found = [line for line in found if phase in (None, line.phase)]
+    if iteration is None:
+        return found
+    last = max(line.iteration for line in found)
+    found = [line for line in found if line.iteration == iteration]
+    if not found:
+        raise InputError(f"--iteration: found {iteration}, expected one of the run's, up to {last}")
+    return found
+
+
+def median(timelines):
+    """The one of median duration; of an even number, the shorter of the two in the middle."""
+    return sorted(timelines, key=lambda line: line.duration)[(len(timelines) - 1) // 2]
+
+
+def _timeline(entry):
+    """Of an iteration's entry; None of a test's. Raises as `metrics.read` says."""
+    if "loss" not in entry:
+        return None
+    sums = [[size, *(at * MS for at in times)] for size, *times in entry["sums"]]
+    labels = ["loss", *(f"{size / 1e6:.2f} MB" for size, *_ in sums[1:])]
+    spans = list(_spans([(str(name), end * MS) for name, end in entry["spans"]], [times[-2:] for times in sums]))
+    shown = [(label, ready, begin, end) for label, (_, ready, begin, end, _, _) in zip(labels, sums, strict=True)]
+    if not spans[-1][2] > 0:
+        raise ValueError("no time has passed")
+    return Timeline(entry["phase"], int(entry["iteration"]), spans, shown, float(entry["hidden"]))
+
+
+def _spans(marks, waits):
+    """What was marked, cut where the rank waited."""
+    begin = 0.0
+    for name, end in marks:
+        for asked, home in waits:
+            if begin <= asked < home <= end:
+                yield from [(name, begin, asked)] * (begin < asked)
+                yield "waiting", asked, home
+                begin = home
+        if begin < end:
+            yield name, begin, end
+        begin = end

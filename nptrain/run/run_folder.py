@@ -1,0 +1,104 @@
+"""The folder of a run: recipe in full, versions and hosts in run.json; metrics; checkpoints."""
+
+import json
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from nptrain.errors import InputError
+from nptrain.files import atomic_write
+from nptrain.recipes.recipe import from_dict, to_dict
+
+PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
+
+
+class RunFolder:
+    """Where a run lives."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.description = self.path / "run.json"
+
+    def expect_new(self):
+        """Raise InputError if the folder holds a run already."""
+        if self.description.exists() or self.metrics.exists():
+            raise InputError(f"--run-dir: {self.path} holds a run already; go on with --resume or choose another")
+
+    def expect_same(self, recipe, seed):
+        """Raise InputError unless the folder holds a run of this recipe and seed, to be resumed. Returns the arguments
+        that it began with.
+        """
+        if not self.description.exists():
+            raise InputError(f"--resume: {self.description} does not exist, expected a run begun before")
+        try:
+            before = json.loads(self.description.read_bytes())
+            old, old_seed = to_dict(from_dict(before["recipe"])), before["arguments"]["seed"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{self.description}: not the description of a run") from None
+        if seed != old_seed:
+            raise InputError(f"--seed: found {seed}, but the run in {self.path} began with {old_seed}")
+        for field, (was, is_now) in _differences(old, to_dict(recipe)):
+            raise InputError(f"{field}: found {is_now!r}, but the run in {self.path} began with {was!r}")
+        return before["arguments"]
+
+    def describe(self, recipe, hosts, arguments, library):
+        """Write run.json."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        entry = {"recipe": to_dict(recipe), "arguments": arguments, "versions": versions(library), "hosts": hosts}
+        with atomic_write(self.description) as file:
+            file.write(json.dumps(entry, indent=2).encode() + b"\n")
+
+
+def recipe_of(path):
+    """The recipe of the run in a folder, or None if there is no run."""
+    description = Path(path) / "run.json"
+    if not description.is_file():
+        return None
+    try:
+        return from_dict(json.loads(description.read_bytes())["recipe"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{description}: not the description of a run") from None
+
+
+def _differences(old, new, prefix=""):
+    """(dotted field, (old, new)) wherever two dictionaries differ."""
+    for field in sorted({*old, *new}):
+        a, b = old.get(field), new.get(field)
+        if field == "phases" and a and b and len(a) == len(b):
+            for p, q in zip(a, b, strict=True):
+                yield from _differences(p, q, f"{q['name']}.")
+        elif a != b and field not in ("description", "records"):
+            yield prefix + field, (a, b)
+
+
+def versions(library):
+    """What computed: Python, the packages, the MPI library and the commit of this project, if there is one."""
+    project = Path(__file__).resolve().parents[2]
+    try:
+        commit = subprocess.run(["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        commit = commit.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {**package_versions(), "mpi": library, "commit": commit}
+
+
+def package_versions():
+    """{name: version} of Python and of the packages that compute."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def host_table(entries):
+    """The hosts of a run as text, a line a rank: entries are dictionaries of host, rank, cores, threads,
+    communication_cores (cores as text), workers (numbers).
+    """
+    rows = [("host", "rank", "cores", "threads", "communication cores", "workers")]
+    for e in entries:
+        workers = f"{e['workers'][0]}..{e['workers'][-1]}" if e["workers"] else "none"
+        rows.append((e["host"][:20], e["rank"], e["cores"], e["threads"], e["communication_cores"], workers))
+    rows = [[str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:-1]), row[-1]] for row in rows)
+    return "\n".join("  ".join(line) for line in lines)

@@ -1,0 +1,145 @@
+"""One training step, from batches of images to new weights: the way of a gradient, from top to bottom.
+
+1. Every logical worker of this rank runs forward and backward on its batches; `Reduction.sums` adds up its gradients.
+2. During the backward pass of the last one, buckets of gradients leave for the other ranks as they become final.
+3. The loss has left before them. From all ranks' loss follows whether to go on, and the learning rate.
+4. Each bucket is applied to its weights as soon as its total is there; at last the running statistics.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nptrain.errors import TrainingError
+from nptrain.recipes.schedule import Progress, advance
+from nptrain.reduction.buckets import Buckets, StepTimer
+from nptrain.reduction.compressed_sum import CompressedSum
+from nptrain.reduction.plain_sum import PlainSum
+from nptrain.reduction.tree_sum import TreeSum
+from nptrain.update import update
+from nptrain.world import ImmediateReducer, Reducer, Solo, World
+
+BUCKET_BYTES = 16 << 20
+
+
+def worker_range(workers, rank, size):
+    """The logical workers of a rank, of `size` ranks: a contiguous range; their numbers differ by one at most."""
+    return range(workers * rank // size, workers * (rank + 1) // size)
+
+
+@dataclass
+class Reduction:
+    """How the gradients of all workers become one, on all ranks.
+
+    workers       of this rank
+    sums          `PlainSum`, `TreeSum` or `CompressedSum`
+    bucket_bytes  of gradients that travel together, at least
+    """
+
+    world: World
+    workers: range
+    sums: Any
+    reducer: Reducer
+    bucket_bytes: int = BUCKET_BYTES
+
+    @classmethod
+    def of(cls, network, recipe, phase, world=None, reducer=None, bucket_bytes=BUCKET_BYTES, reproducible=False,
+           compress=False):  # fmt: skip
+        """For a phase of a recipe on the ranks of `world`; without one, on this process alone.
+
+        reproducible  sum over workers in an order that the number of ranks does not change
+        compress      gradients travel as bf16; not together with `reproducible`
+        """
+        world, arena = world or Solo(), network.arena
+        ranges = [worker_range(recipe.workers, rank, world.size) for rank in range(world.size)]
+        terms = recipe.workers * phase.iter_size
+        if reproducible:
+            sums = TreeSum(world, arena.gradients, recipe.workers, ranges)
+        elif compress and world.size > 1:
+            sums = CompressedSum(world, network.ops, arena.gradients, terms, arena.size)
+        else:
+            sums = PlainSum(world, network.ops, arena.gradients, terms)
+        return cls(world, ranges[world.rank], sums, reducer or ImmediateReducer(), bucket_bytes)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step has come to: the mean loss over all workers, the phase's Progress with it, seconds that images were
+    waited for (the mean of all ranks), images/s of all ranks, and where this rank's time went (`StepTimer.result`).
+    """
+
+    loss: float
+    progress: Progress
+    data_wait_s: float
+    images_per_s: float
+    times: dict
+
+
+def train_step(network, recipe, phase, iteration, batches, reduction=None, progress=None, data_wait_s=lambda: 0.0):
+    """One update of the network's weights. Returns a Step.
+
+    iteration    of the phase, from 0
+    batches      iterator over a `data.loader.Batch` for each worker of this rank and each pass of `phase.iter_size`
+    reduction    a Reduction for this recipe and phase; None: this process carries all workers
+    progress     what the phase remembers of its losses so far
+    data_wait_s  seconds that this rank has waited for images since the last call
+
+    Raises TrainingError, before anything is updated, on a loss that is not finite.
+    """
+    reduction = reduction or Reduction.of(network, recipe, phase)
+    world, count = reduction.world, recipe.workers * phase.iter_size
+    timer, buckets = StepTimer(), Buckets(reduction.sums, reduction.reducer, reduction.bucket_bytes)
+
+    def send_loss(loss):
+        values = [loss, data_wait_s() / world.size]
+        return buckets.start(8 * len(values), world.allreduce_scalars, values)
+
+    with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
+        pending = _accumulate(network, recipe, phase, batches, reduction, buckets, timer, send_loss)
+    loss, waited = pending.result()
+    loss /= count
+    if not math.isfinite(loss):
+        raise TrainingError(f"phase {phase.name}, iteration {iteration}: the loss is {loss}")
+    progress = advance(progress or Progress(), phase, iteration, loss)
+    update(network.arena, phase, iteration, count, buckets.wait_into_gradients(), progress.current_step)
+    network.arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
+    timer.mark("update")
+    speed = count * recipe.batch_size / timer.total_s
+    return Step(loss, progress, waited, speed, timer.result(buckets))
+
+
+def _accumulate(network, recipe, phase, batches, reduction, buckets, timer, send_loss):
+    """Add up the gradients and batch statistics of this rank's workers, and send them as they become final. Returns
+    send_loss(the sum of their losses), called before the last backward pass, so that the loss travels first.
+    """
+    arena, sums, workers = network.arena, reduction.sums, reduction.workers
+    statistics, whole = arena.gradients[arena.size :], slice(0, arena.gradients.size)
+    total_loss, pending = 0.0, None
+    sums.begin_step()
+    for worker in workers:
+        sums.begin_worker()
+        for turn in range(phase.iter_size):
+            if turn:
+                statistics *= recipe.moving_average_fraction
+            batch = next(batches)
+            timer.mark("data")
+            x = network.pack_images(batch.images, recipe.mean_bgr, recipe.scale)
+            loss, _ = network.forward(x, batch.labels)
+            total_loss += sums.round_loss(loss)
+            timer.mark("forward")
+            last_pass = turn + 1 == phase.iter_size
+            if last_pass and worker == workers[-1]:
+                pending = send_loss(total_loss)
+                network.backward(on_grad_ready=lambda offset, worker=worker: buckets.mark_ready(offset, worker))
+            else:
+                network.backward()
+                if last_pass:
+                    sums.add(worker, whole)
+            timer.mark("backward")
+    if not workers:
+        pending = send_loss(total_loss)
+        for offset in network.offsets():
+            buckets.mark_ready(offset)
+    return pending

@@ -1,0 +1,285 @@
+"""Gradients as bf16: rounding and what it leaves, error feedback both ways, ranks, resuming."""
+
+import shutil
+from threading import Barrier, Thread
+
+import numpy as np
+import pytest
+from commands import run
+from images import make_dataset
+from test_agreement import differing, one_line
+from test_mpi import ranks
+from test_train import arguments, metrics
+
+from kernels import fast, naive
+from nptrain.reduction.compressed_sum import CompressedSum
+
+ALL = np.arange(1 << 16, dtype=np.uint32) << 16  # every bf16, as the words of float32
+EDGES = np.array([0, -0.0, 1e-45, -1e-45, 1e-40, 1.17549435e-38, 3.3895314e38, 3.39e38, -3.4e38, 3.4028235e38,
+                  np.inf, -np.inf, np.nan, -np.nan], np.float32)  # fmt: skip
+
+
+def ulp(values):
+    """The last place of bf16 at each value."""
+    return np.exp2(np.floor(np.log2(np.abs(values))) - 7)
+
+
+def split(ops, values):
+    """(bits, rest) of values, which stay."""
+    rest, bits = values.copy(), np.empty(values.size, np.uint16)
+    ops.bf16_split(rest, bits)
+    return bits, rest
+
+
+def decoded(bits):
+    total = np.zeros(bits.size)
+    naive.bf16_add_into(total, bits)
+    return total
+
+
+def samples():
+    """Floats of all magnitudes, all bf16 with their neighbours, and what lies half-way between them."""
+    rng = np.random.default_rng(0)
+    words = [ALL + np.uint32(step) for step in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)]
+    words.append(rng.integers(0, 1 << 32, 100_000, np.uint32))
+    return np.concatenate([EDGES, *(w.view(np.float32) for w in words)])
+
+
+def test_naive_rounds_to_the_nearest_of_all():
+    values = samples()
+    finite = np.sort(np.unique(ALL.view(np.float32)[np.isfinite(ALL.view(np.float32))])).astype(np.float64)
+    grid = np.concatenate([[-(2.0**128)], finite, [2.0**128]])  # inf stands where the next number would
+    bits, rest = split(naive, values)
+    got = np.clip(decoded(bits), -(2.0**128), 2.0**128)
+    with np.errstate(invalid="ignore"):  # some NaN signal
+        exact, number = np.clip(values.astype(np.float64), -(2.0**128), 2.0**128), ~np.isnan(values)
+    at = np.clip(np.searchsorted(grid, exact[number]), 1, grid.size - 1)
+    below, above = exact[number] - grid[at - 1], grid[at] - exact[number]
+    off = np.abs(got[number] - exact[number])
+    assert np.array_equal(off, np.minimum(below, above))
+    assert (bits[number][below == above] % 2 == 0).all()  # ties
+    assert np.isnan(got[~number]).all()
+    arrives = np.isfinite(decoded(bits))
+    assert np.array_equal(got[arrives] + rest[arrives], exact[arrives])
+    assert (rest[~arrives] == 0).all()
+    assert np.array_equal(bits >> 15, np.signbit(values))  # of zeros and NaN, too
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 1001, None])
+def test_fast_is_naive_to_the_bit(size):
+    values = samples()[:size]
+    bits, rest = split(fast, values)
+    expected, expected_rest = split(naive, values)
+    assert np.array_equal(bits, expected)
+    assert rest.tobytes() == expected_rest.tobytes()
+    for dtype in (np.float32, np.float64):
+        ours, theirs = (np.full(bits.size, 0.1, dtype) for _ in range(2))
+        fast.bf16_add_into(ours, bits)
+        naive.bf16_add_into(theirs, bits)
+        assert np.array_equal(ours, theirs, equal_nan=True)
+
+
+def test_kernels_refuse_other_arrays():
+    four = np.zeros(4, np.float32)
+    for call in (
+        lambda: fast.bf16_split(np.zeros(4), np.zeros(4, np.uint16)),
+        lambda: fast.bf16_split(four, np.zeros(4, np.int16)),
+        lambda: fast.bf16_split(four, np.zeros(3, np.uint16)),
+        lambda: fast.bf16_add_into(np.zeros(4, np.int64), np.zeros(4, np.uint16)),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            call()
+
+
+class Rank:
+    """One of several ranks that are threads here."""
+
+    def __init__(self, rank, size, meeting, table):
+        self.rank, self.size, self.meeting, self.table = rank, size, meeting, table
+        self.sent = set()  # dtypes
+
+    def allreduce_by(self, mine, counts, function, out):
+        assert counts == [1] * self.size
+        self.sent.add(out.dtype)
+        bounds = [out.size * rank // self.size for rank in range(self.size + 1)]
+        arrays = self._all(mine[0])
+        pieces = self._all(function([array[bounds[self.rank] : bounds[self.rank + 1]] for array in arrays]))
+        out[:] = np.concatenate(pieces)
+
+    def allreduce(self, array):
+        array[:] = sum(self._all(array))
+
+    def _all(self, array):
+        self.table[self.rank] = array.copy()
+        self.meeting.wait()
+        found = list(self.table)
+        self.meeting.wait()
+        return found
+
+
+def on_ranks(count, body):
+    """body(world) on so many ranks; returns what each gave."""
+    meeting, table, results = Barrier(count), [None] * count, [None] * count
+
+    def run(rank):
+        results[rank] = body(Rank(rank, count, meeting, table))
+
+    threads = [Thread(target=run, args=(rank,)) for rank in range(count)]
+    [thread.start() for thread in threads]
+    [thread.join(30) for thread in threads]
+    return results
+
+
+@pytest.mark.parametrize(("ops", "dtype"), [(fast, np.float32), (naive, np.float32), (naive, np.float64)])
+@pytest.mark.parametrize("count", [2, 3])
+def test_with_error_feedback_nothing_is_lost(ops, dtype, count):
+    """The same gradients in every step: all that arrived is all that was sent, but for what is still on its way."""
+    steps, size, tail = 300, 1001, 5
+    values = np.random.default_rng(count).uniform(0.01, 1, (count, size + tail)).astype(dtype)
+    parts = [slice(400, size + tail), slice(0, 400)]
+
+    def train(world):
+        sums = np.empty(size + tail, dtype)
+        compressed, arrived, forgetful = CompressedSum(world, ops, sums, 1, size), 0, 0
+        for _ in range(steps):
+            sums[:] = values[world.rank]
+            [compressed.total(part) for part in parts]
+            arrived = arrived + sums.astype(np.float64)
+        for _ in range(steps):
+            sums[:] = values[world.rank]
+            [compressed.total(part) for part in parts]
+            forgetful = forgetful + sums.astype(np.float64)
+            compressed.forget()
+        assert world.sent == {np.dtype(np.uint16)}
+        return arrived, forgetful
+
+    results = on_ranks(count, train)
+    for arrived, forgetful in results[1:]:
+        assert np.array_equal(arrived, results[0][0])
+        assert np.array_equal(forgetful, results[0][1])
+    arrived, forgetful = results[0]
+    exact = values.astype(np.float64).sum(axis=0)
+    assert np.allclose(arrived[size:], steps * exact[size:], rtol=1e-6)  # what rides along is not rounded
+    lost, without = (np.abs(a[:size] - steps * exact[:size]) for a in (arrived, forgetful))
+    # half a last place for every rounding on the way, of twice the value: with what was kept back it may be larger
+    bound = (ulp(2 * exact) + ulp(2 * values).sum(axis=0))[:size] / 2
+    assert (lost <= bound).all()
+    assert np.median(without) > 10 * np.median(bound)
+
+
+def test_what_is_not_finite_arrives_everywhere():
+    def train(world):
+        sums = np.ones(64, np.float32)
+        compressed = CompressedSum(world, fast, sums, 1, 64)
+        if world.rank == 1:
+            sums[[3, 40, 50]] = np.nan, np.inf, 3.4e38
+        compressed.total(slice(0, 64))
+        first = sums.copy()
+        sums[:] = 1
+        compressed.total(slice(0, 64))
+        return first, sums
+
+    for sums, after in on_ranks(3, train):
+        assert np.isnan(sums[3])
+        assert np.isposinf(sums[[40, 50]]).all()
+        assert (np.delete(sums, [3, 40, 50]) == 3).all()
+        assert (after == 3).all()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder / "train", 41, width=36, height=34)
+    make_dataset(folder / "val", 7, width=40, height=33)
+    return folder
+
+
+STEPS = ["--phase", "1", "--set", "1.snapshot=3", "--set", "1.base_lr=0.0002", "--set", "1.warmup_iter=0",
+         "--batch-size", "8"]  # fmt: skip
+BF16 = ["--compress", "bf16", "--bucket-mb", "8"]
+WATCHED = """
+import hashlib
+from bin.commands import train
+
+class Watched(train.Trainer):
+    def run(self, *args):
+        last, arena = super().run(*args), self.network.arena
+        state = arena.weights.tobytes() + arena.history.tobytes() + arena.statistics.tobytes()
+        assert len(set(world.allgather(hashlib.sha256(state).digest()))) == 1
+        print("alike")
+        return last
+
+train.Trainer = Watched
+train.main({words!r}, world)
+"""
+
+
+def train(data, folder, *more, count, iterations=5):
+    """Train with 4 workers on so many ranks, and check that they all end with the same weights; returns the lines of
+    the metrics.
+    """
+    words = [*arguments(data, folder / "run", "--workers", "4", *STEPS, "--iterations", iterations, *more)]
+    body = WATCHED.format(words=[str(word) for word in words])
+    done = ranks(count, body, folder, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("alike") == max(count, 1)
+    return metrics(folder / "run")
+
+
+def saved(folder, iteration):
+    """The bytes of a checkpoint."""
+    names = (f"phase1_iter_{iteration}.{kind}" for kind in ("caffemodel", "solverstate"))
+    return [(folder / "run" / "checkpoints" / name).read_bytes() for name in names]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(data, tmp_path_factory):
+    """(folder, metrics) of a run on two ranks whose gradients travel as bf16."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, train(data, folder, *BF16, count=2)
+
+
+def test_two_ranks_resume_bit_for_bit(data, tmp_path, two_ranks):
+    shutil.copytree(two_ranks[0] / "run", tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "phase1_iter_5.json").unlink()  # as if it was killed before that one
+    lines = train(data, tmp_path, *BF16, "--resume", count=2)
+    assert lines == two_ranks[1]
+    assert saved(tmp_path, 5) == saved(two_ranks[0], 5)
+
+
+def test_losses_are_near_those_without_and_one_rank_alone_rounds_nothing(data, tmp_path, two_ranks):
+    found, losses = [entry["loss"] for entry in two_ranks[1] if "loss" in entry], []
+    for name, more, count, iterations in (("plain", [], 2, 5), ("alone", BF16, 0, 2)):
+        (tmp_path / name).mkdir()
+        lines = train(data, tmp_path / name, *more, count=count, iterations=iterations)
+        losses.append([entry["loss"] for entry in lines if "loss" in entry])
+    plain, alone = losses
+    assert found[0] == plain[0]
+    assert found == pytest.approx(plain, rel=1e-3)
+    assert abs(alone[1] - plain[1]) < 0.1 * abs(found[1] - plain[1])
+
+
+def test_ranks_without_workers_and_plain_kernels_in_float64(data, tmp_path):
+    losses = []
+    for count, kernels in ((3, []), (2, ["--kernels", "numpy", "--dtype", "float64"])):
+        (tmp_path / str(count)).mkdir()
+        words = [*BF16, "--workers", "2", "--batch-size", "4", *kernels]
+        lines = train(data, tmp_path / str(count), *words, count=count, iterations=2)
+        losses.append([entry["loss"] for entry in lines if "loss" in entry])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_gradients_that_are_not_finite_end_the_run_with_its_line(data, tmp_path):
+    words = [*arguments(data, tmp_path / "run", "--workers", "2", *STEPS, *BF16), "--set", "1.base_lr=1e30"]
+    _, errors = run("train", *words, ranks=2, status=1)
+    assert "the loss is " in errors.splitlines()[0]
+    assert "Warning" not in errors
+
+
+def test_refusals(data, tmp_path):
+    words = arguments(data, tmp_path / "run", "--reproducible")
+    _, errors = run("train", *words, "--compress", "bf16", status=2)
+    assert errors == "train: --compress: found bf16 together with --reproducible, expected one of them\n"
+    _, errors = run("train", *words, "--compress", "fp16", status=2)
+    assert "argument --compress: invalid choice: 'fp16'" in errors
+    one_line(differing(["--compress", "bf16"], []), "--compress is none, rank 0 has bf16")
