@@ -4,7 +4,7 @@ import numpy as np
 
 from kernels.check import expect, expect_stored
 from kernels.convolve import convolve
-from kernels.epilogue import NOTHING, Epilogue, mean_and_variance
+from kernels.epilogue import NO_EPILOGUE, Epilogue, mean_and_variance
 
 
 def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
@@ -13,7 +13,7 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
     x, w, bias and y (written to `out` if given) as in `layout`. `statistics`, float64 (2, channels), is filled with
     y's mean and biased variance. Raises ValueError on shapes that do not fit.
     """
-    epilogue = NOTHING if bias is None else Epilogue(bias=bias)
+    epilogue = NO_EPILOGUE if bias is None else Epilogue(bias=bias)
     y, sums = _convolved(x, w, stride, pad, out, epilogue, statistics is not None)
     if statistics is not None:
         statistics[:] = mean_and_variance(sums, y[0].size // 16)

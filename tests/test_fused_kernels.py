@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's way, and what convolutions do besides: sums, ReLU and bias on the result in the cache."""
+"""Convolutions by Winograd's algorithm, and what convolutions do to a result in the cache: sums, ReLU and bias."""
 
 import numba
 import numpy as np
@@ -8,7 +8,7 @@ from tensors import RTOL, blocked, check_convolution, error, normal
 from kernels import fast, layout, naive
 from kernels.epilogue import FusedBatchNorm
 from kernels.vector import load, store
-from kernels.winograd import suits, use_winograd
+from kernels.winograd import use_winograd, winograd_is_faster
 from kernels.winograd_transforms import (
     A_T,
     B_T,
@@ -34,13 +34,13 @@ def test_winograd(shape):
 
 def test_winograd_is_chosen_where_it_is_faster():
     large, few, strided = (4, 4, 3, 3, 16, 16), (1, 1, 3, 3, 16, 16), (4, 4, 1, 1, 16, 16)
-    assert suits(large, (56, 56), 16, 1, 1)
-    assert not suits(large, (56, 56), 16, 2, 1)
-    assert not suits(large, (2, 2), 64, 1, 1)  # most taps are outside the map
-    assert not suits(few, (56, 56), 16, 1, 1)
-    assert not suits(strided, (56, 56), 16, 1, 0)
+    assert winograd_is_faster(large, (56, 56), 16, 1, 1)
+    assert not winograd_is_faster(large, (56, 56), 16, 2, 1)
+    assert not winograd_is_faster(large, (2, 2), 64, 1, 1)  # most taps are outside the map
+    assert not winograd_is_faster(few, (56, 56), 16, 1, 1)
+    assert not winograd_is_faster(strided, (56, 56), 16, 1, 0)
     with use_winograd("never"):
-        assert not suits(large, (56, 56), 16, 1, 1)
+        assert not winograd_is_faster(large, (56, 56), 16, 1, 1)
     with pytest.raises(ValueError, match="auto"), use_winograd("sometimes"):
         pass
 

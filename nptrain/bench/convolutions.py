@@ -3,7 +3,7 @@
 import numpy as np
 
 from kernels import cpu, fast, naive
-from kernels.winograd import suits, use_winograd
+from kernels.winograd import use_winograd, winograd_is_faster
 from nptrain.bench.shapes import distinct_shapes
 from nptrain.bench.timing import conditions, seconds
 from nptrain.errors import InputError
@@ -22,7 +22,7 @@ def used_kernel(shape, batch):
     """The kernel that the network uses for this shape at this batch."""
     stored = fast.weights_shape(shape.outputs, shape.inputs, shape.kernel, shape.kernel)
     size = (shape.height, shape.height)
-    return "winograd" if suits(stored, size, batch, shape.stride, shape.pad) else "direct"
+    return "winograd" if winograd_is_faster(stored, size, batch, shape.stride, shape.pad) else "direct"
 
 
 def measure(batch, crop_size, repeats, only=""):
