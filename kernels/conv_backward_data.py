@@ -11,13 +11,14 @@ from kernels.layout import FEW
 from kernels.scratch import scratch
 
 
-def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, fused_norm=None):
+def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, fused_norm=None, *,
+                       winograd="auto"):  # fmt: skip
     """dx[n, c, y, x] = sum over k, r, s of dy[n, k, (y + pad - r) / stride, ...] * w[k, c, r, s].
 
     `size` is x's (height, width), which a stride leaves open. `accumulate` adds to `out` in place. Returns dx; with
     `fused_norm`, the `epilogue.FusedBatchNorm` that made x, (d, sums): d is dx where its y > 0, else 0, sums are
-    float64 (2, channels), sum d and sum d (x - mean). dy, w and dx as in `layout`. Raises ValueError on shapes that do
-    not fit.
+    float64 (2, channels), sum d and sum d (x - mean). dy, w and dx as in `layout`; `winograd` as in
+    `winograd.uses_winograd`. Raises ValueError on shapes that do not fit.
     """
     expect_stored(dy=(dy, 5), w=(w, 6))
     expect(dy.shape[0] == w.shape[0], f"dy {dy.shape} has other channels than w {w.shape}")
@@ -35,7 +36,7 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     target = np.empty((*shape[:4], 16), np.float32) if few else dx
     epilogue = NO_EPILOGUE if fused_norm is None else backward_epilogue(fused_norm)
     add, with_sums = accumulate and not few, fused_norm is not None
-    sums = convolve(dy, transposed, target, 1, pad, -1, stride, add, epilogue, with_sums)
+    sums = convolve(dy, transposed, target, 1, pad, -1, stride, add, epilogue, with_sums, winograd)
     if few:
         dx[...] = dx * accumulate + target[..., :FEW]
     return dx if fused_norm is None else (dx, sums)

@@ -9,18 +9,18 @@ from kernels.check import expect, expect_stored
 from kernels.jit import parallel_jit
 from kernels.scratch import scratch
 from kernels.tiles import outer_tile
-from kernels.winograd import winograd_backward_weights, winograd_is_faster
+from kernels.winograd import uses_winograd, winograd_backward_weights
 
 TASKS = 56  # as in convolve
 PARTIAL_BYTES = 2 << 20  # of the sums of one piece of the image: they stay in a core's L2 cache
 BAND_BYTES = 256 << 10  # of the smaller operand in a band: it is read once for every block of the other
 
 
-def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
+def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="auto"):
     """dw[k, c, r, s] += sum over n, h, w of x[n, c, h * stride - pad + r, ...] * dy[n, k, h, w].
 
-    Adds to dw in place, and the sum of dy to dbias; all arrays as in `layout`. Raises ValueError on shapes
-    that do not fit.
+    Adds to dw in place, and the sum of dy to dbias; all arrays as in `layout`; `winograd` as in
+    `winograd.uses_winograd`. Raises ValueError on shapes that do not fit.
     """
     expect_stored(x=(x, 5), dy=(dy, 5), dw=(dw, 6))
     k_blocks, c_blocks, rows, cols, lanes, _ = dw.shape
@@ -30,7 +30,7 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
     expect(dy.shape == expected, f"dy is {dy.shape}, expected {expected}")
     if dbias is not None:
         dbias += channel_sums(dy)[0].astype(dbias.dtype)
-    if winograd_is_faster(dw.shape, x.shape[1:3], x.shape[3], stride, pad):
+    if uses_winograd(winograd, dw.shape, dy.shape, stride, pad):
         return winograd_backward_weights(x, dy, dw)
     if rows == cols == stride == 1:  # one row of all pixels
         x, dy = (a.reshape(a.shape[0], a.shape[1], 1, -1, a.shape[4]) for a in (x, dy))

@@ -12,32 +12,33 @@ from kernels.epilogue import NO_EPILOGUE, apply_epilogue, reduce_pieces, with_su
 from kernels.jit import inlined_jit, parallel_jit
 from kernels.taps import taps
 from kernels.tiles import product_tile
-from kernels.winograd import winograd_convolve, winograd_is_faster, winograd_pieces
+from kernels.winograd import uses_winograd, winograd_convolve, winograd_pieces
 
 TASKS = 56  # of a kernel, at least, where the shape allows: the same for every number of threads
 PIXELS, FEW_PIXELS = 16, 4  # of a register tile: a usual batch is a multiple of them
 PIECE_PIXELS = 64  # of a pointwise convolution: they stay in the cache while all outputs are computed from them
 
 
-def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilogue=NO_EPILOGUE, sums=False):
+def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilogue=NO_EPILOGUE, sums=False,
+             winograd="auto"):  # fmt: skip
     """y[k, h, w, n] (+)= sum over c and taps of x[c, tap's pixel, n] * w[k, c, tap], all arrays as stored.
 
     A tap's pixel in each direction is (out * scale + offset + direction * tap) / divisor, where it exists.
     Returns the epilogue's sums over all pixels, float64 (2, channels), if `sums`.
     """
-    k_blocks, h, _, images, _ = y.shape
+    k_blocks, h = y.shape[:2]
     rows, cols, lanes = w.shape[2:5]
     pointwise = rows == cols == scale == divisor == 1 and lanes == 16
-    winograd = winograd_is_faster(w.shape, y.shape[1:3], images, scale * divisor, abs(offset))
+    by_winograd = uses_winograd(winograd, w.shape, y.shape, scale * divisor, abs(offset))
     if pointwise:
         pixels = y[0].size // 16
         piece_pixels = PIECE_PIXELS if pixels >= PIECE_PIXELS * TASKS / 2 else PIECE_PIXELS // 2
         pieces = -(-pixels // piece_pixels)
     else:
-        pieces = winograd_pieces(y.shape) if winograd else h
+        pieces = winograd_pieces(y.shape) if by_winograd else h
     if sums:
         epilogue = with_sums(epilogue, k_blocks, pieces)
-    if winograd:
+    if by_winograd:
         winograd_convolve(x, w, y, direction < 0, accumulate, epilogue)
     elif pointwise:
         x, y = x.reshape(x.shape[0], -1), y.reshape(k_blocks, -1)

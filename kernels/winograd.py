@@ -7,10 +7,9 @@ all the third. The gradient of data is the same convolution with transposed weig
 gradient of weights uses the transposed maps in reverse order.
 """
 
-from contextlib import contextmanager
-
 import numba
 
+from kernels.check import expect
 from kernels.epilogue import NO_EPILOGUE
 from kernels.jit import jit, parallel_jit
 from kernels.scratch import scratch
@@ -29,43 +28,32 @@ PIXELS = 16  # tiles in a piece: the pixels of the register tile that multiplies
 CACHED = 128  # channels at most, for the transformed tiles of a task to stay in the cache
 ROUND_BYTES = 8 << 20  # of transformed tiles in a round
 
-_chosen = {"mode": "auto"}
+MODES = ("auto", "always", "never")
 
 
-def set_winograd(mode):
-    """Compute 3x3 convolutions of stride 1 by Winograd's algorithm "never", "always", or "auto": where it is faster
-    (the default). Returns the mode before. Raises ValueError for other words.
+def uses_winograd(mode, w, y, stride, pad):
+    """Whether Winograd's algorithm computes a convolution with weights of shape `w` and a result of shape `y`, both as
+    `layout` stores them. It can where kernels are 3x3 and stride and pad are 1.
+
+    mode  "always", where it can; "never"; "auto", where it is faster, too. Raises ValueError for others
     """
-    if mode not in ("never", "always", "auto"):
-        raise ValueError(f"{mode!r}, expected never, always or auto")
-    before, _chosen["mode"] = _chosen["mode"], mode
-    return before
-
-
-@contextmanager
-def use_winograd(mode):
-    """`set_winograd` for a while, as a context or around a function."""
-    before = set_winograd(mode)
-    try:
-        yield
-    finally:
-        set_winograd(before)
-
-
-def winograd_is_faster(shape, size, images, stride, pad):
-    """Whether Winograd's algorithm computes a convolution with weights stored as `shape`, of `images` maps of `size`
-    (height, width).
-
-    It is faster where it saves a third of the products at least, and where there are enough both of channels and
-    of tiles to pay for the transforms.
-    """
-    k_blocks, c_blocks, rows, cols, lanes, _ = shape
+    expect(mode in MODES, f"winograd is {mode!r}, expected one of {', '.join(MODES)}")
+    rows, cols, lanes, _ = w[2:]
     possible = rows == cols == 3 and stride == pad == 1 and lanes == 16
-    if not possible or _chosen["mode"] != "auto":
-        return possible and _chosen["mode"] == "always"
-    tiles = -(-size[0] // 4) * -(-size[1] // 4)
-    direct = (3 * size[0] - 2) * (3 * size[1] - 2)  # the taps that meet the image
-    return 3 * POINTS * tiles < 2 * direct and images * tiles >= 2 * PIXELS and min(c_blocks, k_blocks) >= 2
+    return possible and (mode == "always" or (mode == "auto" and winograd_is_faster(w, y)))
+
+
+def winograd_is_faster(w, y):
+    """Whether Winograd's algorithm is faster than a direct convolution; for shapes that it can compute.
+
+    It is where it saves a third of the products at least, and where there are enough both of channels and of tiles to
+    make up for the transforms.
+    """
+    k_blocks, c_blocks = w[:2]
+    _, h, width, images, _ = y
+    direct = (3 * h - 2) * (3 * width - 2)  # the taps that meet the image
+    tiles = _tiles(h, width, images)
+    return 3 * POINTS * tiles < 2 * direct * images and tiles >= 2 * PIXELS and min(c_blocks, k_blocks) >= 2
 
 
 def winograd_pieces(shape):

@@ -156,7 +156,8 @@ def test_twins_have_one_signature():
     for name in fast.__all__:
         twin = getattr(naive, name)
         if callable(twin):
-            assert list(inspect.signature(getattr(fast, name)).parameters) == list(inspect.signature(twin).parameters)
+            parameters = [p for p in inspect.signature(getattr(fast, name)).parameters if p != "winograd"]
+            assert parameters == list(inspect.signature(twin).parameters), name
 
 
 def test_a_nan_surfaces():
