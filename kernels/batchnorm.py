@@ -1,4 +1,4 @@
-"""Batch norm with scale and shift, the residual add and ReLU that follow it, and the way back.
+"""Batch norm with scale and shift, the residual add and ReLU that follow it, and their gradients.
 
 One pass takes the statistics, a second normalises, adds and clips: fused, because a pass over an
 activation costs as much as the arithmetic of a small convolution. Statistics are summed in float64.
@@ -9,11 +9,11 @@ import numba
 import numpy as np
 
 from kernels.check import expect, expect_stored
-from kernels.epilogue import mean_and_variance, norm_factors, normalised, total
+from kernels.epilogue import mean_and_variance, norm_factors, normalised, reduce_pieces
 from kernels.jit import parallel_jit
 from kernels.vector import fused, load, splat, store, where_above, where_below, widen, zero64
 
-PARTS = 14  # pieces of each block of channels, the same for every number of threads
+PIECES = 14  # of each block, the same for every number of threads
 
 
 def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None, statistics=None):
@@ -59,17 +59,17 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
     dx = np.empty_like(x) if out is None else out
     dyf, xf, yf = dy.reshape(-1), x.reshape(-1), y.reshape(-1)
     if sums is None:
-        pieces = np.zeros((blocks, PARTS, 2, 16))
-        _gradient_sums(dyf, xf, yf, mean.astype(np.float32), relu, pixels, pieces)
-        sums = total(pieces, PARTS)
+        partial = np.zeros((blocks, PIECES, 2, 16))
+        _gradient_sums(dyf, xf, yf, mean.astype(np.float32), relu, pixels, partial)
+        sums = reduce_pieces(partial, PIECES)
     else:
         relu = False
-    across, along = sums
+    sum_d, sum_d_centred = sums
     inverse = 1 / np.sqrt(var + eps)
-    dbeta += across.astype(np.float32)
-    dgamma += (along * inverse).astype(np.float32)
+    dbeta += sum_d.astype(np.float32)
+    dgamma += (sum_d_centred * inverse).astype(np.float32)
     factor = gamma * inverse
-    factors = np.stack([mean, factor, factor * inverse**2 * along / pixels, -factor * across / pixels])
+    factors = np.stack([mean, factor, factor * inverse**2 * sum_d_centred / pixels, -factor * sum_d / pixels])
     kept = dx if dresidual is None else dresidual
     _gradient(dyf, xf, yf, factors.astype(np.float32), relu, pixels, dx.reshape(-1),
               kept.reshape(-1), dresidual is not None)  # fmt: skip
@@ -78,9 +78,9 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
 
 def channel_sums(x):
     """float64 (2, channels): the sums of x and of x^2 over all pixels."""
-    sums = np.empty((x.shape[0], PARTS, 2, 16))
+    sums = np.empty((x.shape[0], PIECES, 2, 16))
     _moments(x.reshape(-1), x[0].size // 16, sums)
-    return total(sums, PARTS)
+    return reduce_pieces(sums, PIECES)
 
 
 def _expect_batchnorm(x, gamma, other):
@@ -92,12 +92,12 @@ def _expect_batchnorm(x, gamma, other):
 
 @parallel_jit
 def _moments(x, pixels, sums):
-    """sums[block, part] = (sum x, sum x^2)."""
+    """sums[block, piece] = (sum x, sum x^2)."""
     out = sums.reshape(-1)
-    for task in numba.prange(sums.shape[0] * PARTS):
-        block, part = task // PARTS, task % PARTS
+    for task in numba.prange(sums.shape[0] * PIECES):
+        block, piece = task // PIECES, task % PIECES
         total, squares = zero64(), zero64()
-        for p in range(part * pixels // PARTS, (part + 1) * pixels // PARTS):
+        for p in range(piece * pixels // PIECES, (piece + 1) * pixels // PIECES):
             value = widen(load(x, (block * pixels + p) * 16))
             total = total + value
             squares = squares + value * value
@@ -112,10 +112,10 @@ def _normalise(x, factors, residual, add, floor, y):
     means, scales, shifts = factors[0], factors[1], factors[2]
     pixels = x.size // channels
     lowest = splat(floor)
-    for task in numba.prange(channels // 16 * PARTS):
-        block, part = task // PARTS, task % PARTS
+    for task in numba.prange(channels // 16 * PIECES):
+        block, piece = task // PIECES, task % PIECES
         mean, scale, shift = load(means, block * 16), load(scales, block * 16), load(shifts, block * 16)
-        for p in range(part * pixels // PARTS, (part + 1) * pixels // PARTS):
+        for p in range(piece * pixels // PIECES, (piece + 1) * pixels // PIECES):
             at = (block * pixels + p) * 16
             value = normalised(load(x, at), mean, scale, shift)
             if add:
@@ -125,22 +125,22 @@ def _normalise(x, factors, residual, add, floor, y):
 
 @parallel_jit
 def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
-    """sums[block, part] = (sum d, sum d (x - mean))."""
+    """sums[block, piece] = (sum d, sum d (x - mean))."""
     out = sums.reshape(-1)
     zero = splat(np.float32(0))
-    for task in numba.prange(sums.shape[0] * PARTS):
-        block, part = task // PARTS, task % PARTS
+    for task in numba.prange(sums.shape[0] * PIECES):
+        block, piece = task // PIECES, task % PIECES
         centre = load(mean, block * 16)
-        total, along = zero64(), zero64()
-        for p in range(part * pixels // PARTS, (part + 1) * pixels // PARTS):
+        total, sum_d_centred = zero64(), zero64()
+        for p in range(piece * pixels // PIECES, (piece + 1) * pixels // PIECES):
             at = (block * pixels + p) * 16
             d = load(dy, at)
             if relu:
                 d = where_above(load(y, at), zero, d, zero)
             total = total + widen(d)
-            along = along + widen(d) * widen(load(x, at) - centre)
+            sum_d_centred = sum_d_centred + widen(d) * widen(load(x, at) - centre)
         store(out, task * 32, total)
-        store(out, task * 32 + 16, along)
+        store(out, task * 32 + 16, sum_d_centred)
 
 
 @parallel_jit
@@ -149,11 +149,11 @@ def _gradient(dy, x, y, factors, relu, pixels, dx, dresidual, keep):
     channels = factors.shape[1]
     means, scales, slopes, levels = factors[0], factors[1], factors[2], factors[3]
     zero = splat(np.float32(0))
-    for task in numba.prange(channels // 16 * PARTS):
-        block, part = task // PARTS, task % PARTS
+    for task in numba.prange(channels // 16 * PIECES):
+        block, piece = task // PIECES, task % PIECES
         mean, scale = load(means, block * 16), load(scales, block * 16)
         slope, level = load(slopes, block * 16), load(levels, block * 16)
-        for p in range(part * pixels // PARTS, (part + 1) * pixels // PARTS):
+        for p in range(piece * pixels // PIECES, (piece + 1) * pixels // PIECES):
             at = (block * pixels + p) * 16
             d = load(dy, at)
             if relu:

@@ -1,23 +1,24 @@
-"""The gradient of a convolution's data: a convolution of dy with the weights turned round."""
+"""The gradient of a convolution's data: a convolution of dy with the transposed weights, whose taps are reversed."""
 
 import numba
 import numpy as np
 
 from kernels.check import expect, expect_stored
 from kernels.convolve import convolve
-from kernels.epilogue import NOTHING, backward_epilogue
+from kernels.epilogue import NO_EPILOGUE, backward_epilogue
 from kernels.jit import parallel_jit
 from kernels.layout import FEW
 from kernels.scratch import scratch
 
 
-def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, fused_norm=None):
+def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, fused_norm=None, *,
+                       winograd="auto"):  # fmt: skip
     """dx[n, c, y, x] = sum over k, r, s of dy[n, k, (y + pad - r) / stride, ...] * w[k, c, r, s].
 
     `size` is x's (height, width), which a stride leaves open. `accumulate` adds to `out` in place. Returns dx; with
     `fused_norm`, the `epilogue.FusedBatchNorm` that made x, (d, sums): d is dx where its y > 0, else 0, sums are
-    float64 (2, channels), sum d and sum d (x - mean). dy, w and dx as in `layout`. Raises ValueError on shapes that do
-    not fit.
+    float64 (2, channels), sum d and sum d (x - mean). dy, w and dx as in `layout`; `winograd` as in
+    `winograd.uses_winograd`. Raises ValueError on shapes that do not fit.
     """
     expect_stored(dy=(dy, 5), w=(w, 6))
     expect(dy.shape[0] == w.shape[0], f"dy {dy.shape} has other channels than w {w.shape}")
@@ -30,18 +31,19 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     if fused_norm is not None:
         found = fused_norm.x.shape
         expect(found == fused_norm.y.shape == shape, f"fused_norm is of {found}, expected {shape}")
-    turned = scratch("turned weights", (w.shape[1], w.shape[0], *w.shape[2:4], 16, 16))
-    _turn(w.reshape(w.shape[0], w.shape[1], -1, *w.shape[4:]), turned.reshape(*turned.shape[:2], -1, 16, 16))
+    transposed = scratch("transposed weights", (w.shape[1], w.shape[0], *w.shape[2:4], 16, 16))
+    _transpose(w.reshape(*w.shape[:2], -1, *w.shape[4:]), transposed.reshape(*transposed.shape[:2], -1, 16, 16))
     target = np.empty((*shape[:4], 16), np.float32) if few else dx
-    epilogue = NOTHING if fused_norm is None else backward_epilogue(fused_norm)
-    sums = convolve(dy, turned, target, 1, pad, -1, stride, accumulate and not few, epilogue, fused_norm is not None)
+    epilogue = NO_EPILOGUE if fused_norm is None else backward_epilogue(fused_norm)
+    add, with_sums = accumulate and not few, fused_norm is not None
+    sums = convolve(dy, transposed, target, 1, pad, -1, stride, add, epilogue, with_sums, winograd)
     if few:
         dx[...] = dx * accumulate + target[..., :FEW]
     return dx if fused_norm is None else (dx, sums)
 
 
 @parallel_jit
-def _turn(w, turned):
+def _transpose(w, transposed):
     """(K/16, C/16, taps, lanes, 16) -> (C/16, K/16, taps, 16, 16), filled up with zeros."""
     k_blocks, c_blocks, n_taps, lanes, _ = w.shape
     for pair in numba.prange(k_blocks * c_blocks):
@@ -49,6 +51,6 @@ def _turn(w, turned):
         for tap in range(n_taps):
             for row in range(16):
                 for lane in range(lanes):
-                    turned[c, k, tap, row, lane] = w[k, c, tap, lane, row]
+                    transposed[c, k, tap, row, lane] = w[k, c, tap, lane, row]
                 for lane in range(lanes, 16):
-                    turned[c, k, tap, row, lane] = 0
+                    transposed[c, k, tap, row, lane] = 0

@@ -9,18 +9,18 @@ from kernels.check import expect, expect_stored
 from kernels.jit import parallel_jit
 from kernels.scratch import scratch
 from kernels.tiles import outer_tile
-from kernels.winograd import suits, winograd_backward_weights
+from kernels.winograd import uses_winograd, winograd_backward_weights
 
 TASKS = 56  # as in convolve
-PARTS_BYTES = 2 << 20  # of partial sums for one part of the image: they stay in a core's L2 cache
-BAND_BYTES = 256 << 10  # of the smaller operand in a band of rows: it is read once for every block of the other
+PARTIAL_BYTES = 2 << 20  # of the sums of one piece of the image: they stay in a core's L2 cache
+BAND_BYTES = 256 << 10  # of the smaller operand in a band: it is read once for every block of the other
 
 
-def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
+def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="auto"):
     """dw[k, c, r, s] += sum over n, h, w of x[n, c, h * stride - pad + r, ...] * dy[n, k, h, w].
 
-    Adds to dw in place, and the sum of dy to dbias; all arrays as in `layout`. Raises ValueError on shapes
-    that do not fit.
+    Adds to dw in place, and the sum of dy to dbias; all arrays as in `layout`; `winograd` as in
+    `winograd.uses_winograd`. Raises ValueError on shapes that do not fit.
     """
     expect_stored(x=(x, 5), dy=(dy, 5), dw=(dw, 6))
     k_blocks, c_blocks, rows, cols, lanes, _ = dw.shape
@@ -30,12 +30,12 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
     expect(dy.shape == expected, f"dy is {dy.shape}, expected {expected}")
     if dbias is not None:
         dbias += channel_sums(dy)[0].astype(dbias.dtype)
-    if suits(dw.shape, x.shape[1:3], x.shape[3], stride, pad):
+    if uses_winograd(winograd, dw.shape, dy.shape, stride, pad):
         return winograd_backward_weights(x, dy, dw)
-    if rows == cols == stride == 1:  # a row of pixels is as good as many images
+    if rows == cols == stride == 1:  # one row of all pixels
         x, dy = (a.reshape(a.shape[0], a.shape[1], 1, -1, a.shape[4]) for a in (x, dy))
-    parts = max(1, min(14, dy.shape[1], PARTS_BYTES // dw.nbytes))
-    partial = scratch("partial dw", (parts, dw.size))
+    pieces = max(1, min(14, dy.shape[1], PARTIAL_BYTES // dw.nbytes))
+    partial = scratch("partial dw", (pieces, dw.size))
     _outer_for(lanes, x.shape[4])(x, dy, dw, partial, stride, pad, rows, cols)
 
 
@@ -44,33 +44,33 @@ def _outer_for(lanes, pitch):
     """The kernel for one size of input block; the ints are literals inside it and part of its key."""
 
     @parallel_jit
-    def _outer(x, dy, dw, parts, stride, pad, rows, cols):
-        # The rows of the image are cut into slices, summed apart in `parts` and then together, in order.
-        blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    def _outer(x, dy, dw, partial, stride, pad, rows, cols):
+        # The sums of each piece (a range of rows) are taken in `partial`, and then added up in order.
+        c_blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
         k_blocks, h_out, w_out = dy.shape[0], dy.shape[1], dy.shape[2]
-        slices = parts.shape[0]
-        xf, yf, pf = x.reshape(-1), dy.reshape(-1), parts.reshape(-1)
+        pieces = partial.shape[0]
+        xf, yf, pf = x.reshape(-1), dy.reshape(-1), partial.reshape(-1)
         x_pixel, x_row, x_block = images * pitch, w_in * images * pitch, h_in * w_in * images * pitch
         y_row, y_block = w_out * images * 16, h_out * w_out * images * 16
         tap = lanes * 16
-        k_size = blocks * rows * cols * tap
+        k_size = c_blocks * rows * cols * tap
         size = k_blocks * k_size
-        k_parts = min(k_blocks, (TASKS + slices - 1) // slices)
-        more_k = k_blocks >= blocks
-        band = max(1, BAND_BYTES // (min(blocks * x_row * stride, k_blocks * y_row) * 4))
-        for task in numba.prange(slices * k_parts):
+        k_parts = min(k_blocks, (TASKS + pieces - 1) // pieces)
+        k_is_outer = k_blocks >= c_blocks
+        band = max(1, BAND_BYTES // (min(c_blocks * x_row * stride, k_blocks * y_row) * 4))
+        for task in numba.prange(pieces * k_parts):
             piece, part = task // k_parts, task % k_parts
             k_first, k_last = part * k_blocks // k_parts, (part + 1) * k_blocks // k_parts
-            h_first, h_last = piece * h_out // slices, (piece + 1) * h_out // slices
+            h_first, h_last = piece * h_out // pieces, (piece + 1) * h_out // pieces
             pf[piece * size + k_first * k_size : piece * size + k_last * k_size] = 0
             for top in range(h_first, h_last, band):
                 bottom = min(top + band, h_last)
-                mine = k_last - k_first
-                for pair in range(mine * blocks):
-                    if more_k:
-                        k, c = k_first + pair // blocks, pair % blocks
+                k_count = k_last - k_first
+                for pair in range(k_count * c_blocks):
+                    if k_is_outer:
+                        k, c = k_first + pair // c_blocks, pair % c_blocks
                     else:
-                        k, c = k_first + pair % mine, pair // mine
+                        k, c = k_first + pair % k_count, pair // k_count
                     for h in range(top, bottom):
                         for r in range(rows):
                             h_x = h * stride - pad + r
@@ -90,13 +90,13 @@ def _outer_for(lanes, pitch):
                                     xf, c * x_block + h_x * x_row + (first * stride - pad + s) * x_pixel,
                                     stride * x_pixel,
                                     yf, k * y_block + h * y_row + first * images * 16, images * 16,
-                                    pf, piece * size + ((k * blocks + c) * rows * cols + r * cols + s) * tap,
+                                    pf, piece * size + ((k * c_blocks + c) * rows * cols + r * cols + s) * tap,
                                     count, run)  # fmt: skip
         wf = dw.reshape(-1)
-        for row in numba.prange(k_blocks * blocks):
+        for row in numba.prange(k_blocks * c_blocks):
             for i in range(row * rows * cols * tap, (row + 1) * rows * cols * tap):
                 total = pf[i]
-                for piece in range(1, slices):
+                for piece in range(1, pieces):
                     total += pf[piece * size + i]
                 wf[i] += total
 

@@ -4,34 +4,36 @@ import numpy as np
 
 from kernels.check import expect, expect_stored
 from kernels.convolve import convolve
-from kernels.epilogue import NOTHING, Epilogue, mean_and_variance
+from kernels.epilogue import NO_EPILOGUE, Epilogue, mean_and_variance
 
 
-def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
+def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, *, winograd="auto"):
     """y[n, k, h, w] = bias[k] + sum over c, r, s of x[n, c, h * stride - pad + r, ...] * w[k, c, r, s].
 
     x, w, bias and y (written to `out` if given) as in `layout`. `statistics`, float64 (2, channels), is filled with
-    y's mean and biased variance. Raises ValueError on shapes that do not fit.
+    y's mean and biased variance. `winograd`: as in `winograd.uses_winograd`. Raises ValueError on shapes that do not
+    fit.
     """
-    epilogue = NOTHING if bias is None else Epilogue(bias=bias)
-    y, sums = _convolved(x, w, stride, pad, out, epilogue, statistics is not None)
+    epilogue = NO_EPILOGUE if bias is None else Epilogue(bias=bias)
+    y, sums = _convolved(x, w, stride, pad, out, epilogue, statistics is not None, winograd)
     if statistics is not None:
         statistics[:] = mean_and_variance(sums, y[0].size // 16)
     return y
 
 
-def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None):
+def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None, *, winograd="auto"):
     """[relu](conv_forward [+ residual]): a convolution with its batch norm folded into w and bias.
 
-    x, w, bias, residual and y (written to `out` if given) as in `layout`. Raises ValueError on shapes that do not fit.
+    x, w, bias, residual and y (written to `out` if given) as in `layout`; `winograd` as in `winograd.uses_winograd`.
+    Raises ValueError on shapes that do not fit.
     """
     epilogue = Epilogue(bias=bias, floor=np.float32(0 if relu else -np.inf))
     if residual is not None:
         epilogue = epilogue._replace(residual=residual.reshape(-1))
-    return _convolved(x, w, stride, pad, out, epilogue, False)[0]
+    return _convolved(x, w, stride, pad, out, epilogue, False, winograd)[0]
 
 
-def _convolved(x, w, stride, pad, out, epilogue, sums):
+def _convolved(x, w, stride, pad, out, epilogue, sums, winograd):
     expect_stored(x=(x, 5), w=(w, 6))
     rows, cols, lanes, _ = w.shape[2:]
     expect(x.shape[0] == w.shape[1] and x.shape[4] >= lanes, f"x {x.shape} has other channels than w {w.shape}")
@@ -43,4 +45,4 @@ def _convolved(x, w, stride, pad, out, epilogue, sums):
     bias = epilogue.bias
     expect(bias.size in (0, shape[0] * 16), f"bias is {bias.shape}, expected ({shape[0] * 16},)")
     expect(epilogue.residual.size in (0, y.size), f"a residual of {epilogue.residual.size} values, expected {y.size}")
-    return y, convolve(x, w, y, stride, -pad, 1, 1, epilogue=epilogue, sums=sums)
+    return y, convolve(x, w, y, stride, -pad, 1, 1, epilogue=epilogue, sums=sums, winograd=winograd)

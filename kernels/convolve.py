@@ -8,96 +8,98 @@ import functools
 
 import numba
 
-from kernels.epilogue import NOTHING, finish, total, with_sums
+from kernels.epilogue import NO_EPILOGUE, apply_epilogue, reduce_pieces, with_sums
 from kernels.jit import inlined_jit, parallel_jit
 from kernels.taps import taps
 from kernels.tiles import product_tile
-from kernels.winograd import suits, winograd_convolve, winograd_pieces
+from kernels.winograd import uses_winograd, winograd_convolve, winograd_pieces
 
-TASKS = 56  # pieces of work, at least, where the shape allows: the same for every number of threads
-PIXELS, FEW_PIXELS = 16, 4  # computed at once: a usual batch is a multiple of them
-CHUNK = 64  # pixels of a pointwise convolution that stay in the cache while all outputs are computed from them
+TASKS = 56  # of a kernel, at least, where the shape allows: the same for every number of threads
+PIXELS, FEW_PIXELS = 16, 4  # of a register tile: a usual batch is a multiple of them
+PIECE_PIXELS = 64  # of a pointwise convolution: they stay in the cache while all outputs are computed from them
 
 
-def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilogue=NOTHING, sums=False):
+def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilogue=NO_EPILOGUE, sums=False,
+             winograd="auto"):  # fmt: skip
     """y[k, h, w, n] (+)= sum over c and taps of x[c, tap's pixel, n] * w[k, c, tap], all arrays as stored.
 
     A tap's pixel in each direction is (out * scale + offset + direction * tap) / divisor, where it exists.
     Returns the epilogue's sums over all pixels, float64 (2, channels), if `sums`.
     """
-    k_blocks, h, _, images, _ = y.shape
+    k_blocks, h = y.shape[:2]
     rows, cols, lanes = w.shape[2:5]
     pointwise = rows == cols == scale == divisor == 1 and lanes == 16
-    winograd = suits(w.shape, y.shape[1:3], images, scale * divisor, abs(offset))
+    by_winograd = uses_winograd(winograd, w.shape, y.shape, scale * divisor, abs(offset))
     if pointwise:
         pixels = y[0].size // 16
-        chunk = CHUNK if pixels >= CHUNK * TASKS / 2 else CHUNK // 2
-        pieces = -(-pixels // chunk)
+        piece_pixels = PIECE_PIXELS if pixels >= PIECE_PIXELS * TASKS / 2 else PIECE_PIXELS // 2
+        pieces = -(-pixels // piece_pixels)
     else:
-        pieces = winograd_pieces(y.shape) if winograd else h
+        pieces = winograd_pieces(y.shape) if by_winograd else h
     if sums:
         epilogue = with_sums(epilogue, k_blocks, pieces)
-    if winograd:
+    if by_winograd:
         winograd_convolve(x, w, y, direction < 0, accumulate, epilogue)
     elif pointwise:
-        _pointwise(x.reshape(x.shape[0], -1), w.reshape(-1), y.reshape(k_blocks, -1), chunk, accumulate, epilogue)
+        x, y = x.reshape(x.shape[0], -1), y.reshape(k_blocks, -1)
+        _pointwise(x, w.reshape(-1), y, piece_pixels, accumulate, epilogue)
     else:
         kernel = _convolve_for(lanes, x.shape[4])
         kernel(x, w.reshape(-1), y, scale, offset, direction, divisor, rows, cols, accumulate, epilogue)
-    return total(epilogue.sums, epilogue.pieces) if sums else None
+    return reduce_pieces(epilogue.sums, epilogue.pieces) if sums else None
 
 
 @inlined_jit
 def _products(lanes, pitch, x, x0, x_block, x_row, x_col, w, w0, w_block, w_row, w_col,
-              y, y0, blocks, rows, cols, accumulate, pixels):  # fmt: skip
-    """`product_tile` for a row of pixels: large tiles, then small ones for what is left."""
+              y, y0, c_blocks, rows, cols, accumulate, pixels):  # fmt: skip
+    """`product_tile` for `pixels` in a row: large register tiles, then small ones for the rest."""
     done = 0
     while done + PIXELS <= pixels:
         product_tile(PIXELS, lanes, pitch, x, x0 + done * pitch, x_block, x_row, x_col, w, w0, w_block, w_row, w_col,
-                     y, y0 + done * 16, blocks, rows, cols, accumulate)  # fmt: skip
+                     y, y0 + done * 16, c_blocks, rows, cols, accumulate)  # fmt: skip
         done += PIXELS
     while done + FEW_PIXELS <= pixels:
         product_tile(FEW_PIXELS, lanes, pitch, x, x0 + done * pitch, x_block, x_row, x_col,
-                     w, w0, w_block, w_row, w_col, y, y0 + done * 16, blocks, rows, cols, accumulate)  # fmt: skip
+                     w, w0, w_block, w_row, w_col, y, y0 + done * 16, c_blocks, rows, cols, accumulate)  # fmt: skip
         done += FEW_PIXELS
     while done < pixels:
         product_tile(1, lanes, pitch, x, x0 + done * pitch, x_block, x_row, x_col, w, w0, w_block, w_row, w_col,
-                     y, y0 + done * 16, blocks, rows, cols, accumulate)  # fmt: skip
+                     y, y0 + done * 16, c_blocks, rows, cols, accumulate)  # fmt: skip
         done += 1
 
 
 @parallel_jit
-def _pointwise(x, w, y, chunk, accumulate, epilogue):
-    """A 1x1 convolution, all its pixels in a row. A chunk of them stays in the cache for every output."""
-    blocks, k_blocks, pixels = x.shape[0], y.shape[0], y.shape[1] // 16
+def _pointwise(x, w, y, piece_pixels, accumulate, epilogue):
+    """A 1x1 convolution, all its pixels in a row. A piece of them stays in the cache for every output."""
+    c_blocks, k_blocks, pixels = x.shape[0], y.shape[0], y.shape[1] // 16
     xf, yf = x.reshape(-1), y.reshape(-1)
-    chunks = (pixels + chunk - 1) // chunk
-    parts = min(k_blocks, (TASKS + chunks - 1) // chunks)
-    for task in numba.prange(chunks * parts):
-        piece, part = task // parts, task % parts
-        first, last = piece * chunk, min(piece * chunk + chunk, pixels)
-        for k in range(part * k_blocks // parts, (part + 1) * k_blocks // parts):
-            _products(16, 16, xf, first * 16, pixels * 16, 0, 0, w, k * blocks * 256, 256, 0, 0,
-                      yf, (k * pixels + first) * 16, blocks, 1, 1, accumulate, last - first)  # fmt: skip
-            finish(epilogue, yf, (k * pixels + first) * 16, last - first, k, piece)
+    pieces = (pixels + piece_pixels - 1) // piece_pixels
+    k_parts = min(k_blocks, (TASKS + pieces - 1) // pieces)
+    for task in numba.prange(pieces * k_parts):
+        piece, part = task // k_parts, task % k_parts
+        first, last = piece * piece_pixels, min(piece * piece_pixels + piece_pixels, pixels)
+        for k in range(part * k_blocks // k_parts, (part + 1) * k_blocks // k_parts):
+            _products(16, 16, xf, first * 16, pixels * 16, 0, 0, w, k * c_blocks * 256, 256, 0, 0,
+                      yf, (k * pixels + first) * 16, c_blocks, 1, 1, accumulate, last - first)  # fmt: skip
+            apply_epilogue(epilogue, yf, (k * pixels + first) * 16, last - first, k, piece)
 
 
 @functools.cache
 def _convolve_for(lanes, pitch):
-    """The kernel for one tile; the ints are literals inside it and part of its key in the cache."""
+    """The kernel for one register tile; the ints are literals inside it and part of its key in the cache."""
 
     @parallel_jit
     def _convolve(x, w, y, scale, offset, direction, divisor, rows, cols, accumulate, epilogue):
-        blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+        c_blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
         k_blocks, h_out, w_out = y.shape[0], y.shape[1], y.shape[2]
         xf, yf = x.reshape(-1), y.reshape(-1)
         x_pixel, x_row, x_block = images * pitch, w_in * images * pitch, h_in * w_in * images * pitch
         w_tap, w_block = lanes * 16, rows * cols * lanes * 16
-        parts = min(k_blocks, (TASKS + h_out - 1) // h_out)
-        for task in numba.prange(h_out * parts):
-            h, part = task // parts, task % parts
+        k_parts = min(k_blocks, (TASKS + h_out - 1) // h_out)
+        for task in numba.prange(h_out * k_parts):
+            h, part = task // k_parts, task % k_parts
             r, n_rows, h_first = taps(h, scale, offset, direction, divisor, rows, h_in)
-            for k in range(part * k_blocks // parts, (part + 1) * k_blocks // parts):
+            for k in range(part * k_blocks // k_parts, (part + 1) * k_blocks // k_parts):
                 column = 0
                 while column < w_out:
                     s, n_cols, w_first = taps(column, scale, offset, direction, divisor, cols, w_in)
@@ -111,7 +113,7 @@ def _convolve_for(lanes, pitch):
                     run = (following - column) * images
                     y0 = ((k * h_out + h) * w_out + column) * images * 16
                     x0 = h_first * x_row + w_first * x_pixel
-                    w0 = k * blocks * w_block + (r * cols + s) * w_tap
+                    w0 = k * c_blocks * w_block + (r * cols + s) * w_tap
                     column = following
                     if n_rows * n_cols == 0:
                         if not accumulate:
@@ -120,7 +122,7 @@ def _convolve_for(lanes, pitch):
                     _products(
                         lanes, pitch, xf, x0, x_block, direction * x_row, direction * x_pixel,
                         w, w0, w_block, divisor * cols * w_tap, divisor * w_tap,
-                        yf, y0, blocks, n_rows, n_cols, accumulate, run)  # fmt: skip
-                finish(epilogue, yf, (k * h_out + h) * w_out * images * 16, w_out * images, k, h)
+                        yf, y0, c_blocks, n_rows, n_cols, accumulate, run)  # fmt: skip
+                apply_epilogue(epilogue, yf, (k * h_out + h) * w_out * images * 16, w_out * images, k, h)
 
     return _convolve

@@ -2,7 +2,7 @@
 
 Forward: the sums of a batch norm's statistics; or a bias, a residual and a ReLU, with which a folded batch norm ends.
 Sums are taken of four pixels in float32, whose values are no more exact than that, and then in float64.
-Backward: the gradient goes on through the ReLU before the convolution's input, and is summed for the batch norm there.
+Backward: the ReLU that made the convolution's input, and the sums that the batch norm before it needs.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ _NO32, _NO64 = np.empty(0, np.float32), np.empty(0, np.float64)
 
 class FusedBatchNorm(NamedTuple):
     """The batch norm y = relu(norm(x) [+ residual]) that made a convolution's input, for `conv_backward_data`, which
-    takes the gradient of y on through its ReLU and sums it. `residual`: whether one was added.
+    applies the ReLU's backward pass to the gradient of y and sums it. `residual`: whether one was added.
     """
 
     x: np.ndarray
@@ -32,23 +32,23 @@ class FusedBatchNorm(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What `finish` does, on flat arrays as stored. An empty array: not that."""
+    """What `apply_epilogue` does, on flat arrays as stored. What an empty array stands for is left out."""
 
     bias: np.ndarray = _NO32  # added
     residual: np.ndarray = _NO32  # added
     floor: float = np.float32(-np.inf)  # the least value
-    x: np.ndarray = _NO32  # of a batch norm to go back through
-    y: np.ndarray = _NO32  # its output, where that cannot be told from x
+    x: np.ndarray = _NO32  # the input of the batch norm before the ReLU of the backward pass
+    y: np.ndarray = _NO32  # the ReLU's output, where a residual was added and x does not determine it
     factors: np.ndarray = _NO32  # mean, scale and shift of its channels
     sums: np.ndarray = _NO64  # (block, piece, 2, 16)
     pieces: int = 0
 
 
-NOTHING = Epilogue()
+NO_EPILOGUE = Epilogue()
 
 
 def backward_epilogue(norm):
-    """The epilogue that takes a gradient back through the ReLU of a FusedBatchNorm and sums it."""
+    """The epilogue of the backward pass through the ReLU of a FusedBatchNorm, with sums."""
     y = norm.y.reshape(-1) if norm.residual else _NO32
     return Epilogue(x=norm.x.reshape(-1), y=y, factors=norm_factors(*norm[2:7]).reshape(-1))
 
@@ -65,7 +65,7 @@ def with_sums(epilogue, blocks, pieces):
     return epilogue._replace(sums=sums, pieces=pieces)
 
 
-def total(sums, pieces):
+def reduce_pieces(sums, pieces):
     """float64 (2, channels): sums as `Epilogue` has them, over all pieces in their order."""
     return sums.reshape(-1, pieces, 2, 16).sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
 
@@ -83,13 +83,13 @@ def normalised(value, mean, scale, shift):
 
 
 @inlined_jit
-def finish(e, out, at, count, block, piece):
-    """Finish `count` pixels of a block of channels of a convolution's result, from out[at] on."""
+def apply_epilogue(e, out, at, count, block, piece):
+    """Apply the epilogue to `count` pixels of a block of a convolution's result, from out[at] on."""
     if e.x.size > 0:
-        _go_back(e, out, at, count, block, piece)
+        _backward_through_relu(e, out, at, count, block, piece)
         return
     if e.bias.size > 0:
-        _add(e, out, at, count, block)
+        _add_bias(e, out, at, count, block)
     if e.sums.size > 0:
         to = (block * e.pieces + piece) * 32
         first, second = load(e.sums, to), load(e.sums, to + 16)
@@ -107,7 +107,7 @@ def finish(e, out, at, count, block, piece):
 
 
 @inlined_jit
-def _add(e, out, at, count, block):
+def _add_bias(e, out, at, count, block):
     bias, floor = load(e.bias, block * 16), splat(e.floor)
     for i in range(at, at + count * 16, 16):
         value = load(out, i) + bias
@@ -117,7 +117,7 @@ def _add(e, out, at, count, block):
 
 
 @inlined_jit
-def _go_back(e, out, at, count, block, piece):
+def _backward_through_relu(e, out, at, count, block, piece):
     channels = e.factors.size // 3
     mean = load(e.factors, block * 16)
     scale, shift = load(e.factors, channels + block * 16), load(e.factors, 2 * channels + block * 16)
@@ -125,14 +125,14 @@ def _go_back(e, out, at, count, block, piece):
     first, second = load(e.sums, to), load(e.sums, to + 16)
     end, fours = at + count * 16, at + count // 4 * 64
     for i in range(at, fours, 64):
-        a, p = _masked(e, out, i, mean, scale, shift)
-        b, q = _masked(e, out, i + 16, mean, scale, shift)
-        c, r = _masked(e, out, i + 32, mean, scale, shift)
-        d, s = _masked(e, out, i + 48, mean, scale, shift)
+        a, p = _gradient_at(e, out, i, mean, scale, shift)
+        b, q = _gradient_at(e, out, i + 16, mean, scale, shift)
+        c, r = _gradient_at(e, out, i + 32, mean, scale, shift)
+        d, s = _gradient_at(e, out, i + 48, mean, scale, shift)
         first = first + widen((a + b) + (c + d))
         second = second + widen(fused(a, p, b * q) + fused(c, r, d * s))
     for i in range(fours, end, 16):
-        d, centred = _masked(e, out, i, mean, scale, shift)
+        d, centred = _gradient_at(e, out, i, mean, scale, shift)
         first = first + widen(d)
         second = second + widen(d) * widen(centred)
     store(e.sums, to, first)
@@ -140,7 +140,7 @@ def _go_back(e, out, at, count, block, piece):
 
 
 @inlined_jit
-def _masked(e, out, i, mean, scale, shift):
+def _gradient_at(e, out, i, mean, scale, shift):
     """The gradient at `i` where y > 0, also written there, and x - mean."""
     x, zero = load(e.x, i), splat(np.float32(0))
     y = load(e.y, i) if e.y.size > 0 else normalised(x, mean, scale, shift)

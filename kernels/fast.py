@@ -1,7 +1,11 @@
 """The compiled kernels under one name, with the signatures of their twins in `naive`. float32 only."""
 
+from functools import partial
+from types import SimpleNamespace
+
 from kernels.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
 from kernels.bf16 import bf16_add_into, bf16_split
+from kernels.check import expect
 from kernels.conv_backward_data import conv_backward_data
 from kernels.conv_backward_weights import conv_backward_weights
 from kernels.conv_forward import conv_forward, conv_inference
@@ -23,6 +27,7 @@ from kernels.linear import linear_backward, linear_forward
 from kernels.pooling import average_backward, average_forward, maxpool_backward, maxpool_forward
 from kernels.sgd import add_into, sgd_update, squared_norm
 from kernels.softmax_loss import cross_entropy, softmax_loss, softmax_loss_backward, top_k
+from kernels.winograd import MODES
 
 IN_PLACE = True  # results go to the `out` they are given: buffers are worth keeping
 
@@ -34,3 +39,15 @@ __all__ = [
     "pack_weights", "scaled_weights", "sgd_update", "softmax_loss", "softmax_loss_backward", "squared_norm",
     "top_k", "unpack", "unpack_vector", "unpack_weights", "unpacked_size", "vector_shape", "weights_shape",
 ]  # fmt: skip
+
+CONVOLUTIONS = ("conv_forward", "conv_inference", "conv_backward_data", "conv_backward_weights")
+
+
+def with_winograd(mode):
+    """These kernels under the same names, with `winograd=mode` in every convolution: "auto", where it is faster (the
+    default), "always", where it can be, or "never". Raises ValueError for another mode.
+    """
+    expect(mode in MODES, f"winograd is {mode!r}, expected one of {', '.join(MODES)}")
+    kernels = {name: globals()[name] for name in __all__}
+    bound = {name: partial(kernels[name], winograd=mode) for name in CONVOLUTIONS}
+    return SimpleNamespace(**kernels | bound, __all__=__all__)

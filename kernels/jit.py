@@ -6,6 +6,8 @@ that was just compiled differs in the last bits from the same one out of the cac
 
 import numba
 
+import kernels.cache  # noqa: F401  (before anything is compiled)
+
 jit = numba.njit(nogil=True, cache=True)
 parallel_jit = numba.njit(nogil=True, cache=True, parallel=True)
 # for small functions on many arrays, whose passing would cost more than their work

@@ -1,11 +1,11 @@
-"""How the fast kernels store arrays, and the way to and from the plain layouts.
+"""How the fast kernels store arrays, and the conversion from and to the plain layouts.
 
     activations  NCHW  <->  (C/16, H, W, N, 16)          up to 4 channels: (1, H, W, N, 4)
     weights      KCRS  <->  (K/16, C/16, R, S, 16, 16)   up to 4 inputs: (K/16, 1, R, S, C, 16); C before K
     vectors      (C,)  <->  (C/16 * 16,)
 
 Channels are filled up to a multiple of 16 with zeros, which stay zero through training. With the images
-of a batch innermost, the pixels that a register tile works on are neighbours in memory for every kernel
+of a batch innermost, the pixels that a register tile reads are neighbours in memory for every kernel
 size, stride and map size.
 """
 

@@ -1,4 +1,4 @@
-"""What the kernels of `sgd` and `bf16` mean, as a part of `naive`: flat arrays of any float dtype."""
+"""What the kernels of `sgd` and `bf16` mean, on flat arrays of any float dtype. `naive` exports them."""
 
 import numpy as np
 

@@ -9,7 +9,7 @@ ALIGNMENT = 64  # bytes of a cache line, and of a vector of 16 floats: none then
 
 
 def aligned(size, dtype=np.float32):
-    """An uninitialised flat array that begins on a cache line. Its pages belong to whom writes them first."""
+    """An uninitialised flat array that begins on a cache line. A page belongs to the thread that first writes it."""
     dtype = np.dtype(dtype)
     raw = np.empty(size * dtype.itemsize + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy and top-k on plain (N, classes) scores: tiny, so NumPy in float64 serves all."""
+"""Softmax cross-entropy and top-k on plain (N, classes) scores: small, so NumPy in float64 is fast enough."""
 
 import numpy as np
 

@@ -7,7 +7,7 @@ from kernels.jit import jit
 def taps(out, scale, offset, direction, divisor, kernel, size):
     """The taps r of `kernel` whose input index (out * scale + offset + direction * r) / divisor exists.
 
-    The forward pass has input = out * stride - pad + r; the gradient of data turns this round,
+    The forward pass has input = out * stride - pad + r; the gradient of data reverses this,
     input = (out + pad - r) / stride. Returns (first tap, number of taps, input index of the first);
     the following taps are `divisor` apart, their inputs `direction`.
     """

@@ -1,6 +1,6 @@
 """Register tiles: the inner loops of a convolution as straight-line vector code.
 
-A tile keeps its sums in registers while it walks over its operands, which plain loops leave to luck.
+A tile keeps its sums in registers while it walks over its operands, which plain loops do not guarantee.
 Sizes that shape the code are literals (plain ints in the closure of the calling kernel), so that each
 tile is found again in the cache on disk. Offsets and steps count floats, and steps may be negative.
 """
@@ -80,8 +80,8 @@ def _walk(builder, steps, carried, body):
     return nest(0, {name: _const(0) for name in names}, carried)
 
 
-def _parts(count, held):
-    """0 .. count - 1 in ranges of at most `held`."""
+def _ranges(count, held):
+    """0 .. count - 1 as ranges of at most `held`."""
     return [range(first, min(first + held, count)) for first in range(0, count, held)]
 
 
@@ -91,10 +91,10 @@ def _literals(*kinds):
 
 @intrinsic(prefer_literal=True)
 def product_tile(ctx, pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
-                 w, w0, w_block, w_row, w_col, y, y0, blocks, rows, cols, accumulate):  # fmt: skip
-    """y[pixel, 16] (+)= sum over blocks, rows, cols, lanes of x[pixel, lane] * w[lane, 16].
+                 w, w0, w_block, w_row, w_col, y, y0, c_blocks, rows, cols, accumulate):  # fmt: skip
+    """y[pixel, 16] (+)= sum over c_blocks, rows, cols, lanes of x[pixel, lane] * w[lane, 16].
 
-    Computed in parts of as many pixels as the registers hold. `pitch` separates x's pixels, y's lie 16 apart.
+    As many pixels at a time as the registers hold. `pitch` separates x's pixels, y's lie 16 apart.
     `pixels`, `pitch` and `lanes` (channels in a block) are literals. `accumulate` starts from y instead of from zero.
     """
     sizes = _literals(pixels, lanes, pitch)
@@ -102,11 +102,11 @@ def product_tile(ctx, pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
         return None
     P, L, pitch_ = sizes
     signature = types.void(pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
-                           w, w0, w_block, w_row, w_col, y, y0, blocks, rows, cols, accumulate)  # fmt: skip
+                           w, w0, w_block, w_row, w_col, y, y0, c_blocks, rows, cols, accumulate)  # fmt: skip
 
     def codegen(context, builder, sig, args):
         (_, _, _, x, x0, x_block, x_row, x_col,
-         w, w0, w_block, w_row, w_col, y, y0, blocks, rows, cols, accumulate) = args  # fmt: skip
+         w, w0, w_block, w_row, w_col, y, y0, c_blocks, rows, cols, accumulate) = args  # fmt: skip
         x = pointer_at(context, builder, sig.args[3], x, x0)
         w = pointer_at(context, builder, sig.args[8], w, w0)
         y = pointer_at(context, builder, sig.args[13], y, y0)
@@ -115,9 +115,9 @@ def product_tile(ctx, pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
             for p in range(P):
                 prefetch(builder, _at(builder, y, (P + p) * LANES), write=True)
 
-        walk = [(blocks, {"x": x_block, "w": w_block}), (rows, {"x": x_row, "w": w_row}),
+        walk = [(c_blocks, {"x": x_block, "w": w_block}), (rows, {"x": x_row, "w": w_row}),
                 (cols, {"x": x_col, "w": w_col})]  # fmt: skip
-        for held in _parts(P, HELD.pixels):
+        for held in _ranges(P, HELD.pixels):
             start = builder.block
             with builder.if_then(builder.icmp_signed("!=", accumulate, ir.Constant(accumulate.type, 0))):
                 loaded = [_load(builder, out[p]) for p in held]
@@ -161,7 +161,7 @@ def outer_tile(ctx, lanes, pitch, x, x0, x_col, dy, dy0, dy_col, dw, dw0, cols, 
         out = [_at(builder, dw, lane * LANES) for lane in range(L)]
 
         walk = [(cols, {"x": x_col, "dy": dy_col}), (pixels, {"x": _const(pitch_), "dy": _const(LANES)})]
-        for held in _parts(L, HELD.channels):
+        for held in _ranges(L, HELD.channels):
 
             def pixel(offset, sums, held=held):
                 xp, gradient = _at(builder, x, offset["x"]), _load(builder, _at(builder, dy, offset["dy"]))

@@ -10,6 +10,7 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, overload, register_model
 
 LANES = 16
@@ -30,6 +31,7 @@ class _VectorModel(models.PrimitiveModel):
 
 
 V32, V64 = Vector(32), Vector(64)
+VECTORS = {types.float32: V32, types.float64: V64}  # the vector of an array's elements, by their type
 
 
 def pointer_at(context, builder, array_type, array, offset):
@@ -45,9 +47,18 @@ def broadcast(builder, scalar):
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(lane, LANES), [0] * LANES))
 
 
+def _expect(array, allowed):
+    """Raise Numba's TypingError unless `array` is the type of an array of one of the `allowed` dtypes: its memory would
+    be read as numbers of another kind.
+    """
+    if not isinstance(array, types.Array) or array.dtype not in allowed:
+        raise TypingError(f"found {array}, expected an array of {' or '.join(map(str, allowed))}")
+
+
 @intrinsic
 def load(ctx, array, at):
     """Elements at .. at + 15 of a flat float32 or float64 array."""
+    _expect(array, VECTORS)
 
     def codegen(context, builder, sig, args):
         kind = context.get_value_type(sig.return_type)
@@ -56,14 +67,15 @@ def load(ctx, array, at):
         vector.align = 4
         return vector
 
-    return (V32 if array.dtype == types.float32 else V64)(array, at), codegen
+    return VECTORS[array.dtype](array, at), codegen
 
 
 @intrinsic
 def store(ctx, array, at, value):
     """Write a vector to elements at .. at + 15 of a flat array of its own kind."""
-    if (array.dtype == types.float32) != (value == V32):
-        return None
+    _expect(array, VECTORS)
+    if VECTORS[array.dtype] != value:
+        raise TypingError(f"found {value} for {array}, expected {VECTORS[array.dtype]}")
 
     def codegen(context, builder, sig, args):
         pointer = pointer_at(context, builder, sig.args[0], args[0], args[1])
@@ -143,6 +155,7 @@ def fma(builder, a, b, c):
 @intrinsic
 def load_if(ctx, array, at, inside):
     """Elements at .. at + 15 of a flat float32 array, or zeros (and no access) where not `inside`."""
+    _expect(array, [types.float32])
 
     def codegen(context, builder, sig, args):
         array, at, inside = args

@@ -1,13 +1,13 @@
 """Winograd's tiles of a map: from activations and weights as stored to their 36 points, and back.
 
-A tile is a 4x4 piece of the output; tiles are numbered over the map and then the images. A point of a block of
-channels is a vector for each tile; `plane` separates the points.
+In the numbering of tiles the image changes fastest, then the column, then the row. A point of a block is a vector for
+each tile; `plane` floats separate the points.
 """
 
 import numba
 import numpy as np
 
-from kernels.epilogue import finish
+from kernels.epilogue import apply_epilogue
 from kernels.jit import inlined_jit, jit, parallel_jit
 from kernels.vector import load, load_if, store
 from kernels.winograd_transforms import gradient_points, input_points, kernel_points, kernel_values, output_values
@@ -17,10 +17,10 @@ POINTS = 36
 
 @jit
 def transform_input(x, c, h, w, images, first, last, v, at, plane):
-    """v[point, tile] = Bt d B for the 6x6 pieces d of block c, which begin one pixel up and left of the tile."""
+    """v[point, tile] = Bt d B for the 6x6 pixels d of block c, which begin one pixel above and left of the tile."""
     half = np.empty(POINTS * 16, np.float32)
     for tile in range(first, last):
-        n, top, left = _place(tile, w, images)
+        n, top, left = _position(tile, w, images)
         top, left = top - 1, left - 1
         for s in range(6):
             inside = 0 <= left + s < w
@@ -34,9 +34,9 @@ def transform_input(x, c, h, w, images, first, last, v, at, plane):
                 load_if(x, start + 4 * step, inside and top + 4 < h),
                 load_if(x, start + 5 * step, inside and top + 5 < h),
             )
-            _keep(half, s * 16, 96, points)
+            _store_all(half, s * 16, 96, points)
         for r in range(6):
-            _keep(v, at + (tile - first) * 16 + r * 6 * plane, plane, input_points(*_six(half, r * 96, 16)))
+            _store_all(v, at + (tile - first) * 16 + r * 6 * plane, plane, input_points(*_load_six(half, r * 96, 16)))
 
 
 @jit
@@ -44,7 +44,7 @@ def transform_gradient(dy, k, h, w, images, first, last, m, at, plane):
     """m[point, tile] = A dy At for the 4x4 tiles of block k."""
     half = np.empty(POINTS * 16, np.float32)
     for tile in range(first, last):
-        n, top, left = _place(tile, w, images)
+        n, top, left = _position(tile, w, images)
         for s in range(4):
             inside = left + s < w
             start = (((k * h + top) * w + left + s) * images + n) * 16
@@ -55,11 +55,11 @@ def transform_gradient(dy, k, h, w, images, first, last, m, at, plane):
                 load_if(dy, start + 2 * step, inside and top + 2 < h),
                 load_if(dy, start + 3 * step, inside and top + 3 < h),
             )
-            _keep(half, s * 16, 64, points)
+            _store_all(half, s * 16, 64, points)
         for r in range(6):
             i = r * 64
             points = gradient_points(load(half, i), load(half, i + 16), load(half, i + 32), load(half, i + 48))
-            _keep(m, at + (tile - first) * 16 + r * 6 * plane, plane, points)
+            _store_all(m, at + (tile - first) * 16 + r * 6 * plane, plane, points)
 
 
 @jit
@@ -67,14 +67,14 @@ def transform_output(m, at, plane, y, k, h, w, images, first, last, accumulate):
     """y[tile] (+)= At m A, where it lies inside the map."""
     half = np.empty(24 * 16, np.float32)
     for tile in range(first, last):
-        n, top, left = _place(tile, w, images)
+        n, top, left = _position(tile, w, images)
         for s in range(6):
-            values = output_values(*_six(m, at + (tile - first) * 16 + s * plane, 6 * plane))
-            _keep(half, s * 16, 96, values)
+            values = output_values(*_load_six(m, at + (tile - first) * 16 + s * plane, 6 * plane))
+            _store_all(half, s * 16, 96, values)
         for r in range(min(4, h - top)):
             start = (((k * h + top + r) * w + left) * images + n) * 16
             step = images * 16
-            values = output_values(*_six(half, r * 96, 16))
+            values = output_values(*_load_six(half, r * 96, 16))
             if accumulate:
                 values = (
                     values[0] + load(y, start),
@@ -92,22 +92,22 @@ def transform_output(m, at, plane, y, k, h, w, images, first, last, accumulate):
 
 
 @inlined_jit
-def finish_tiles(epilogue, y, k, h, w, images, first, last, piece):
-    """The epilogue of those tiles of a block of outputs."""
+def apply_epilogue_to_tiles(epilogue, y, k, h, w, images, first, last, piece):
+    """The epilogue of the tiles `first` .. `last` - 1 of a block of outputs."""
     tile = first
     while tile < last:
-        n, top, left = _place(tile, w, images)
+        n, top, left = _position(tile, w, images)
         count = min(last - tile, images - n)
         for r in range(top, min(top + 4, h)):
             for s in range(left, min(left + 4, w)):
-                finish(epilogue, y, (((k * h + r) * w + s) * images + n) * 16, count, k, piece)
+                apply_epilogue(epilogue, y, (((k * h + r) * w + s) * images + n) * 16, count, k, piece)
         tile += count
 
 
 @parallel_jit
-def transform_weights(w, u, k_blocks, blocks, flip):
+def transform_weights(w, u, k_blocks, c_blocks, flip):
     """u[point, k, c] = G g Gt for the kernels g of w (k, c, 3, 3, 16, 16); flipped: of g turned by 180 degrees."""
-    for pair in numba.prange(k_blocks * blocks):
+    for pair in numba.prange(k_blocks * c_blocks):
         half = np.empty(18 * 16, np.float32)
         first, step = (pair * 9 + 8) * 256 if flip else pair * 9 * 256, -256 if flip else 256
         for lane in range(0, 256, 16):
@@ -115,45 +115,45 @@ def transform_weights(w, u, k_blocks, blocks, flip):
             for s in range(3):
                 points = kernel_points(
                     load(w, at + s * step), load(w, at + (3 + s) * step), load(w, at + (6 + s) * step))  # fmt: skip
-                _keep(half, s * 16, 48, points)
+                _store_all(half, s * 16, 48, points)
             for r in range(6):
                 points = kernel_points(load(half, r * 48), load(half, r * 48 + 16), load(half, r * 48 + 32))
-                to = (r * 6 * k_blocks * blocks + pair) * 256 + lane
-                _keep(u, to, k_blocks * blocks * 256, points)
+                to = (r * 6 * k_blocks * c_blocks + pair) * 256 + lane
+                _store_all(u, to, k_blocks * c_blocks * 256, points)
 
 
 @parallel_jit
-def transform_weights_back(du, dw, k_blocks, blocks):
+def transform_weights_back(du, dw, k_blocks, c_blocks):
     """dw[k, c] += Gt du G."""
-    plane = k_blocks * blocks * 256
-    for pair in numba.prange(k_blocks * blocks):
+    plane = k_blocks * c_blocks * 256
+    for pair in numba.prange(k_blocks * c_blocks):
         half = np.empty(18 * 16, np.float32)
         for lane in range(0, 256, 16):
             for s in range(6):
-                values = kernel_values(*_six(du, pair * 256 + lane + s * plane, 6 * plane))
+                values = kernel_values(*_load_six(du, pair * 256 + lane + s * plane, 6 * plane))
                 for r in range(3):
                     store(half, (r * 6 + s) * 16, values[r])
             for r in range(3):
-                values = kernel_values(*_six(half, r * 96, 16))
+                values = kernel_values(*_load_six(half, r * 96, 16))
                 for s in range(3):
                     to = (pair * 9 + r * 3 + s) * 256 + lane
                     store(dw, to, load(dw, to) + values[s])
 
 
 @jit
-def _six(array, at, step):
+def _load_six(array, at, step):
     return (load(array, at), load(array, at + step), load(array, at + 2 * step),
             load(array, at + 3 * step), load(array, at + 4 * step), load(array, at + 5 * step))  # fmt: skip
 
 
 @jit
-def _keep(array, at, step, values):
+def _store_all(array, at, step, values):
     for i in range(len(values)):
         store(array, at + i * step, values[i])
 
 
 @jit
-def _place(tile, w, images):
+def _position(tile, w, images):
     """(image, row, column) where a tile of a map of width `w` begins."""
     column, n = tile // images, tile % images
     across = (w + 3) // 4

@@ -1,8 +1,8 @@
 """The linear maps of Winograd's F(4x4, 3x3), on vectors of 16 channels or images held in registers.
 
     y = At [(G g Gt) * (Bt d B)] A
-for a 3x3 kernel g, a 6x6 piece d of the input and 4x4 outputs y (Lavin and Gray, arXiv 1509.09308). The way back is
-the transposed maps in reverse: the gradient of the kernel is Gt [(Bt d B) * (A dy At)] G.
+for a 3x3 kernel g, 6x6 pixels d of the input and 4x4 outputs y (Lavin and Gray, arXiv 1509.09308). The gradient uses
+the transposed maps in reverse order: that of the kernel is Gt [(Bt d B) * (A dy At)] G.
 
 The points of interpolation are 0, a, -a, b, -b and infinity with a = 5/8, b = 3/2, whose powers float32 holds
 exactly. They give half the error of the usual 1 and 2, which spread the sizes of the terms further apart (how that

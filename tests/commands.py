@@ -12,7 +12,6 @@ import numba
 import pytest
 
 from bin import launch
-from kernels.winograd import use_winograd
 from nptrain.world import Solo
 
 PROJECT = Path(__file__).parent.parent
@@ -73,11 +72,10 @@ def call(command, *arguments, status=0, cwd="."):
 
 @contextmanager
 def as_before():
-    """Afterwards threads are as many, and on the cores, as before, and convolutions as without a command."""
+    """Afterwards threads are as many, and on the cores, as before."""
     threads, cores = numba.get_num_threads(), os.sched_getaffinity(0)
     try:
-        with use_winograd("auto"):
-            yield
+        yield
     finally:
         numba.set_num_threads(threads)
         for task in os.listdir("/proc/self/task"):

@@ -42,16 +42,14 @@ def test_a_cold_start_compiles_all_and_says_so_and_a_warm_one_nothing(tmp_path):
 HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+sse4.2,+popcnt"}
 SMALL = """
 import numpy as np
-import kernels
 from kernels import fast, naive
-from kernels.winograd import set_winograd
+from kernels.cache import cache_folder
 
-print(kernels.cache_folder().name.split("-")[0])
+print(cache_folder().name.split("-")[0])
 rng = np.random.default_rng(0)
 x, w = (rng.standard_normal(s).astype(np.float32) for s in ((17, 32, 9, 6), (48, 32, 3, 3)))
 for mode in ("never", "always"):
-    set_winograd(mode)
-    y = fast.unpack(fast.conv_forward(fast.pack(x), fast.pack_weights(w), None, 1, 1), 48)
+    y = fast.unpack(fast.conv_forward(fast.pack(x), fast.pack_weights(w), None, 1, 1, winograd=mode), 48)
     print(np.abs(y - naive.conv_forward(x, w, None, 1, 1)).max() < 1e-3)
 """
 
@@ -64,3 +62,8 @@ def test_another_cpu_has_its_own_cache_and_the_same_results(tmp_path):
     assert right == ["True", "True"]
     assert len(list(tmp_path.iterdir())) == 2
     assert own != "haswell"
+
+
+def test_the_definitions_import_no_compiler():
+    body = "import sys, kernels.naive; print({'numba', 'llvmlite'} & set(sys.modules))"
+    assert run(body, ".") == ["set()"]

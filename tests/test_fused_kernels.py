@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's way, and what convolutions do besides: sums, ReLU and bias on the result in the cache."""
+"""Convolutions by Winograd's algorithm, and what convolutions do to a result in the cache: sums, ReLU and bias."""
 
 import numba
 import numpy as np
@@ -8,7 +8,7 @@ from tensors import RTOL, blocked, check_convolution, error, normal
 from kernels import fast, layout, naive
 from kernels.epilogue import FusedBatchNorm
 from kernels.vector import load, store
-from kernels.winograd import suits, use_winograd
+from kernels.winograd import uses_winograd
 from kernels.winograd_transforms import (
     A_T,
     B_T,
@@ -28,21 +28,39 @@ WINOGRAD = [
 
 @pytest.mark.parametrize("shape", WINOGRAD, ids=lambda s: "x".join(map(str, s)))
 def test_winograd(shape):
-    with use_winograd("always"):
-        check_convolution((*shape, 3, 1, 1))
+    check_convolution((*shape, 3, 1, 1), fast.with_winograd("always"))
 
 
 def test_winograd_is_chosen_where_it_is_faster():
-    large, few, strided = (4, 4, 3, 3, 16, 16), (1, 1, 3, 3, 16, 16), (4, 4, 1, 1, 16, 16)
-    assert suits(large, (56, 56), 16, 1, 1)
-    assert not suits(large, (56, 56), 16, 2, 1)
-    assert not suits(large, (2, 2), 64, 1, 1)  # most taps are outside the map
-    assert not suits(few, (56, 56), 16, 1, 1)
-    assert not suits(strided, (56, 56), 16, 1, 0)
-    with use_winograd("never"):
-        assert not suits(large, (56, 56), 16, 1, 1)
-    with pytest.raises(ValueError, match="auto"), use_winograd("sometimes"):
-        pass
+    kernel, few, pointwise = (4, 4, 3, 3, 16, 16), (1, 1, 3, 3, 16, 16), (4, 4, 1, 1, 16, 16)
+    large, small = (4, 56, 56, 16, 16), (4, 2, 2, 64, 16)
+    assert uses_winograd("auto", kernel, large, 1, 1)
+    for mode, w, y, stride, pad in (
+        ("auto", kernel, small, 1, 1),  # most taps are outside the map
+        ("auto", few, large, 1, 1),
+        ("never", kernel, large, 1, 1),
+        ("always", kernel, large, 2, 1),
+        ("always", pointwise, large, 1, 0),
+    ):
+        assert not uses_winograd(mode, w, y, stride, pad)
+    assert uses_winograd("always", few, small, 1, 1)
+
+
+def test_the_mode_of_winograd_is_an_argument_or_bound():
+    x, w = blocked(normal(2, 32, 8, 8)), fast.pack_weights(normal(48, 32, 3, 3))
+    results = {}
+    for mode in ("auto", "always", "never"):
+        kernels = fast.with_winograd(mode)
+        assert all(hasattr(kernels, name) for name in fast.__all__)
+        assert kernels.__all__ == fast.__all__
+        assert kernels.IN_PLACE
+        results[mode] = kernels.conv_forward(x, w, None, 1, 1)
+        assert np.array_equal(results[mode], fast.conv_forward(x, w, None, 1, 1, winograd=mode))
+    assert not np.array_equal(results["always"], results["never"])
+    with pytest.raises(ValueError, match="winograd is 'sometimes', expected one of auto, always, never"):
+        fast.with_winograd("sometimes")
+    with pytest.raises(ValueError, match="winograd is 'sometimes'"):
+        fast.conv_forward(x, w, winograd="sometimes")
 
 
 FUSED = [(16, 64, 64, 56, 56, 3, 1, 1), (17, 32, 48, 14, 9, 3, 1, 1), (16, 256, 256, 14, 14, 3, 1, 1),

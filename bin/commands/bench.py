@@ -15,8 +15,8 @@ import math
 from bin.common.agreement import agreed_arguments
 from bin.common.arguments import Parser, add_renamed
 from bin.common.prepare import add_winograd, kernels_and_cores, tell
+from kernels import fast
 from kernels.cpu import set_threads
-from kernels.winograd import set_winograd
 from mpi.agree import raise_together
 from nptrain.bench import allreduce, convolutions, data, parallel, roofline, step
 from nptrain.bench.against import check_installed
@@ -130,7 +130,6 @@ def prepare(args, world):
             raise InputError(f"--threads: found {error}") from None
     if args.what != "data":
         compile_kernels(recipe, tell)
-    set_winograd(getattr(args, "winograd", "auto"))
     return None
 
 
@@ -143,9 +142,10 @@ def measure(args, world, ready):
         case "step" if world.size > 1:
             return parallel.measure(world, ready, *common, modes(args))
         case "step" | "inference":
-            return step.measure(args.what == "step", *common, modes(args))
+            return step.measure(args.what == "step", *common, modes(args), fast.with_winograd(args.winograd))
         case "allreduce":
-            return allreduce.measure(world, *common, bucket_sizes(args), args.value_bytes, ready.comm_initializers)
+            sizes = bucket_sizes(args)
+            return allreduce.measure(world, *common, sizes, args.value_bytes, ready.comm_initializers, ready.ops)
         case "data":
             return data.measure(args.dir, args.records, *common, args.decode_threads, args.rate)
         case "roofline":

@@ -4,14 +4,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import numba
 
 from kernels import fast, naive
 from kernels.cpu import set_threads
-from kernels.winograd import set_winograd
 from mpi import affinity
 from mpi.agree import raise_together
 from mpi.cores import CoreAssignment
@@ -26,7 +25,7 @@ class Prepared(NamedTuple):
     images and those that communicate run beside the ones that compute.
     """
 
-    ops: ModuleType
+    ops: ModuleType | SimpleNamespace
     cores: CoreAssignment
     decode_initializer: Callable | None = None
     comm_initializers: tuple[Callable, ...] = ()
@@ -42,7 +41,7 @@ def add_arguments(parser):
 
 
 def add_winograd(parser):
-    """The switch of Winograd's convolutions, for `set_winograd`."""
+    """The switch of Winograd's convolutions, for `fast.with_winograd`."""
     parser.add_argument(
         "--winograd", choices=["auto", "never"], default="auto",
         help="3x3 convolutions by F(4x4, 3x3) where faster, a digit less exact, or all direct")  # fmt: skip
@@ -53,7 +52,6 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
     its others load. All ranks call it. `comm_threads` of a rank communicate (None: as many as it has cores for). Raises
     AgreedError if there are not so many cores.
     """
-    set_winograd(args.winograd)
     with raise_together(world, InputError):
         for flag, value, least in (("threads", args.threads, 1), ("comm-threads", comm_threads, 0)):
             if value is not None and not least <= value <= MOST_THREADS:
@@ -76,15 +74,16 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
             compile_kernels(recipe, tell if world.rank == 0 else lambda text: None)
 
     world.one_per_host_first(load)
+    ops = fast.with_winograd(args.winograd)
     if args.no_pin or cores.crowded:
-        return Prepared(fast, cores)
+        return Prepared(ops, cores)
     refused = _pin(cores, pool)
     _tell_together(world, refused)
     decode_initializer = partial(affinity.release, cores)
     if refused:
-        return Prepared(fast, cores, decode_initializer)
+        return Prepared(ops, cores, decode_initializer)
     cores = replace(cores, pinned=True)
-    return Prepared(fast, cores, decode_initializer, (partial(affinity.to_communication, cores),))
+    return Prepared(ops, cores, decode_initializer, (partial(affinity.to_communication, cores),))
 
 
 def _pin(cores, pool):

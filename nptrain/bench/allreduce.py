@@ -6,6 +6,7 @@ import statistics
 
 import numpy as np
 
+from kernels import fast
 from nptrain.bench.parallel import ParallelWork, slowest
 from nptrain.bench.timing import conditions, samples, timed
 from nptrain.reduction.buckets import Buckets
@@ -14,7 +15,7 @@ MIB = 1 << 20
 SMALL = 100  # sums of a single value
 
 
-def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializers=()):
+def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializers=(), ops=fast):
     """ResNet-50's gradients, in backward order, in buckets of `sizes` MiB at least (inf: all at once); no block of the
     network is split. All ranks call it.
 
@@ -27,7 +28,7 @@ def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializ
     the one that waits least for gradients. `one_value_ms` is the sum of a single value: the latency.
     """
     with world.reducer(initializers=initializers) as reducer:
-        work = ParallelWork(world, reducer, batch, crop_size, value_bytes)
+        work = ParallelWork(world, reducer, batch, crop_size, value_bytes, ops)
         nbytes = work.values.nbytes
         least = {f"{size:g}" if size < np.inf else "all": int(min(size * MIB, nbytes)) for size in sizes}
         work.values[:] = 0

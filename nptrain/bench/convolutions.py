@@ -3,7 +3,7 @@
 import numpy as np
 
 from kernels import cpu, fast, naive
-from kernels.winograd import suits, use_winograd
+from kernels.winograd import uses_winograd
 from nptrain.bench.shapes import distinct_shapes
 from nptrain.bench.timing import conditions, seconds
 from nptrain.errors import InputError
@@ -12,7 +12,7 @@ TOLERANCE = 1e-3  # of the largest value; errors are 1e-6 or so
 
 
 def kernels_of(shape):
-    """(name, mode of Winograd's) of the kernels that can compute this shape."""
+    """(name, mode of `fast.with_winograd`) of the kernels that can compute this shape."""
     yield "direct", "never"
     if shape.kernel == 3 and shape.stride == 1:
         yield "winograd", "always"
@@ -21,8 +21,8 @@ def kernels_of(shape):
 def used_kernel(shape, batch):
     """The kernel that the network uses for this shape at this batch."""
     stored = fast.weights_shape(shape.outputs, shape.inputs, shape.kernel, shape.kernel)
-    size = (shape.height, shape.height)
-    return "winograd" if suits(stored, size, batch, shape.stride, shape.pad) else "direct"
+    result = fast.activation_shape(batch, shape.outputs, shape.out, shape.out)
+    return "winograd" if uses_winograd("auto", stored, result, shape.stride, shape.pad) else "direct"
 
 
 def measure(batch, crop_size, repeats, only=""):
@@ -101,12 +101,12 @@ def _calls(mode, shape, x, dy, w):
     """{pass: call}. Each writes to an array of its own at every call, and returns it."""
     x, dy, w, where = fast.pack(x), fast.pack(dy), fast.pack_weights(w), (shape.stride, shape.pad)
     y, dx, dw = np.empty_like(dy), np.empty_like(x), np.zeros_like(w)
-    size = (shape.height, shape.height)
+    size, ops = (shape.height, shape.height), fast.with_winograd(mode)
 
     def weights():
-        fast.conv_backward_weights(x, dy, dw, None, *where)
+        ops.conv_backward_weights(x, dy, dw, None, *where)
         return dw
 
-    calls = {"forward": lambda: fast.conv_forward(x, w, None, *where, out=y),
-             "data": lambda: fast.conv_backward_data(dy, w, size, *where, out=dx), "weights": weights}  # fmt: skip
-    return {name: use_winograd(mode)(calls[name]) for name in shape.passes}
+    calls = {"forward": lambda: ops.conv_forward(x, w, None, *where, out=y),
+             "data": lambda: ops.conv_backward_data(dy, w, size, *where, out=dx), "weights": weights}  # fmt: skip
+    return {name: calls[name] for name in shape.passes}

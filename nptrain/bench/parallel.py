@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from copy import copy
 
+from kernels import fast
 from nptrain.bench.against import Rival
 from nptrain.bench.step import WARM_UP, Work, compared
 from nptrain.bench.timing import conditions, memory_mb, samples
@@ -21,8 +22,8 @@ class ParallelWork(Work):
     as it travels, 4 or 8; None: as many as the trainer gives it.
     """
 
-    def __init__(self, world, reducer, batch, crop_size, value_bytes=None):
-        super().__init__(True, batch, crop_size, world.size)
+    def __init__(self, world, reducer, batch, crop_size, value_bytes=None, ops=fast):
+        super().__init__(True, batch, crop_size, world.size, ops)
         self.world, self.reducer = world, reducer
         terms = {None: world.size, 4: 1, 8: 3}[value_bytes]
         self.sums = PlainSum(world, self.ops, self.network.arena.gradients, terms)
@@ -52,14 +53,18 @@ def measure(world, ready, batch, crop_size, repeats, modes=()):
     in turn. `rank_images_per_s` is what one rank computes while all do and nothing is sent, the mean of them.
 
     With `modes` of PyTorch, a table `against` of its DistributedDataParallel (gloo), a process a rank on the same
-    cores. `ready`: this rank's cores and the initializers of its threads.
+    cores. `ready`: the kernels, this rank's cores and the initializers of its threads.
     """
     bucket_bytes, cores = BUCKET_BYTES, ready.cores.cores
     with ExitStack() as stack:
         rivals = {f"torch {mode}": stack.enter_context(Rival(mode, True, batch, crop_size, group(world), cores))
                   for mode in modes}  # fmt: skip
         work = ParallelWork(
-            world, stack.enter_context(world.reducer(initializers=ready.comm_initializers)), batch, crop_size
+            world,
+            stack.enter_context(world.reducer(initializers=ready.comm_initializers)),
+            batch,
+            crop_size,
+            ops=ready.ops,
         )
         sides = {"nptrain": lambda: work(bucket_bytes), SENDS_NOTHING: lambda: work(bucket_bytes, send=False),
                  **{name: on_all_ranks(world, rival) for name, rival in rivals.items()}}  # fmt: skip

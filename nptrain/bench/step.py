@@ -64,8 +64,8 @@ class Work:
     (seconds, {kind: (calls, seconds)}). Raises TrainingError if the loss, ArithmeticError if a score is not finite.
     """
 
-    def __init__(self, training, batch, crop_size, workers=1):
-        self.training, self.ops = training, Timed(fast)
+    def __init__(self, training, batch, crop_size, workers=1, ops=fast):
+        self.training, self.ops = training, Timed(ops)
         self.recipe = replace(RECIPE, crop_size=crop_size, batch_size=batch, workers=workers)
         self.network = ResNet.of(self.recipe, self.ops)
         self.network.arena.initialise(0)
@@ -95,7 +95,7 @@ class Work:
         return train_step(self.network, self.recipe, PHASE, 0, iter([self.batch]), reduction)
 
 
-def measure(training, batch, crop_size, repeats, modes=()):
+def measure(training, batch, crop_size, repeats, modes=(), ops=fast):
     """images/s, GFLOP/s by direct convolution, its share of the FMA peak (the better of two measured before and
     after), the process's peak memory; and the kinds of operation in the very step whose time is the median
     (of an even number, the lower of the two in the middle), so that they add up to it.
@@ -106,7 +106,7 @@ def measure(training, batch, crop_size, repeats, modes=()):
     with ExitStack() as stack:
         rivals = {f"torch {mode}": stack.enter_context(Rival(mode, training, batch, crop_size)) for mode in modes}
         peak = cpu.fma_peak()
-        found = samples({"nptrain": Work(training, batch, crop_size), **rivals}, repeats, WARM_UP)
+        found = samples({"nptrain": Work(training, batch, crop_size, ops=ops), **rivals}, repeats, WARM_UP)
         memory = {name: rival.memory_mb for name, rival in rivals.items()}
     peak = max(peak, cpu.fma_peak())
     took, spent = sorted(found["nptrain"], key=lambda sample: sample[0])[(repeats - 1) // 2]

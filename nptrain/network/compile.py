@@ -6,7 +6,6 @@ import numpy as np
 from numba.core import event
 
 from kernels import fast
-from kernels.winograd import use_winograd
 from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
 
@@ -35,8 +34,8 @@ def compile_kernels(recipe, say=print):
     line when there is something to compile, and another at the end.
     """
     announcement = _Announcement(say)
-    with event.install_listener("numba:compile", announcement), use_winograd("always"):
-        network = ResNet.of(recipe, fast)
+    with event.install_listener("numba:compile", announcement):
+        network = ResNet.of(recipe, fast.with_winograd("always"))  # convolutions with a stride are direct
         x = network.pack_images(np.zeros((2, 3, 32, 32), np.uint8), recipe.mean_bgr, recipe.scale)
         network.forward(x, np.zeros(2, np.int64))
         network.backward()
