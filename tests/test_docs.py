@@ -10,9 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
-from commands import PROJECT
+from commands import PROJECT, as_before
 from PIL import Image
 
 import nptrain
@@ -103,8 +104,8 @@ def command_lines(page):
 
 
 def parse(command, words):
-    """The arguments of a command. An ellipsis stands for any that are left out, and a flag before it or at the end for one
-    with a value; X and N stand for a number, [..] for what may be left out.
+    """The arguments of a command. An ellipsis stands for any that are left out, a flag before it or at the end for one with
+    a value; X and N stand for a number, [..] for what may be left out.
     """
     parser = importlib.import_module(f"bin.commands.{command}").parser()
     if "..." in words:
@@ -182,8 +183,10 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
         make_deploy_files()
         pytest.importorskip("cv2")
     names = {"__name__": page.name}
-    for number, example in enumerate(blocks(page, "python"), 1):
-        exec(compile(example, f"{page.name}, example {number}", "exec"), names)
+    with as_before():
+        numba.set_num_threads(1)  # on small images several threads wait for each other most of the time
+        for number, example in enumerate(blocks(page, "python"), 1):
+            exec(compile(example, f"{page.name}, example {number}", "exec"), names)
 
 
 def make_deploy_files():
