@@ -104,8 +104,8 @@ def command_lines(page):
 
 
 def parse(command, words):
-    """The arguments of a command. An ellipsis stands for any that are left out, a flag before it or at the end for one with
-    a value; X and N stand for a number, [..] for what may be left out.
+    """The arguments of a command. An ellipsis stands for any that are left out. A flag without its value, before an
+    ellipsis or at the end, gets one. X and N stand for a number, [..] for what may be left out.
     """
     parser = importlib.import_module(f"bin.commands.{command}").parser()
     if "..." in words:
