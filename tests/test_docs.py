@@ -31,6 +31,8 @@ INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(r"(?<![\w./~-])(?:bin|docs|kernels|mpi|nptrain|tests)/[\w.*/-]*\w")
 PYTHON_FILE = re.compile(r"(?<![\w./*-])\w+\.py\b")
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+LAUNCHERS = {"--bind-to", "--cpus-per-task", "--map-by", "--mca", "--mpi", "--prtemca"}  # flags of mpirun and srun
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -159,6 +161,24 @@ def test_command_lines_in_prose_parse(page):
         if place is not None and words[place].startswith("bin/") and words[place + 1 :]:
             command = words[place].removeprefix("bin/")
             check_recipe(command, parse(command, [*words[place + 1 :], "..."]))
+
+
+def options(parser):
+    """The flags of a parser and of its sub-commands, without those that have another name now."""
+    for action in parser._actions:
+        if action.dest != "renamed":
+            yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from options(sub)
+
+
+@each_page
+def test_flags_in_prose_exist(page):
+    known = {flag for name in COMMANDS for flag in options(importlib.import_module(f"bin.commands.{name}").parser())}
+    for code in INLINE.findall(prose(page)):
+        for flag in FLAG.findall(code):
+            assert flag in known | LAUNCHERS, flag
 
 
 def test_there_are_command_lines():
