@@ -19,7 +19,8 @@ def parser():
 
 
 def main(argv, world):
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
     if args.smooth < 1:
         raise InputError(f"--smooth: found {args.smooth}, expected 1 or more")
     picture.check(args.out)
