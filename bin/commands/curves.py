@@ -10,11 +10,16 @@ from nptrain.report import picture
 from nptrain.report.curves_plot import draw, read
 
 
-def main(argv, world):
+def parser():
     p = Parser(prog="curves", description=__doc__)
     p.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run, as bin/train --run-dir has made it")
     p.add_argument("--out", metavar="FILE", default="curves.png", help=".png, .svg or .pdf to write (%(default)s)")
     p.add_argument("--smooth", metavar="N", type=int, default=20, help="iterations a loss is the mean of (%(default)s)")
+    return p
+
+
+def main(argv, world):
+    p = parser()
     args = p.parse_args(argv)
     if args.smooth < 1:
         raise InputError(f"--smooth: found {args.smooth}, expected 1 or more")
