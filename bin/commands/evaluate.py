@@ -27,9 +27,11 @@ from nptrain.errors import InputError
 from nptrain.evaluate import evaluate_members
 from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
+from nptrain.report.table import WIDTH, columns
 from nptrain.run.checkpoint import fill_arena
 
-NAME = 53  # characters: with its three numbers a line has 80
+NUMBER = 7  # characters of 100.00%
+NAME = WIDTH - 3 * (2 + NUMBER)  # characters of a file's name beside three numbers
 
 
 def parser():
@@ -102,8 +104,7 @@ def table(paths, each, result):
     above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     names = [*(os.path.relpath(path, above) for path in paths), f"ensemble of {len(paths)}"]
     names = [name if len(name) <= NAME else f"...{name[3 - NAME :]}" for name in names]
-    head = (f"{result['records']} images", "loss", "top-1", "top-5")
+    head = (f"{result['records']} images", *(title.rjust(NUMBER) for title in ("loss", "top-1", "top-5")))
     rows = [(name, f"{one['loss']:.4f}", f"{one['top1']:.2%}", f"{one['top5']:.2%}")
             for name, one in zip(names, [*each, result], strict=True)]  # fmt: skip
-    width = max(len(name) for name, *_ in [head, *rows])
-    return "\n".join(f"{name:{width}}  {loss:>7}  {top1:>7}  {top5:>7}" for name, loss, top1, top5 in [head, *rows])
+    return "\n".join(columns([head, *rows], right=(1, 2, 3)))

@@ -21,8 +21,9 @@ from nptrain.network.resnet import ResNet
 from nptrain.recipes import photos
 from nptrain.recipes.published import DEFAULT, RECIPES, get_recipe
 from nptrain.recipes.recipe import override
+from nptrain.report.hosts import host_table
 from nptrain.run.log import Log
-from nptrain.run.run_folder import RunFolder, host_table
+from nptrain.run.run_folder import RunFolder
 from nptrain.train import Options, Trainer
 from nptrain.train_step import BUCKET_BYTES, worker_range
 

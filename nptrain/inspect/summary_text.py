@@ -5,8 +5,7 @@ from collections import Counter
 
 from nptrain.caffe.state import NO_LOSS
 from nptrain.errors import printable
-
-WIDTH = 80
+from nptrain.report.table import WIDTH, columns
 
 
 def summary_text(found):
@@ -144,14 +143,8 @@ def _clip(text, limit):
 
 def _table(rows, limits, right):
     """Lines of columns, none wider than its limit."""
-    rows = [[_clip(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  " + "  ".join(cells)
+    clipped = [[_clip(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in rows]
+    return ("  " + line for line in columns(clipped, right))
 
 
 def _wrap(title, items, separator=", "):

@@ -88,17 +88,3 @@ def versions(library):
 def package_versions():
     """{name: version} of Python and of the packages that compute."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def host_table(entries):
-    """The hosts of a run as text, a line a rank: entries are dictionaries of host, rank, cores, threads,
-    communication_cores (cores as text), workers (numbers).
-    """
-    rows = [("host", "rank", "cores", "threads", "communication cores", "workers")]
-    for e in entries:
-        workers = f"{e['workers'][0]}..{e['workers'][-1]}" if e["workers"] else "none"
-        rows.append((e["host"][:20], e["rank"], e["cores"], e["threads"], e["communication_cores"], workers))
-    rows = [[str(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:-1]), row[-1]] for row in rows)
-    return "\n".join("  ".join(line) for line in lines)
