@@ -21,7 +21,14 @@ def launch(name):
     """Run the command `name` with the words of the command line, and end the process."""
     enter_environment(name)
     sys.path[0] = str(PROJECT)  # in place of bin/
-    sys.exit(run(name, lambda argv, world: importlib.import_module(f"bin.commands.{name}").main(argv, world)))
+
+    def main(argv, world):
+        from nptrain.data.datum import silence_pillow
+
+        silence_pillow()
+        importlib.import_module(f"bin.commands.{name}").main(argv, world)
+
+    sys.exit(run(name, main))
 
 
 def enter_environment(name):
