@@ -13,9 +13,8 @@ import json
 import math
 
 from bin.common.agreement import agreed_arguments
-from bin.common.arguments import Parser, add_renamed
-from bin.common.prepare import add_winograd, kernels_and_cores, tell
-from kernels.cpu import set_threads
+from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
+from bin.common.prepare import add_winograd, kernels_and_cores, tell, use_threads
 from kernels.winograd import set_winograd
 from mpi.agree import raise_together
 from nptrain.bench import allreduce, convolutions, data, parallel, roofline, step
@@ -100,13 +99,9 @@ def check(args, world):
         raise InputError(
             f"{args.what}: found {world.size} ranks, expected one: only {' and '.join(PARALLEL)} take more"
         )
-    least = {"batch": 1, "crop_size": 32, "repeats": 1, "records": 1, "decode_threads": 1}
-    for name, minimum in least.items():
-        value = getattr(args, name, None)
-        if value is not None and value < minimum:
-            raise InputError(f"--{name.replace('_', '-')}: found {value}, expected at least {minimum}")
-    if getattr(args, "rate", None) is not None and not args.rate > 0:
-        raise InputError(f"--rate: found {args.rate}, expected more than 0")
+    expect_at_least(args, 1, "batch", "repeats", "records", "decode_threads")
+    expect_at_least(args, 32, "crop_size")
+    expect_positive(args, "rate")
     if getattr(args, "mode", None) and not args.against:
         raise InputError("--mode: expected only with --against torch")
     if getattr(args, "against", None):
@@ -124,10 +119,7 @@ def prepare(args, world):
         args.kernels, args.no_pin = "fast", False
         return kernels_and_cores(args, world, recipe, comm_threads=None)
     if args.threads is not None:
-        try:
-            set_threads(args.threads)
-        except ValueError as error:
-            raise InputError(f"--threads: found {error}") from None
+        use_threads(args.threads)
     if args.what != "data":
         compile_kernels(recipe, tell)
     set_winograd(getattr(args, "winograd", "auto"))

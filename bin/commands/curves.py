@@ -4,8 +4,7 @@ bin/curves runs/photos
 bin/curves runs/one runs/other --out both.png
 """
 
-from bin.common.arguments import Parser
-from nptrain.errors import InputError
+from bin.common.arguments import Parser, expect_at_least
 from nptrain.report import picture
 from nptrain.report.curves_plot import draw, read
 
@@ -16,8 +15,7 @@ def main(argv, world):
     p.add_argument("--out", metavar="FILE", default="curves.png", help=".png, .svg or .pdf to write (%(default)s)")
     p.add_argument("--smooth", metavar="N", type=int, default=20, help="iterations a loss is the mean of (%(default)s)")
     args = p.parse_args(argv)
-    if args.smooth < 1:
-        raise InputError(f"--smooth: found {args.smooth}, expected 1 or more")
+    expect_at_least(args, 1, "smooth")
     picture.check(args.out)
     draw({run: read(run) for run in args.runs}, args.out, args.smooth)
     print(args.out)

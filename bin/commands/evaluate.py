@@ -20,7 +20,7 @@ from bin.common import weights
 from bin.common.agreement import agree_on_files, agreed_arguments
 from bin.common.arguments import Parser
 from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.weights import chosen_recipe, read_weights
+from bin.common.weights import chosen_recipe, read_weights, skipped_layers
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
@@ -63,10 +63,10 @@ def main(argv, world):
     })  # fmt: skip
     ready = kernels_and_cores(args, world, recipe)
     network = ResNet.of(recipe, ready.ops)
-    members, skipped = [], {}
+    members, skipped = [], []
     with raise_together(world, InputError):
         for path, blobs in files.items():
-            skipped[path] = fill_arena(network.arena, blobs, path)
+            skipped += skipped_layers(path, fill_arena(network.arena, blobs, path))
             members.append(Inference(network))
     del files, blobs
     *each, result = evaluate_members(members, dataset, recipe.test_transform(), recipe, world,
@@ -75,9 +75,8 @@ def main(argv, world):
         return
     if note:
         print(note, file=sys.stderr)
-    for path, names in skipped.items():
-        for name in names:
-            print(f"{path}: skipped layer {name}, which this network does not have", file=sys.stderr)
+    for line in skipped:
+        print(line, file=sys.stderr)
     if args.json:
         found = [{"weights": path, **one} for path, one in zip(args.weights, each, strict=False)]
         print(json.dumps({**result, "members": found} if found else result))

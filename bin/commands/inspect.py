@@ -9,8 +9,7 @@ import json
 
 from tqdm import tqdm
 
-from bin.common.arguments import Parser
-from nptrain.errors import InputError
+from bin.common.arguments import Parser, expect_at_least
 from nptrain.inspect.summary import summary
 from nptrain.inspect.summary_text import summary_text
 
@@ -25,8 +24,7 @@ def parser():
 
 def main(argv, world):
     args = parser().parse_args(argv)
-    if args.records is not None and args.records < 1:
-        raise InputError(f"--records: found {args.records}, expected at least 1")
+    expect_at_least(args, 1, "records")
     for index, file in enumerate(args.files):
         found = summary(file, args.records, lambda indices: tqdm(indices, unit=" records", disable=None, leave=False))
         if args.json:

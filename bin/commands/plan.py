@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import fields, replace
 
-from bin.common.arguments import Parser, add_renamed
+from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive, flag_of
 from bin.common.predict import Cluster, against_published, predict
 from nptrain.errors import InputError
 from nptrain.plan import published_runs
@@ -54,18 +54,12 @@ def parser():
 
 def check(args):
     """Raises InputError for a flag whose value makes no sense."""
-    for name in ("nodes", "ranks_per_node", "cores", "workers", "batch_size", "value_bytes"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')}: found {value}, expected at least 1")
-    for name in ("images_per_s", "bandwidth_gbit", "bucket_mib"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"--{name.replace('_', '-')}: found {value}, expected more than 0")
+    expect_at_least(args, 1, "nodes", "ranks_per_node", "cores", "workers", "batch_size", "value_bytes")
+    expect_positive(args, "images_per_s", "bandwidth_gbit", "bucket_mib")
     for name, top in (("latency_us", math.inf), ("spread", 1)):
         if not 0 <= getattr(args, name) < top:
             expected = "0 or more" if top == math.inf else f"from 0 to below {top}"
-            raise InputError(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected {expected}")
+            raise InputError(f"{flag_of(name)}: found {getattr(args, name)}, expected {expected}")
     if args.out:
         picture.check(args.out)
 

@@ -5,12 +5,10 @@ mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR --run-dir runs
 mpirun -n 2 bin/train --solver solver.prototxt
 """
 
-import math
-
 import numpy as np
 
 from bin.common.agreement import agree_on_files, agreed_arguments
-from bin.common.arguments import Parser, add_renamed, expect_at_least
+from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
 from bin.common.caffe_files import SolverFiles, add_caffe_arguments, check_caffe_flags, prepare_snapshots, printed
 from bin.common.prepare import add_arguments, kernels_and_cores
 from bin.common.start import load_start
@@ -118,8 +116,7 @@ def photos_recipe(args):
     """The recipe for the data sets that the flags name."""
     expect_data(args)
     data, held_out = LmdbDataset(args.train_data), LmdbDataset(args.val_data) if args.val_data else ()
-    if args.epochs is not None and not 0 < args.epochs < math.inf:
-        raise InputError(f"--epochs: found {args.epochs}, expected more than 0")
+    expect_positive(args, "epochs")
     return photos.photos((len(data), len(held_out)), args.classes or data.count_classes(), args.epochs or photos.EPOCHS,
                          args.workers or photos.WORKERS, args.batch_size or photos.BATCH_SIZE)  # fmt: skip
 
@@ -192,8 +189,7 @@ def check_flags(args):
         raise InputError(
             "--dtype: found float64, expected float32 with the fast kernels; float64 needs --kernels numpy"
         )
-    if not 0 < args.bucket_mib < math.inf:
-        raise InputError(f"--bucket-mib: found {args.bucket_mib}, expected more than 0")
+    expect_positive(args, "bucket_mib")
     if args.compress != "none" and args.reproducible:
         raise InputError(f"--compress: found {args.compress} together with --reproducible, expected one of them")
     expect_data(args)

@@ -1,5 +1,6 @@
 """What a run starts from: new weights, given ones, a snapshot of Caffe's, or its own newest checkpoint."""
 
+from bin.common.weights import skipped_layers
 from nptrain.errors import InputError
 from nptrain.run.checkpoint import (
     Checkpoint,
@@ -48,8 +49,7 @@ def _load_first(args, recipe, phase, folder, arena):
     if args.weights:
         skipped = load_weights(args.weights, arena)
         return None, [f"phase {phase.name}: starts from the weights in {args.weights}",
-                      *(f"{args.weights}: skipping layer {name}, which this network does not have"
-                        for name in skipped)]  # fmt: skip
+                      *skipped_layers(args.weights, skipped)]  # fmt: skip
     if phase is not recipe.phases[0]:
         return None, [f"phase {phase.name}: {load_start_of(phase, recipe, folder.checkpoints, arena)}"]
     return None, []

@@ -65,6 +65,11 @@ def recipe_of_all(paths):
     return first
 
 
+def skipped_layers(path, names):
+    """A line for each layer of a .caffemodel that the network does not have."""
+    return [f"{path}: skipped layer {name}, which this network does not have" for name in names]
+
+
 def read_weights(path):
     """({layer: blobs}, number of classes) of the .caffemodel of a ResNet."""
     blobs = read_caffemodel(path)

@@ -48,7 +48,7 @@ def convert(
         raise InputError("--split: cannot be used with --list, which names the images itself")
     for flag, value in (("--resize", resize), ("--limit", limit)):
         if value is not None and value < 1:
-            raise InputError(f"{flag}: found {value}, expected at least 1")
+            raise InputError(f"{flag}: found {value}, expected 1 or more")
     if not os.path.exists(source):
         raise InputError(f"{source}: no such folder or archive")
     summary, labels = Summary(), set()
