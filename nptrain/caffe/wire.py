@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from nptrain.errors import InputError, printable
+from nptrain.errors import InputError, printable, reason
 from nptrain.files import check_regular
 
 VARINT, I64, LEN, I32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which Caffe has never had
@@ -36,7 +36,7 @@ def open_message(path, kind):
                 raise InputError(f"{path}: found {size} bytes, expected at most {MAX_BYTES}, protobuf's limit")
             yield Message(_Source(file), 0, size)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except WireError as error:
         raise InputError(f"{path}: no {kind} message: damaged, cut short or another kind of file ({error})") from None
 

@@ -3,9 +3,9 @@
 from math import prod, sqrt
 
 from nptrain.caffe.caffe_pb2 import FillerParameter
-from nptrain.caffe.text import decimal, single, within
-from nptrain.caffe_net.fields import refuse, shown
-from nptrain.errors import InputError
+from nptrain.caffe.text import decimal, single
+from nptrain.caffe_net.fields import first_of, refuse, shown
+from nptrain.errors import InputError, within
 from nptrain.network.layers import layers
 
 WITH_BLOBS = ("Convolution", "BatchNorm", "Scale", "InnerProduct")
@@ -132,5 +132,4 @@ def unfilled(blobs):
     bounds = {name for name, index, field, _ in blobs if (index, field) == (0, "bound")}
     names = [name for name in names if name not in bounds]
     if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield f"layer {names[0]}{more}: weight_filler is constant or absent: start from trained weights"
+        yield f"layer {first_of(names)}: weight_filler is constant or absent: start from trained weights"

@@ -47,6 +47,11 @@ def shown(value):
     return str(value)
 
 
+def first_of(names):
+    """The first of several names, and how many more there are, as text."""
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
 def computes(layer):
     """{field: value} of all that decides what the layer computes from its inputs and blobs. Raises InputError for
     fields that no layer of this network has.
@@ -123,8 +128,7 @@ def notes(net):
                     label = field.enum_type.values_by_number[value].name if field.enum_type else shown(value)
                     key = f"{name}.{field.name} {label}" if name else f"{field.name} {label}"
                     found.setdefault(key, []).append(layer.name)
-    lines = [f"layer {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {field}"
-             for field, names in found.items()]  # fmt: skip
+    lines = [f"layer {first_of(names)}: {field}" for field, names in found.items()]
     if net.engine:
         lines.append(f"engine {net.engine}")
     lines = [f"{line} has no effect: the kernels are this project's own" for line in lines]

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from nptrain.caffe.caffe_pb2 import TEST, TRAIN, NetParameter
-from nptrain.caffe.text import decimal, read_text, within
+from nptrain.caffe.text import decimal, read_text
 from nptrain.caffe_net.blobs import WITH_BLOBS, changes, unfilled
 from nptrain.caffe_net.data_layer import DataLayer, data_layer
 from nptrain.caffe_net.fields import computes, notes, refuse, shown
 from nptrain.caffe_net.writer import deploy, to_text, train_val
-from nptrain.errors import InputError
+from nptrain.errors import InputError, within
 from nptrain.network.layers import DEPTHS, convolutions
 from nptrain.recipes.recipe import Phase as RecipePhase
 from nptrain.recipes.recipe import Recipe

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from nptrain.errors import InputError
+from nptrain.errors import InputError, reason
 from nptrain.files import atomic_write
 
 
@@ -15,9 +15,10 @@ def read(path, of):
     """
     try:
         *lines, _ = Path(path).read_text().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not text"
-        raise InputError(f"{path}: {why}, expected the metrics of a run") from None
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}, expected the metrics of a run") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not text, expected the metrics of a run") from None
     found, iterations = [], 0
     for number, line in enumerate(lines, 1):
         try:
