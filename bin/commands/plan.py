@@ -65,48 +65,62 @@ def check(args):
 
 
 def show(found, rows):
-    """The prediction as text of up to 80 columns."""
-    turns = found["workers_a_rank"]
+    """The prediction, and the rows of the published runs, as text of up to 80 columns."""
     parts = [
         f"{found['recipe']} on {found['nodes']} nodes, {found['ranks']} ranks: {found['workers']} workers of "
         f"{found['batch_size']} images\na rank alone: {found['rank_images_per_s']:.1f} images/s "
         f"({found['rank_speed_is']})",
-        table([
-            {"step of the slowest rank": name, "ms": found[key]}
-            for name, key in (
-                ("workers before the last", "earlier_workers_ms"), ("forward", "forward_ms"),
-                ("backward", "backward_ms"), ("waiting for gradients", "exposed_ms"), ("in all", "step_ms"),
-            ) if turns > 1 or key != "earlier_workers_ms"
-        ]),
+        step_table(found),
         f"scaling efficiency {found['efficiency']:.1%}: the slowest rank costs {found['slowest_ms']:.1f} ms, "
         f"gradients {found['exposed_ms']:.1f} ms\n"
         f"communication {found['communication_ms']:.1f} ms, {found['hidden']:.0%} hidden: {len(found['buckets'])} "
         f"buckets, {found['value_bytes']} bytes a gradient\nthe cluster: {found['images_per_s']:.0f} images/s",
     ]  # fmt: skip
     if found["buckets"]:
-        parts.append(table([
-            {"bucket": number, "MB": b["mb"], "ready at ms": b["ready_ms"], "sent": b["start_ms"], "home": b["end_ms"]}
-            for number, b in enumerate(found["buckets"])
-        ]) + f"\nms after the start of backward, which takes {found['backward_ms']:.2f}")  # fmt: skip
-    phases = [
-        {"phase": p["phase"], "iterations": p["iterations"], "tests": p["tests"], "minutes": p["minutes"]}
-        for p in found["phases"]
-    ]
-    tests = sum(p["tests"] for p in phases)
-    parts.append(table([*phases, {"phase": "in all", "iterations": sum(p["iterations"] for p in phases),
-                                  "tests": tests, "minutes": found["minutes"]}]))  # fmt: skip
-    parts.append(table([{"memory of a rank": name, "MB": round(size)}
-                        for name, size in found["memory_mb"].items()]))  # fmt: skip
-    parts.append(table([{"disk": name, "GB": size, "where": "once" if name == "checkpoints" else "each node"}
-                        for name, size in found["disk_gb"].items()]))  # fmt: skip
+        parts.append(bucket_table(found))
+    parts += [phase_table(found), memory_table(found), disk_table(found)]
     if rows:
-        parts.append(table([
-            {"published run": row["run"], "unit": row["unit"], "published": row["published"],
-             "predicted": f"{row['predicted']:.4g}".rjust(9), "": f"{row['difference']:+.1%}".rjust(6),
-             "speed": "fitted" if row["fitted"] else ""}
-            for row in rows
-        ]))  # fmt: skip
+        parts.append(published_table(rows))
     return "\n\n".join(parts)
+
+
+def step_table(found):
+    earlier = [("workers before the last", "earlier_workers_ms")] if found["workers_a_rank"] > 1 else []
+    spans = [*earlier, ("forward", "forward_ms"), ("backward", "backward_ms"),
+             ("waiting for gradients", "exposed_ms"), ("in all", "step_ms")]  # fmt: skip
+    return table([{"step of the slowest rank": name, "ms": found[key]} for name, key in spans])
+
+
+def bucket_table(found):
+    rows = [
+        {"bucket": number, "MB": b["mb"], "ready at ms": b["ready_ms"], "sent": b["start_ms"], "home": b["end_ms"]}
+        for number, b in enumerate(found["buckets"])
+    ]
+    return f"{table(rows)}\nms after the start of backward, which takes {found['backward_ms']:.2f}"
+
+
+def phase_table(found):
+    columns = ("iterations", "tests", "minutes")
+    rows = [{"phase": p["phase"], **{name: p[name] for name in columns}} for p in found["phases"]]
+    return table([*rows, {"phase": "in all", **{name: sum(row[name] for row in rows) for name in columns}}])
+
+
+def memory_table(found):
+    return table([{"memory of a rank": name, "MB": round(size)} for name, size in found["memory_mb"].items()])
+
+
+def disk_table(found):
+    return table([{"disk": name, "GB": size, "where": "once" if name == "checkpoints" else "each node"}
+                  for name, size in found["disk_gb"].items()])  # fmt: skip
+
+
+def published_table(rows):
+    return table([
+        {"published run": row["run"], "unit": row["unit"], "published": row["published"],
+         "predicted": f"{row['predicted']:.4g}".rjust(9), "": f"{row['difference']:+.1%}".rjust(6),
+         "speed": "fitted" if row["fitted"] else ""}
+        for row in rows
+    ])  # fmt: skip
 
 
 def main(argv, world):

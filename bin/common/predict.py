@@ -51,15 +51,7 @@ class Cluster:
 
 def predict(recipe, cluster):
     """The prediction as a dictionary that JSON can hold. Times within a step are those of its slowest rank."""
-    if cluster.ranks > recipe.workers:
-        raise InputError(f"--nodes: found {cluster.nodes} of {cluster.ranks_per_node} ranks, expected at most a rank "
-                         f"for each of {recipe.workers} workers")  # fmt: skip
-    if cluster.images_per_s is None and (recipe.depth, recipe.crop_size) != published_runs.NETWORK:
-        theirs, ours = (
-            "ResNet-{} at {}".format(*net) for net in (published_runs.NETWORK, (recipe.depth, recipe.crop_size))
-        )
-        raise InputError("--images-per-s: found none, expected that of a rank: the published one is for "
-                         f"{theirs}, the recipe is for {ours}")  # fmt: skip
+    _check(recipe, cluster)
     turns = -(-recipe.workers // cluster.ranks)  # workers of the rank that has most
     alone = cluster.batch_seconds(recipe.batch_size)
     slow = slowest(cluster.ranks, cluster.spread)
@@ -70,8 +62,6 @@ def predict(recipe, cluster):
     line = timeline(gradients, backward, cluster.ranks, cluster.network, cluster.bucket_mib * 2**20, cluster.overlap)
     step = turns * alone * slow + line.exposed  # gradients travel during the last worker's backward pass
     images = recipe.workers * recipe.batch_size
-    phases = [_phase(recipe, phase, cluster, step, line.exposed, forward) for phase in recipe.phases]
-    memory, disk = needs.memory_bytes(recipe), needs.disk_bytes(recipe)
     return {
         "recipe": recipe.name,
         "nodes": cluster.nodes,
@@ -95,14 +85,36 @@ def predict(recipe, cluster):
         "images_per_s": images / step,
         # against ranks that compute at their mean speed, evenly loaded, and never wait
         "efficiency": images / step / (cluster.ranks * recipe.batch_size / alone),
-        "phases": phases,
-        "minutes": sum(phase["minutes"] for phase in phases),
-        "memory_mb": {**{name: size / MB for name, size in memory.items()}, "in all": sum(memory.values()) / MB},
-        "disk_gb": {name: size / 1e9 for name, size in disk.items()},
+        **_run(recipe, cluster, step, line.exposed, forward),
         "buckets": [
             {"mb": b.size / MB, "ready_ms": b.ready * 1e3, "start_ms": b.start * 1e3, "end_ms": b.end * 1e3}
             for b in line.buckets
         ],
+    }
+
+
+def _check(recipe, cluster):
+    """Raises InputError for a recipe that the cluster cannot run, or whose speed is not known."""
+    if cluster.ranks > recipe.workers:
+        raise InputError(f"--nodes: found {cluster.nodes} of {cluster.ranks_per_node} ranks, expected at most a rank "
+                         f"for each of {recipe.workers} workers")  # fmt: skip
+    if cluster.images_per_s is None and (recipe.depth, recipe.crop_size) != published_runs.NETWORK:
+        theirs, ours = (
+            "ResNet-{} at {}".format(*net) for net in (published_runs.NETWORK, (recipe.depth, recipe.crop_size))
+        )
+        raise InputError("--images-per-s: found none, expected that of a rank: the published one is for "
+                         f"{theirs}, the recipe is for {ours}")  # fmt: skip
+
+
+def _run(recipe, cluster, step, exposed, forward):
+    """What a whole run takes: minutes of its phases, memory of a rank, disk."""
+    phases = [_phase(recipe, phase, cluster, step, exposed, forward) for phase in recipe.phases]
+    memory = needs.memory_bytes(recipe)
+    return {
+        "phases": phases,
+        "minutes": sum(phase["minutes"] for phase in phases),
+        "memory_mb": {**{name: size / MB for name, size in memory.items()}, "in all": sum(memory.values()) / MB},
+        "disk_gb": {name: size / 1e9 for name, size in needs.disk_bytes(recipe).items()},
     }
 
 
