@@ -86,11 +86,13 @@ def predict(recipe, cluster):
         # against ranks that compute at their mean speed, evenly loaded, and never wait
         "efficiency": images / step / (cluster.ranks * recipe.batch_size / alone),
         **_run(recipe, cluster, step, line.exposed, forward),
-        "buckets": [
-            {"mb": b.size / MB, "ready_ms": b.ready * 1e3, "start_ms": b.start * 1e3, "end_ms": b.end * 1e3}
-            for b in line.buckets
-        ],
+        "buckets": [_bucket(bucket) for bucket in line.buckets],
     }
+
+
+def _bucket(bucket):
+    times = {"ready_ms": bucket.ready, "start_ms": bucket.start, "end_ms": bucket.end}
+    return {"mb": bucket.size / MB, **{name: seconds * 1e3 for name, seconds in times.items()}}
 
 
 def _check(recipe, cluster):
