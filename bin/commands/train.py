@@ -143,27 +143,38 @@ def train(args, world, recipe, files):
     ready = kernels_and_cores(args, world, recipe, args.comm_threads)
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
-    folder, workers = RunFolder(args.run_dir or f"runs/{recipe.name}"), worker_range(
-        recipe.workers, world.rank, world.size)  # fmt: skip
+    folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
+    workers = worker_range(recipe.workers, world.rank, world.size)
     hosts = world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
     resumed, log = begin_run(args, world, recipe, phases, folder, network, hosts, notes)
-    log.say(f"{recipe.name}: {recipe.description}")
-    log.say(f"{recipe.workers} workers x {recipe.batch_size} images; {len(train_data)} images to train on"
-            f"{f', {len(val_data)} to test on' if val_data else ''}")  # fmt: skip
-    log.say(host_table(hosts))
-    if resumed:
-        log.say(f"resumes at phase {resumed.phase}, iteration {resumed.iteration}")
-    options = Options(
-        decode_threads=args.decode_threads or ready.cores.threads, decode_initializer=ready.decode_initializer,
-        comm_threads=max(1, min(world.allgather(len(ready.cores.communication)))),
-        comm_initializers=ready.comm_initializers, max_bad_records=args.max_bad_records,
-        bucket_bytes=int(args.bucket_mib * 2**20), reproducible=args.reproducible,
-        compress=args.compress == "bf16")  # fmt: skip
+    for line in beginning(recipe, train_data, val_data, hosts, resumed):
+        log.say(line)
+    options = options_of(args, ready, world)
     trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options)
     last = trainer.run(phases, args.iterations, resumed)
     weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
     log.say(f"done: {weights}, metrics in {folder.metrics}")
     log.close()
+
+
+def options_of(args, ready, world):
+    """The Options that the flags and this rank's cores give. All ranks call it."""
+    return Options(
+        decode_threads=args.decode_threads or ready.cores.threads, decode_initializer=ready.decode_initializer,
+        comm_threads=max(1, min(world.allgather(len(ready.cores.communication)))),
+        comm_initializers=ready.comm_initializers, max_bad_records=args.max_bad_records,
+        bucket_bytes=int(args.bucket_mib * 2**20), reproducible=args.reproducible,
+        compress=args.compress == "bf16")  # fmt: skip
+
+
+def beginning(recipe, train_data, val_data, hosts, resumed):
+    """What the log says before the first iteration, as lines."""
+    yield f"{recipe.name}: {recipe.description}"
+    tested = f", {len(val_data)} to test on" if val_data else ""
+    yield f"{recipe.workers} workers x {recipe.batch_size} images; {len(train_data)} images to train on{tested}"
+    yield host_table(hosts)
+    if resumed:
+        yield f"resumes at phase {resumed.phase}, iteration {resumed.iteration}"
 
 
 def begin_run(args, world, recipe, phases, folder, network, hosts, notes):

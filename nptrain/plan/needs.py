@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from nptrain.network.layers import STATISTICS, STEM, layers, walk
+from nptrain.network.layers import STATISTICS, STEM, Convolution, layers, walk
 from nptrain.network.slots import inference_slots, training_slots
 from nptrain.recipes.recipe import IMAGENET
 from nptrain.reduction.plain_sum import sum_dtype
@@ -18,7 +18,7 @@ PROCESS_BYTES = 0.3e9  # Python, NumPy, Numba and its compiled kernels, MPI; wor
 class Step:
     """A convolution at work: its maps' heights, and floating point operations for one image."""
 
-    conv: object
+    conv: Convolution
     height: int
     out: int
 
