@@ -104,7 +104,7 @@ class Trainer:
                 progress, done = step.progress, iteration + 1
                 rate = learning_rate(phase, iteration, progress.current_step)
                 self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
-                                   progress.smoothed_loss, **step.times)  # fmt: skip
+                                   smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
                 if (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done, progress)
                     reduction.sums.forget()  # a run that resumes here has nothing kept back either
