@@ -35,12 +35,12 @@ def parser():
     sub = add(commands, "kernels", "every convolution of ResNet-50: error against float64, then speed")
     sub.add_argument("--shape", metavar="TEXT", default="",
                      help='only shapes whose name contains it, e.g. "3x3/1" or "512>"')  # fmt: skip
-    for name, says in (
+    for name, description in (
         ("step", "a whole training step: speed, memory, and the kinds of operation it spends its time on; under mpirun "
                  "a data-parallel one, beside the same step without exchange"),
         ("inference", "the forward pass by running statistics, in the same way"),
     ):  # fmt: skip
-        sub = add(commands, name, says)
+        sub = add(commands, name, description)
         add_winograd(sub)
         sub.add_argument("--against", choices=["torch"], help="run another program's in turn, in its own process")
         sub.add_argument("--mode", choices=["eager", "compile", "both"], help="of --against torch (both)")
@@ -61,9 +61,9 @@ def parser():
     return p
 
 
-def add(commands, name, says):
+def add(commands, name, description):
     """A sub-command with the flags that all have."""
-    p = commands.add_parser(name, help=says, description=says[0].upper() + says[1:] + ".")
+    p = commands.add_parser(name, help=description, description=description[0].upper() + description[1:] + ".")
     p.add_argument("--batch", metavar="N", type=int, default=16, help="images at a time (%(default)s)")
     p.add_argument("--crop-size", metavar="N", type=int, default=224, help="side of the images (%(default)s)")
     p.add_argument("--threads", metavar="N", type=int, help="of the kernels (the cores it may use)")
@@ -81,7 +81,7 @@ def modes(args):
 
 def bucket_sizes(args):
     """In MiB; infinity for all at once. Raises InputError."""
-    found = []
+    sizes = []
     for text in ",".join(args.bucket_mib or [SIZES]).split(","):
         try:
             size = math.inf if text == "all" else float(text)
@@ -89,8 +89,8 @@ def bucket_sizes(args):
             size = math.nan
         if not size > 0:
             raise InputError(f"--bucket-mib: found {text!r}, expected more than 0, or all")
-        found.append(size)
-    return found
+        sizes.append(size)
+    return sizes
 
 
 def check(args, world):

@@ -22,12 +22,17 @@ def parser():
     return p
 
 
+def progress(indices):
+    """Shows how many records were read, on a terminal."""
+    return tqdm(indices, unit=" records", disable=None, leave=False)
+
+
 def main(argv, world):
     args = parser().parse_args(argv)
     expect_at_least(args, 1, "records")
     for index, file in enumerate(args.files):
-        found = summary(file, args.records, lambda indices: tqdm(indices, unit=" records", disable=None, leave=False))
+        contents = summary(file, args.records, progress)
         if args.json:
-            print(json.dumps(found, allow_nan=False))
+            print(json.dumps(contents, allow_nan=False))
         else:
-            print("\n" * bool(index) + summary_text(found), end="", flush=True)
+            print("\n" * bool(index) + summary_text(contents), end="", flush=True)

@@ -64,54 +64,54 @@ def check(args):
         picture.check(args.out)
 
 
-def show(found, rows):
+def show(prediction, rows):
     """The prediction, and the rows of the published runs, as text of up to 80 columns."""
+    p = prediction
     parts = [
-        f"{found['recipe']} on {found['nodes']} nodes, {found['ranks']} ranks: {found['workers']} workers of "
-        f"{found['batch_size']} images\na rank alone: {found['rank_images_per_s']:.1f} images/s "
-        f"({found['rank_speed_is']})",
-        step_table(found),
-        f"scaling efficiency {found['efficiency']:.1%}: the slowest rank costs {found['slowest_ms']:.1f} ms, "
-        f"gradients {found['exposed_ms']:.1f} ms\n"
-        f"communication {found['communication_ms']:.1f} ms, {found['hidden']:.0%} hidden: {len(found['buckets'])} "
-        f"buckets, {found['value_bytes']} bytes a gradient\nthe cluster: {found['images_per_s']:.0f} images/s",
+        f"{p['recipe']} on {p['nodes']} nodes, {p['ranks']} ranks: {p['workers']} workers of {p['batch_size']} images\n"
+        f"a rank alone: {p['rank_images_per_s']:.1f} images/s ({p['rank_speed_is']})",
+        step_table(p),
+        f"scaling efficiency {p['efficiency']:.1%}: the slowest rank costs {p['slowest_ms']:.1f} ms, "
+        f"gradients {p['exposed_ms']:.1f} ms\n"
+        f"communication {p['communication_ms']:.1f} ms, {p['hidden']:.0%} hidden: {len(p['buckets'])} buckets, "
+        f"{p['value_bytes']} bytes a gradient\nthe cluster: {p['images_per_s']:.0f} images/s",
     ]  # fmt: skip
-    if found["buckets"]:
-        parts.append(bucket_table(found))
-    parts += [phase_table(found), memory_table(found), disk_table(found)]
+    if prediction["buckets"]:
+        parts.append(bucket_table(prediction))
+    parts += [phase_table(prediction), memory_table(prediction), disk_table(prediction)]
     if rows:
         parts.append(published_table(rows))
     return "\n\n".join(parts)
 
 
-def step_table(found):
-    earlier = [("workers before the last", "earlier_workers_ms")] if found["workers_a_rank"] > 1 else []
+def step_table(prediction):
+    earlier = [("workers before the last", "earlier_workers_ms")] if prediction["workers_a_rank"] > 1 else []
     spans = [*earlier, ("forward", "forward_ms"), ("backward", "backward_ms"),
              ("waiting for gradients", "exposed_ms"), ("in all", "step_ms")]  # fmt: skip
-    return table([{"step of the slowest rank": name, "ms": found[key]} for name, key in spans])
+    return table([{"step of the slowest rank": name, "ms": prediction[key]} for name, key in spans])
 
 
-def bucket_table(found):
+def bucket_table(prediction):
     rows = [
         {"bucket": number, "MB": b["mb"], "ready at ms": b["ready_ms"], "sent": b["start_ms"], "home": b["end_ms"]}
-        for number, b in enumerate(found["buckets"])
+        for number, b in enumerate(prediction["buckets"])
     ]
-    return f"{table(rows)}\nms after the start of backward, which takes {found['backward_ms']:.2f}"
+    return f"{table(rows)}\nms after the start of backward, which takes {prediction['backward_ms']:.2f}"
 
 
-def phase_table(found):
+def phase_table(prediction):
     columns = ("iterations", "tests", "minutes")
-    rows = [{"phase": p["phase"], **{name: p[name] for name in columns}} for p in found["phases"]]
+    rows = [{"phase": p["phase"], **{name: p[name] for name in columns}} for p in prediction["phases"]]
     return table([*rows, {"phase": "in all", **{name: sum(row[name] for row in rows) for name in columns}}])
 
 
-def memory_table(found):
-    return table([{"memory of a rank": name, "MB": round(size)} for name, size in found["memory_mb"].items()])
+def memory_table(prediction):
+    return table([{"memory of a rank": name, "MB": round(size)} for name, size in prediction["memory_mb"].items()])
 
 
-def disk_table(found):
+def disk_table(prediction):
     return table([{"disk": name, "GB": size, "where": "once" if name == "checkpoints" else "each node"}
-                  for name, size in found["disk_gb"].items()])  # fmt: skip
+                  for name, size in prediction["disk_gb"].items()])  # fmt: skip
 
 
 def published_table(rows):
@@ -132,12 +132,12 @@ def main(argv, world):
     if args.nodes is None:
         args.nodes = max(1, recipe.workers // args.ranks_per_node)
     cluster = Cluster(**{field.name: getattr(args, field.name) for field in fields(Cluster)})
-    found = predict(recipe, cluster)
+    prediction = predict(recipe, cluster)
     # the published runs are held against the model as it stands, not against a cluster of other values
     standing = replace(cluster, nodes=1) == Cluster(1) and plain.name in published_runs.RECIPES
     rows = against_published() if standing else []
     if args.out:
         from nptrain.plan.plot import draw  # only here: the import takes longer than the prediction
 
-        draw(found, args.out)
-    print(json.dumps({**found, "published": rows}) if args.json else show(found, rows))
+        draw(prediction, args.out)
+    print(json.dumps({**prediction, "published": rows}) if args.json else show(prediction, rows))

@@ -59,8 +59,8 @@ def predict(recipe, cluster):
     forward, backward = alone * slow * share, alone * slow * (1 - share)
     value_bytes = cluster.value_bytes or needs.value_bytes(recipe)
     gradients = [(count * value_bytes, at * backward) for count, at in needs.gradients(recipe)]
-    line = timeline(gradients, backward, cluster.ranks, cluster.network, cluster.bucket_mib * 2**20, cluster.overlap)
-    step = turns * alone * slow + line.exposed  # gradients travel during the last worker's backward pass
+    sums = timeline(gradients, backward, cluster.ranks, cluster.network, cluster.bucket_mib * 2**20, cluster.overlap)
+    step = turns * alone * slow + sums.exposed  # gradients travel during the last worker's backward pass
     images = recipe.workers * recipe.batch_size
     return {
         "recipe": recipe.name,
@@ -78,15 +78,15 @@ def predict(recipe, cluster):
         "earlier_workers_ms": (turns - 1) * alone * slow * 1e3,
         "forward_ms": forward * 1e3,
         "backward_ms": backward * 1e3,
-        "communication_ms": line.communication * 1e3,
-        "hidden": line.hidden,
-        "exposed_ms": line.exposed * 1e3,
+        "communication_ms": sums.communication * 1e3,
+        "hidden": sums.hidden,
+        "exposed_ms": sums.exposed * 1e3,
         "step_ms": step * 1e3,
         "images_per_s": images / step,
         # against ranks that compute at their mean speed, evenly loaded, and never wait
         "efficiency": images / step / (cluster.ranks * recipe.batch_size / alone),
-        **_run(recipe, cluster, step, line.exposed, forward),
-        "buckets": [_bucket(bucket) for bucket in line.buckets],
+        **_run(recipe, cluster, step, sums.exposed, forward),
+        "buckets": [_bucket(bucket) for bucket in sums.buckets],
     }
 
 
@@ -101,11 +101,11 @@ def _check(recipe, cluster):
         raise InputError(f"--nodes: found {cluster.nodes} of {cluster.ranks_per_node} ranks, expected at most a rank "
                          f"for each of {recipe.workers} workers")  # fmt: skip
     if cluster.images_per_s is None and (recipe.depth, recipe.crop_size) != published_runs.NETWORK:
-        theirs, ours = (
+        published, own = (
             "ResNet-{} at {}".format(*net) for net in (published_runs.NETWORK, (recipe.depth, recipe.crop_size))
         )
         raise InputError("--images-per-s: found none, expected that of a rank: the published one is for "
-                         f"{theirs}, the recipe is for {ours}")  # fmt: skip
+                         f"{published}, the recipe is for {own}")  # fmt: skip
 
 
 def _run(recipe, cluster, step, exposed, forward):
@@ -138,13 +138,13 @@ def against_published():
         cluster = Cluster(run.nodes, value_bytes=published_runs.VALUE_BYTES, bucket_mib=published_runs.BUCKET_MIB)
         if run.speed_at:
             cluster = replace(cluster, images_per_s=run.speed_at / cluster.batch_seconds(run.speed_at))
-        found = predict(run.recipe, cluster)
+        prediction = predict(run.recipe, cluster)
         if run.unit == "images/s":
-            value = found["images_per_s"]
+            value = prediction["images_per_s"]
         elif run.phase:
-            value = next(phase["minutes"] for phase in found["phases"] if phase["phase"] == run.phase)
+            value = next(phase["minutes"] for phase in prediction["phases"] if phase["phase"] == run.phase)
         else:
-            value = found["minutes"]
+            value = prediction["minutes"]
         rows.append({"run": run.what, "unit": run.unit, "published": run.value, "predicted": value,
                      "difference": value / run.value - 1, "fitted": run.fitted})  # fmt: skip
     return rows

@@ -104,10 +104,10 @@ def _pin(cores, pool):
 
 def _tell_together(world, text):
     """One line for all ranks that have something to tell (None: nothing); the first one's, and how many more."""
-    found = [entry for entry in world.allgather(text and (world.rank, world.host, text)) if entry]
-    if found and world.rank == 0:
-        rank, host, line = found[0]
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    reports = [report for report in world.allgather(text and (world.rank, world.host, text)) if report]
+    if reports and world.rank == 0:
+        rank, host, line = reports[0]
+        more = f" (and {len(reports) - 1} more)" if len(reports) > 1 else ""
         tell(f"rank {rank} on {host}{more}: {line}")
 
 

@@ -49,10 +49,10 @@ class _Source:
 
     def read(self, at, size):
         self.file.seek(at)
-        found = self.file.read(size)
-        if len(found) < size:
+        content = self.file.read(size)
+        if len(content) < size:
             raise WireError(f"the file ends within the {size} bytes at {at}")
-        return found
+        return content
 
 
 class Message:
@@ -115,11 +115,11 @@ class Message:
 
     def _varint(self, at):
         """The number at `at`, and where the next thing is."""
-        found = 0
+        number = 0
         for shift, byte in enumerate(self._source.read(at, min(10, self.end - at))):
-            found |= (byte & 127) << 7 * shift
+            number |= (byte & 127) << 7 * shift
             if byte < 128:
-                return found & (2**64 - 1), at + shift + 1
+                return number & (2**64 - 1), at + shift + 1
         raise WireError(f"no number ends at byte {at}")
 
     def _run(self, start, at, size):

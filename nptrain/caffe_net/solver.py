@@ -103,7 +103,7 @@ def _understood(message, path):
             raise InputError(f"{field.name}: found {_shown(field, value)}, expected {REFUSED[field.name]}")
         if field.name in NOTED and not (field.name == "solver_mode" and value == SolverParameter.CPU):
             notes.append(f"{path}: {field.name} has no effect: {NOTED[field.name]}")
-    values = {ours: _value(message, name) for name, ours in OF_PHASE.items()}
+    values = {phase_field: _value(message, name) for name, phase_field in OF_PHASE.items()}
     values["type"] = _type(message)
     values["test_iter"] = _one_test(message)
     if values["test_interval"] and not values["test_iter"]:
@@ -181,8 +181,9 @@ def write_solver(phase, net, seed=None):
                 f"{phase.name}.{name}: found {getattr(phase, name)}, which no field of Caffe's files holds"
             )
     lines = [_line("net", net)]
-    for name, ours in OF_PHASE.items():
-        value, absent = getattr(phase, ours), defaults[ours] if name in OF_POLICY else _value(SolverParameter(), name)
+    for name, phase_field in OF_PHASE.items():
+        value = getattr(phase, phase_field)
+        absent = defaults[phase_field] if name in OF_POLICY else _value(SolverParameter(), name)
         needed = name in REQUIRED or name in NEEDS.get(phase.lr_policy, ())
         if value in (None, ()) or (value == absent and not needed):
             continue

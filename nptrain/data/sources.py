@@ -36,14 +36,14 @@ class Folder:
 
     def names(self):
         """Sorted names of all files, and of all folders with a "/" at the end."""
-        found = []
+        names = []
         for place, folders, files in os.walk(self.path, followlinks=True):
             folders[:] = [name for name in folders if not name.startswith(".")]
             base = Path(place).relative_to(self.path).as_posix() + "/"
             base = base.removeprefix("./")
-            found += [f"{base}{name}/" for name in folders]
-            found += [base + name for name in files if not name.startswith(".")]
-        return sorted(found)
+            names += [f"{base}{name}/" for name in folders]
+            names += [base + name for name in files if not name.startswith(".")]
+        return sorted(names)
 
     def __contains__(self, name):
         return os.path.isfile(os.path.join(self.path, name))

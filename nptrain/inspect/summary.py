@@ -25,7 +25,7 @@ from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.lmdb_file import MAGIC
 from nptrain.errors import InputError, reason
 from nptrain.files import check_regular
-from nptrain.run.checkpoint import of_manifest, verify
+from nptrain.run.checkpoint import from_manifest, verify
 
 # The wire types of the fields of Caffe's messages, by which they are told apart, and the fields one must have.
 WIRE_TYPES = {
@@ -45,11 +45,11 @@ def summary(path, records=None, progress=lambda indices: indices):
     path = Path(path)
     kind = _kind(path)
     if kind == "lmdb":
-        found = _lmdb(path if path.is_dir() else path.parent, records, progress)
+        contents = _lmdb(path if path.is_dir() else path.parent, records, progress)
     else:
         path = path / "run.json" if path.is_dir() else path
-        found = {"bytes": path.stat().st_size, **_READERS[kind](path)}
-    return {"file": str(path), "kind": found.pop("kind", kind), **found}
+        contents = {"bytes": path.stat().st_size, **_READERS[kind](path)}
+    return {"file": str(path), "kind": contents.pop("kind", kind), **contents}
 
 
 def _kind(path):
@@ -230,7 +230,7 @@ def _json(path):
             return {"kind": "run", "recipe": entry["recipe"], "arguments": entry["arguments"],
                     "versions": entry["versions"], "hosts": len(entry["hosts"])}  # fmt: skip
         if {"phase", "iteration", "files"} <= set(entry):
-            checkpoint = of_manifest(path, entry)
+            checkpoint = from_manifest(path, entry)
             if checkpoint.manifest.resolve() == path.resolve():
                 sizes = {str(name): file["bytes"] for name, file in entry["files"].items()}
                 return {"kind": "checkpoint", "phase": entry["phase"], "iteration": entry["iteration"],
