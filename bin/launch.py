@@ -21,7 +21,14 @@ def launch(name):
     """Run the command `name` with the words of the command line, and end the process."""
     enter_environment(name)
     sys.path[0] = str(PROJECT)  # in place of bin/
-    sys.exit(run(name, lambda argv, world: importlib.import_module(f"bin.commands.{name}").main(argv, world)))
+
+    def main(argv, world):
+        from nptrain.data.datum import silence_pillow
+
+        silence_pillow()
+        importlib.import_module(f"bin.commands.{name}").main(argv, world)
+
+    sys.exit(run(name, main))
 
 
 def enter_environment(name):
@@ -44,7 +51,6 @@ def run(name, main, argv=None, world=None):
     world  `mpi.world.World`, or `nptrain.world.Solo` for one process; None: MPI's where `name` is one of ON_RANKS and a
            launcher started the process
     """
-    from mpi.agree import AgreedError
     from mpi.world import connect
     from nptrain.world import Solo
 
@@ -53,31 +59,10 @@ def run(name, main, argv=None, world=None):
         if world is None:
             world = (connect() if name in ON_RANKS else None) or Solo()
         main(sys.argv[1:] if argv is None else argv, world)
-    except KeyboardInterrupt:
-        _say(name, "interrupted")
-        status = 130
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    except SystemExit as end:  # of argparse, after --help: all ranks have the same command line
-        status, on_all_ranks = end.code or 0, True
-        if isinstance(status, str):
-            _say(name, status)
-            status = 1
-    except AgreedError as error:
-        status, on_all_ranks = error.exit_status, True
-        if error.line is not None:
-            _say(name, error.line)
-    except MemoryError as error:
-        _say(name, f"out of memory: {error}".removesuffix(": "))
-        status = 1
-    except Exception as error:
-        status = getattr(error, "exit_status", None)
-        if status is None:
-            traceback.print_exc()
-            status = 1
-        else:
-            _say(name, str(error))
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        line, status, on_all_ranks = ending(error)
+        if line is not None:
+            print(f"{name}: {line}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if status and world is not None:
@@ -85,5 +70,26 @@ def run(name, main, argv=None, world=None):
     return status
 
 
-def _say(name, line):
-    print(f"{name}: {line}", file=sys.stderr)
+def ending(error):
+    """(a line for the user or None, exit status, whether all ranks have the same error) for what ended a command."""
+    from mpi.agree import AgreedError
+
+    match error:
+        case KeyboardInterrupt():
+            return "interrupted", 130, False
+        case BrokenPipeError():  # the reader of our output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None, 1, False
+        case SystemExit(code=str(text)):
+            return text, 1, True
+        case SystemExit():  # of argparse, after --help: all ranks have the same command line
+            return None, error.code or 0, True
+        case AgreedError():
+            return error.line, error.exit_status, True
+        case MemoryError():
+            return f"out of memory: {error}".removesuffix(": "), 1, False
+    status = getattr(error, "exit_status", None)
+    if status is None:
+        traceback.print_exception(error)
+        return None, 1, False
+    return str(error), status, False

@@ -17,9 +17,9 @@ def claim(world, threads=None, comm_threads=None):
     A launcher may have bound each rank to cores of its own, or all ranks of a host to the same set; what it
     granted is kept to. Says so, once, where it left cores idle: some launchers bind a rank to one core.
     """
-    mine = frozenset(os.sched_getaffinity(0))
+    allowed = frozenset(os.sched_getaffinity(0))
     machine = _machine() or world.host
-    ranks = world.allgather((world.host, machine, mine, threads, comm_threads, _slurm_limit()))
+    ranks = world.allgather((world.host, machine, allowed, threads, comm_threads, _slurm_limit()))
     neighbours = [entry for entry in ranks if entry[1] == machine]
     if world.rank == 0:
         _warn_of_idle_cores(len(frozenset().union(*(entry[2] for entry in neighbours))), world)
@@ -54,11 +54,11 @@ def tasks():
 
 
 @contextmanager
-def started(found):
+def started(threads):
     """Appends to the list `found` the ids of the threads that the process started in the block and that run on."""
     before = tasks()
     yield
-    found.extend(sorted(tasks() - before))
+    threads.extend(sorted(tasks() - before))
 
 
 def pin(assignment, pool, main_computes=True):
@@ -71,10 +71,10 @@ def pin(assignment, pool, main_computes=True):
     """
     if assignment.crowded:
         return
-    here, cores = assignment.others, assignment.compute
+    main_cores, cores = assignment.others, assignment.compute
     if assignment.full and main_computes:
-        here, cores = assignment.compute[:1], assignment.compute[1:]
-    os.sched_setaffinity(0, here)
+        main_cores, cores = assignment.compute[:1], assignment.compute[1:]
+    os.sched_setaffinity(0, main_cores)
     for place, task in enumerate(pool):  # some pools have more threads than work: those sleep anywhere
         os.sched_setaffinity(task, [cores[place]] if assignment.full and place < len(cores) else assignment.others)
 
@@ -108,8 +108,8 @@ def _machine():
 
 def _slurm_limit():
     """The cores that Slurm gave each task, which not every cluster makes it enforce; None without Slurm."""
-    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return int(given) if given.isdigit() and int(given) else None
+    count = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return int(count) if count.isdigit() and int(count) else None
 
 
 def _warn_of_idle_cores(used, world):

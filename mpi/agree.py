@@ -46,6 +46,6 @@ def expect_same(world, facts, error_type):
     host, found = world.allgather((world.host, facts))[other]
     expected = world.bcast(facts)
     name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
-    this, that = (values.get(name, "missing") for values in (found, expected))
-    line = f"rank {other} on {host}: {name} is {this}, rank 0 has {that}"
+    found_value, expected_value = (values.get(name, "missing") for values in (found, expected))
+    line = f"rank {other} on {host}: {name} is {found_value}, rank 0 has {expected_value}"
     raise AgreedError(None if world.rank else line, error_type.exit_status)

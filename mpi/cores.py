@@ -80,19 +80,18 @@ def split(requests, node_of=None, physical_of=None):
     allowed = [{unit for unit, cores in units.items() if request.granted.intersection(cores)} for request in requests]
     taken = _deal(allowed, nodes, {unit: cores[0] for unit, cores in units.items()})
 
-    uses, laid = Counter(), []
-    for request, mine in zip(requests, taken, strict=True):
-        siblings = [[core for core in units[unit] if core in request.granted] for unit in mine]
-        laid.append([core for turn in itertools.zip_longest(*siblings) for core in turn if core is not None])
+    uses, rank_cores = Counter(), []
+    for request, own in zip(requests, taken, strict=True):
+        siblings = [[core for core in units[unit] if core in request.granted] for unit in own]
+        rank_cores.append([core for turn in itertools.zip_longest(*siblings) for core in turn if core is not None])
         uses.update(cores[0] for cores in siblings)
-    for line, request in zip(laid, requests, strict=True):
-        if not line:  # every core it may use has a thread already
-            line.append(min(request.granted, key=lambda core: (uses[core], core)))
-            uses[line[0]] += 1
+    for cores, request in zip(rank_cores, requests, strict=True):
+        if not cores:  # every core it may use has a thread already
+            cores.append(min(request.granted, key=lambda core: (uses[core], core)))
+            uses[cores[0]] += 1
 
-    assignments = [
-        _lay(request, line, max(1, len(mine))) for request, line, mine in zip(requests, laid, taken, strict=True)
-    ]
+    assignments = [_assign(request, cores, max(1, len(own)))
+                   for request, cores, own in zip(requests, rank_cores, taken, strict=True)]  # fmt: skip
     load = Counter(core for assignment in assignments for core in (*assignment.compute, *assignment.communication))
     crowded = max(load.values()) > 1
     return [replace(assignment, crowded=crowded) for assignment in assignments]
@@ -112,41 +111,41 @@ def _deal(allowed, nodes, first):
         if not choosers:
             break
         rank = min(choosers, key=lambda r: (len(taken[r]), len(allowed[r] & free), r))
-        mine = Counter(nodes[unit] for unit in taken[rank])
-        left = Counter(nodes[unit] for unit in allowed[rank] & free)
-        there = Counter(node for units in taken for node in {nodes[unit] for unit in units})
+        own_nodes = Counter(nodes[unit] for unit in taken[rank])
+        free_nodes = Counter(nodes[unit] for unit in allowed[rank] & free)
+        ranks_on = Counter(node for units in taken for node in {nodes[unit] for unit in units})
 
-        def cost(unit, mine=mine, left=left, there=there):
+        def cost(unit, own_nodes=own_nodes, free_nodes=free_nodes, ranks_on=ranks_on):
             node = nodes[unit]
-            return demand[unit], -mine[node], -left[node] / (there[node] + 1), node, first[unit]
+            return demand[unit], -own_nodes[node], -free_nodes[node] / (ranks_on[node] + 1), node, first[unit]
 
         best = min(allowed[rank] & free, key=cost)
         taken[rank].append(best)
         free.remove(best)
 
-    alike = defaultdict(list)  # {kind of core: [(rank, core)]}
+    groups = defaultdict(list)  # {kind of core: [(rank, core)]}
     for rank, units in enumerate(taken):
         for unit in units:
-            alike[nodes[unit], tuple(unit in others for others in allowed)].append((rank, unit))
+            groups[nodes[unit], tuple(unit in others for others in allowed)].append((rank, unit))
     dealt = [[] for _ in allowed]
-    for (node, _), pairs in alike.items():
+    for (node, _), pairs in groups.items():
         for (rank, _), unit in zip(pairs, sorted((unit for _, unit in pairs), key=first.get), strict=True):
             dealt[rank].append((node, first[unit], unit))
     return [[unit for *_, unit in sorted(units, key=lambda entry: entry[:2])] for units in dealt]
 
 
-def _lay(request, line, physical):
+def _assign(request, cores, physical):
     """The CoreAssignment of a rank on the cores `line`, of which the first `physical` are of different physical cores:
     each of its threads gets the next, those that compute first; from the beginning again where cores run out.
     """
-    room = physical if request.limit is None else max(1, min(physical, int(request.limit)))
+    limit = physical if request.limit is None else max(1, min(physical, int(request.limit)))
     comm = request.comm_threads
     if comm is None:
-        comm = 1 if room >= ENOUGH_TO_SPARE_ONE and not request.alone else 0
-    threads = max(1, room - comm) if request.threads is None else request.threads
-    places = list(itertools.islice(itertools.cycle(line), threads + comm))
+        comm = 1 if limit >= ENOUGH_TO_SPARE_ONE and not request.alone else 0
+    threads = max(1, limit - comm) if request.threads is None else request.threads
+    places = list(itertools.islice(itertools.cycle(cores), threads + comm))
     return CoreAssignment(
-        tuple(line), tuple(places[:threads]), tuple(places[threads:]), full=threads + comm >= physical
+        tuple(cores), tuple(places[:threads]), tuple(places[threads:]), full=threads + comm >= physical
     )
 
 

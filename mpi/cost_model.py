@@ -70,13 +70,13 @@ def into_buckets(gradients, least):
 
     A bucket is closed as soon as it holds `least` bytes. Gradients are not split: a large one makes a large bucket.
     """
-    found, size, ready = [], 0, 0.0
-    for more, at in gradients:
-        size, ready = size + more, max(ready, at)
+    buckets, size, ready = [], 0, 0.0
+    for nbytes, ready_at in gradients:
+        size, ready = size + nbytes, max(ready, ready_at)
         if size >= least:
-            found.append((size, ready))
+            buckets.append((size, ready))
             size = 0
-    return [*found, (size, ready)] if size else found
+    return [*buckets, (size, ready)] if size else buckets
 
 
 def timeline(gradients, backward, ranks, network, least, overlap=True):

@@ -74,19 +74,17 @@ class World:
         for at in range(0, array.size, CHUNK):
             _wait(self._communicator.Iallreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM))
 
-    def allreduce_by(self, mine, counts, function, out):
+    def allreduce_by(self, own, counts, function, out):
         """out = function(arrays), the arrays of all ranks in order of rank: `counts` says how many each has, `mine` are
         this rank's, all flat and of out's size. Ranks share the elements among them.
         """
         bounds = [out.size * rank // self.size for rank in range(self.size + 1)]
         lengths = np.diff(bounds)
-        pieces = [array[start:stop] for start, stop in pairwise(bounds) for array in mine]
+        pieces = [array[start:stop] for start, stop in pairwise(bounds) for array in own]
         send = np.concatenate(pieces) if pieces else out[:0]
         received = np.empty((sum(counts), lengths[self.rank]), out.dtype)
         _wait(
-            self._communicator.Ialltoallv(
-                [send, len(mine) * lengths], [received, np.array(counts) * lengths[self.rank]]
-            )
+            self._communicator.Ialltoallv([send, len(own) * lengths], [received, np.array(counts) * lengths[self.rank]])
         )
         _wait(self._communicator.Iallgatherv(np.ascontiguousarray(function(list(received))), [out, lengths]))
 

@@ -1,5 +1,7 @@
 """The two ways a run ends badly, as exit statuses: 2 for a user's mistake, 1 for a failure."""
 
+from contextlib import contextmanager
+
 
 class InputError(Exception):
     """A user's mistake, in one line: which file, record, field or flag, what was found, what was expected.
@@ -17,6 +19,20 @@ class TrainingError(Exception):
     """A run that cannot go on (a loss that is not finite): one line, naming the last good checkpoint."""
 
     exit_status = 1
+
+
+@contextmanager
+def within(place):
+    """An InputError that the block raises begins with `place`: a file, a record, a layer."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def reason(error):
+    """Why a file could not be read or written, by the exception that came of it."""
+    return getattr(error, "strerror", None) or error
 
 
 def printable(text, limit):

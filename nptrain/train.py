@@ -143,7 +143,7 @@ class Trainer:
 
     def _say_bad_records(self, bad_records):
         """Say which bad records any rank has replaced in this phase."""
-        lines = sorted({line for found in self.world.allgather(bad_records) for line in found.values()})
+        lines = sorted({line for records in self.world.allgather(bad_records) for line in records.values()})
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")
 

@@ -8,7 +8,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from nptrain.errors import TrainingError
 from nptrain.recipes.schedule import Progress, advance
 from nptrain.reduction.buckets import Buckets, StepTimer
 from nptrain.reduction.compressed_sum import CompressedSum
+from nptrain.reduction.gradient_sum import GradientSum
 from nptrain.reduction.plain_sum import PlainSum
 from nptrain.reduction.tree_sum import TreeSum
 from nptrain.update import update
@@ -34,13 +34,13 @@ class Reduction:
     """How the gradients of all workers become one, on all ranks.
 
     workers       of this rank
-    sums          `PlainSum`, `TreeSum` or `CompressedSum`
+    sums          `PlainSum`, `TreeSum` or `CompressedSum`, for this phase
     bucket_bytes  of gradients that travel together, at least
     """
 
     world: World
     workers: range
-    sums: Any
+    sums: GradientSum
     reducer: Reducer
     bucket_bytes: int = BUCKET_BYTES
 

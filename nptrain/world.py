@@ -36,7 +36,7 @@ class World(Protocol):
     def allreduce_scalars(self, values) -> list[float]:
         """The sums over ranks of a few floats, in float64, the same on all."""
 
-    def allreduce_by(self, mine, counts, function, out):
+    def allreduce_by(self, own, counts, function, out):
         """out = function(arrays), the arrays of all ranks in order of rank: `counts` says how many each has, `mine` are
         this rank's, all flat and of out's size. Ranks share the elements among them.
         """
@@ -81,8 +81,8 @@ class Solo:
     def allreduce_scalars(self, values):
         return [float(value) for value in values]
 
-    def allreduce_by(self, mine, counts, function, out):
-        out[:] = function(mine)
+    def allreduce_by(self, own, counts, function, out):
+        out[:] = function(own)
 
     def reducer(self, threads=1, initializers=()):
         return ImmediateReducer()

@@ -159,8 +159,8 @@ def test_the_command_prints_json():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["step", "--batch", "0"], "--batch: found 0, expected at least 1"),
-        (["kernels", "--crop-size", "16"], "--crop-size: found 16, expected at least 32"),
+        (["step", "--batch", "0"], "--batch: found 0, expected 1 or more"),
+        (["kernels", "--crop-size", "16"], "--crop-size: found 16, expected 32 or more"),
         (["kernels", "--shape", "9x9"], "--shape: found '9x9', expected a part of one like '512>512 3x3/1 7'"),
         (["step", "--mode", "eager"], "--mode: expected only with --against torch"),
         (["data", "no/such/folder"], "no/such/folder: no LMDB: "),

@@ -27,7 +27,7 @@ def test_a_step_of_several_ranks():
 
 @pytest.mark.ranks
 def test_sums_by_size_of_bucket():
-    output, _ = run("bench", "allreduce", *SMALL, "--bucket-mb", "1,16", "--bucket-mb", "all", ranks=2)
+    output, _ = run("bench", "allreduce", *SMALL, "--bucket-mib", "1,16", "--bucket-mib", "all", ranks=2)
     result = json.loads(output)
     assert result["gradients_mb"] == pytest.approx(102.5, abs=0.1)
     assert [row["bucket_mib"] for row in result["sums"]] == ["1", "16", "all"]
@@ -80,7 +80,7 @@ def test_the_best_size_is_the_fastest_or_of_equals_the_one_that_waits_least():
     ("arguments", "line"),
     [
         (["kernels"], "kernels: found 2 ranks, expected one: only step and allreduce take more"),
-        (["allreduce", "--bucket-mb", "1,0"], "--bucket-mb: found '0', expected more than 0, or all"),
+        (["allreduce", "--bucket-mib", "1,0"], "--bucket-mib: found '0', expected more than 0, or all"),
         (["step", "--against", "torch"], "--against torch: PyTorch is not installed"),
     ],
 )

@@ -196,7 +196,7 @@ def data(tmp_path_factory):
 
 STEPS = ["--phase", "1", "--set", "1.snapshot=3", "--set", "1.base_lr=0.0002", "--set", "1.warmup_iter=0",
          "--batch-size", "8"]  # fmt: skip
-BF16 = ["--compress", "bf16", "--bucket-mb", "8"]
+BF16 = ["--compress", "bf16", "--bucket-mib", "8"]
 WATCHED = """
 import hashlib
 from bin.commands import train

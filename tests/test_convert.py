@@ -237,8 +237,8 @@ def test_errors_leave_nothing(tmp_path, files):
         (short, {}, r"short.tar: found no tar archive \(unexpected end of data\)"),
         (bad, {}, r"bad: found no image in 1 files; the first, a/x.png: found 8 bytes that are no image"),
         (flat, {}, "flat: found no class folders"),
-        (source, {"limit": 0}, "--limit: found 0, expected at least 1"),
-        (source, {"resize": -1}, "--resize: found -1, expected at least 1"),
+        (source, {"limit": 0}, "--limit: found 0, expected 1 or more"),
+        (source, {"resize": -1}, "--resize: found -1, expected 1 or more"),
     ):
         with pytest.raises(InputError, match=message):
             convert(where, tmp_path / "set", **options)

@@ -1,14 +1,17 @@
 """Records: raw and encoded, every kind of image file, and what is wrong with a record in one line."""
 
+import logging
 import struct
+import warnings
 import zlib
 
 import numpy as np
 import pytest
+from commands import run
 from PIL import Image
 
 from nptrain.caffe.caffe_pb2 import Datum
-from nptrain.data.datum import decode, decode_file, encoded_datum, parse_datum, raw_datum
+from nptrain.data.datum import decode, decode_file, encoded_datum, parse_datum, raw_datum, silence_pillow
 from nptrain.errors import InputError
 from tests.images import image, image_file
 
@@ -85,6 +88,21 @@ def test_bad_files(file, message):
     with pytest.raises(InputError, match=message) as error:
         decode_file(file, "here")
     assert "\n" not in str(error.value)
+
+
+def test_only_commands_silence_pillow(monkeypatch, tmp_path):
+    file = image_file(image(mode="P"), "PNG", transparency=bytes(256))
+    with pytest.warns(UserWarning, match="Transparency"):
+        decode_file(file, "here")
+    monkeypatch.setattr(logging.getLogger("PIL"), "level", logging.NOTSET)  # and back to what it is now
+    with warnings.catch_warnings(record=True) as caught:
+        silence_pillow()
+        decode_file(file, "here")
+    assert not caught
+    (tmp_path / "images" / "class").mkdir(parents=True)
+    (tmp_path / "images" / "class" / "odd.png").write_bytes(file)
+    _, errors = run("make_lmdb", tmp_path / "images", tmp_path / "set")
+    assert errors == ""
 
 
 def test_an_image_of_too_many_pixels(monkeypatch):

@@ -20,7 +20,7 @@ from nptrain.inspect.summary import summary
 from tests import fuzz
 from tests.wire import field, varint
 
-pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest shows what datum.py ignores
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # which commands silence
 SMALL = [target for target in fuzz.TARGETS if target != "lmdb"]  # whose seeds are some hundred bytes
 
 

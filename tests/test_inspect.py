@@ -186,7 +186,7 @@ def test_command(tmp_path):
     assert "after 7 iterations" in output
     assert errors == f"inspect: {tmp_path}/none: cannot be read: No such file or directory\n"
     _, errors = run("inspect", tmp_path / "s", "--records", "0", status=2)
-    assert errors == "inspect: --records: found 0, expected at least 1\n"
+    assert errors == "inspect: --records: found 0, expected 1 or more\n"
 
 
 def test_a_reader_that_goes_away(tmp_path):

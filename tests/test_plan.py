@@ -188,13 +188,13 @@ def test_json_and_picture(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--nodes", 0], "--nodes: found 0, expected at least 1"),
+        (["--nodes", 0], "--nodes: found 0, expected 1 or more"),
         (["--nodes", 449], "--nodes: found 449 of 2 ranks, expected at most a rank for each of 896 workers"),
         (["--cores", 4], "--cores: found 4, expected more than the 4 set apart for communication, 2 a rank"),
         (["--images-per-s", "nan"], "--images-per-s: found nan, expected more than 0"),
         (["--bandwidth-gbit", "-1"], "--bandwidth-gbit: found -1.0, expected more than 0"),
         (["--latency-us", "-1"], "--latency-us: found -1.0, expected 0 or more"),
-        (["--value-bytes", "0"], "--value-bytes: found 0, expected at least 1"),
+        (["--value-bytes", "0"], "--value-bytes: found 0, expected 1 or more"),
         (["--spread", "1"], "--spread: found 1.0, expected from 0 to below 1"),
         (["--out", "step.txt"], "--out: found step.txt, expected a name that ends in .png, .svg or .pdf"),
         (["--out", "no/step.png"], "--out: found no/step.png, expected a folder that exists"),

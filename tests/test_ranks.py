@@ -39,7 +39,7 @@ def test_losses_on_any_number_of_ranks_agree(data, tmp_path):
 
 def reproducible(data, folder, ranks, *more, environment=None):
     """Train 3 iterations of 6 workers with --reproducible; returns the bytes of every checkpoint."""
-    steps = ["--workers", "6", "--phase", "1", "--set", "1.snapshot=1", "--iterations", "3", "--bucket-mb", "20",
+    steps = ["--workers", "6", "--phase", "1", "--set", "1.snapshot=1", "--iterations", "3", "--bucket-mib", "20",
              *more]  # fmt: skip
     run("train", *arguments(data, folder, *SHORT, *steps, "--reproducible"), ranks=ranks, environment=environment)
     kept = {path.name: path.read_bytes() for path in (folder / "checkpoints").glob("*.[cs]*")}
@@ -70,7 +70,7 @@ def test_buckets_that_travel_at_once_give_the_same_bits(data, tmp_path):
     """Sums of two workers do not depend on an order, so there is one result."""
     files = []
     for threads in ("1", "2"):
-        steps = ["--workers", "2", "--phase", "1", "--iterations", "3", "--bucket-mb", "5", "--comm-threads", threads]
+        steps = ["--workers", "2", "--phase", "1", "--iterations", "3", "--bucket-mib", "5", "--comm-threads", threads]
         run("train", *arguments(data, tmp_path / threads, *SHORT, *steps), ranks=2)
         files.append((tmp_path / threads / "checkpoints" / "phase1_iter_3.caffemodel").read_bytes())
     assert files[0] == files[1]

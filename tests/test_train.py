@@ -241,7 +241,7 @@ def test_flags_and_files_are_checked(data, tmp_path, whole):
         (["--dtype", "float64"], "--dtype: found float64"),
         (["--threads", "0"], "--threads: found 0, expected 1 to 4096"),
         (["--threads", "999"], "999 threads"),
-        (["--bucket-mb", "inf"], "--bucket-mb: found inf, expected more than 0"),
+        (["--bucket-mib", "inf"], "--bucket-mib: found inf, expected more than 0"),
     ):  # fmt: skip
         _, errors = run("train", *arguments(data, tmp_path / "run", *SHORT, *more), status=2)
         assert line in errors

@@ -13,10 +13,9 @@ import json
 import math
 
 from bin.common.agreement import agreed_arguments
-from bin.common.arguments import Parser, add_renamed
-from bin.common.prepare import add_winograd, kernels_and_cores, tell
+from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
+from bin.common.prepare import add_winograd, kernels_and_cores, tell, use_threads
 from kernels import fast
-from kernels.cpu import set_threads
 from mpi.agree import raise_together
 from nptrain.bench import allreduce, convolutions, data, parallel, roofline, step
 from nptrain.bench.against import check_installed
@@ -36,12 +35,12 @@ def parser():
     sub = add(commands, "kernels", "every convolution of ResNet-50: error against float64, then speed")
     sub.add_argument("--shape", metavar="TEXT", default="",
                      help='only shapes whose name contains it, e.g. "3x3/1" or "512>"')  # fmt: skip
-    for name, says in (
+    for name, description in (
         ("step", "a whole training step: speed, memory, and the kinds of operation it spends its time on; under mpirun "
                  "a data-parallel one, beside the same step without exchange"),
         ("inference", "the forward pass by running statistics, in the same way"),
     ):  # fmt: skip
-        sub = add(commands, name, says)
+        sub = add(commands, name, description)
         add_winograd(sub)
         sub.add_argument("--against", choices=["torch"], help="run another program's in turn, in its own process")
         sub.add_argument("--mode", choices=["eager", "compile", "both"], help="of --against torch (both)")
@@ -62,9 +61,9 @@ def parser():
     return p
 
 
-def add(commands, name, says):
+def add(commands, name, description):
     """A sub-command with the flags that all have."""
-    p = commands.add_parser(name, help=says, description=says[0].upper() + says[1:] + ".")
+    p = commands.add_parser(name, help=description, description=description[0].upper() + description[1:] + ".")
     p.add_argument("--batch", metavar="N", type=int, default=16, help="images at a time (%(default)s)")
     p.add_argument("--crop-size", metavar="N", type=int, default=224, help="side of the images (%(default)s)")
     p.add_argument("--threads", metavar="N", type=int, help="of the kernels (the cores it may use)")
@@ -82,7 +81,7 @@ def modes(args):
 
 def bucket_sizes(args):
     """In MiB; infinity for all at once. Raises InputError."""
-    found = []
+    sizes = []
     for text in ",".join(args.bucket_mib or [SIZES]).split(","):
         try:
             size = math.inf if text == "all" else float(text)
@@ -90,8 +89,8 @@ def bucket_sizes(args):
             size = math.nan
         if not size > 0:
             raise InputError(f"--bucket-mib: found {text!r}, expected more than 0, or all")
-        found.append(size)
-    return found
+        sizes.append(size)
+    return sizes
 
 
 def check(args, world):
@@ -100,13 +99,9 @@ def check(args, world):
         raise InputError(
             f"{args.what}: found {world.size} ranks, expected one: only {' and '.join(PARALLEL)} take more"
         )
-    least = {"batch": 1, "crop_size": 32, "repeats": 1, "records": 1, "decode_threads": 1}
-    for name, minimum in least.items():
-        value = getattr(args, name, None)
-        if value is not None and value < minimum:
-            raise InputError(f"--{name.replace('_', '-')}: found {value}, expected at least {minimum}")
-    if getattr(args, "rate", None) is not None and not args.rate > 0:
-        raise InputError(f"--rate: found {args.rate}, expected more than 0")
+    expect_at_least(args, 1, "batch", "repeats", "records", "decode_threads")
+    expect_at_least(args, 32, "crop_size")
+    expect_positive(args, "rate")
     if getattr(args, "mode", None) and not args.against:
         raise InputError("--mode: expected only with --against torch")
     if getattr(args, "against", None):
@@ -124,10 +119,7 @@ def prepare(args, world):
         args.kernels, args.no_pin = "fast", False
         return kernels_and_cores(args, world, recipe, comm_threads=None)
     if args.threads is not None:
-        try:
-            set_threads(args.threads)
-        except ValueError as error:
-            raise InputError(f"--threads: found {error}") from None
+        use_threads(args.threads)
     if args.what != "data":
         compile_kernels(recipe, tell)
     return None

@@ -4,8 +4,7 @@ bin/curves runs/photos
 bin/curves runs/one runs/other --out both.png
 """
 
-from bin.common.arguments import Parser
-from nptrain.errors import InputError
+from bin.common.arguments import Parser, expect_at_least
 from nptrain.report import picture
 from nptrain.report.curves_plot import draw, read
 
@@ -21,8 +20,7 @@ def parser():
 def main(argv, world):
     p = parser()
     args = p.parse_args(argv)
-    if args.smooth < 1:
-        raise InputError(f"--smooth: found {args.smooth}, expected 1 or more")
+    expect_at_least(args, 1, "smooth")
     picture.check(args.out)
     draw({run: read(run) for run in args.runs}, args.out, args.smooth)
     print(args.out)

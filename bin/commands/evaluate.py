@@ -20,16 +20,18 @@ from bin.common import weights
 from bin.common.agreement import agree_on_files, agreed_arguments
 from bin.common.arguments import Parser
 from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.weights import chosen_recipe, read_weights
+from bin.common.weights import chosen_recipe, read_weights, skipped_layers
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
 from nptrain.evaluate import evaluate_members
 from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
+from nptrain.report.table import WIDTH, columns
 from nptrain.run.checkpoint import fill_arena
 
-NAME = 53  # characters: with its three numbers a line has 80
+NUMBER = 7  # characters of 100.00%
+NAME = WIDTH - 3 * (2 + NUMBER)  # characters of a file's name beside three numbers
 
 
 def parser():
@@ -48,10 +50,10 @@ def main(argv, world):
     args = agreed_arguments(parser(), argv, world)
     with raise_together(world, InputError):
         recipe, solver, note = chosen_recipe(args, args.weights)
-        places = [os.path.realpath(path) for path in args.weights]
-        twice = next((path for path, place in zip(args.weights, places, strict=True) if places.count(place) > 1), None)
-        if twice:
-            raise InputError(f"--weights: found {twice} more than once, expected different files")
+        resolved = [os.path.realpath(path) for path in args.weights]
+        for path, file in zip(args.weights, resolved, strict=True):
+            if resolved.count(file) > 1:
+                raise InputError(f"--weights: found {path} more than once, expected different files")
         files, classes = read_all(args.weights)
         recipe = replace(recipe, classes=classes)
         dataset = LmdbDataset(args.data, recipe.classes)
@@ -61,26 +63,25 @@ def main(argv, world):
     })  # fmt: skip
     ready = kernels_and_cores(args, world, recipe)
     network = ResNet.of(recipe, ready.ops)
-    members, skipped = [], {}
+    members, skipped = [], []
     with raise_together(world, InputError):
         for path, blobs in files.items():
-            skipped[path] = fill_arena(network.arena, blobs, path)
+            skipped += skipped_layers(path, fill_arena(network.arena, blobs, path))
             members.append(Inference(network))
     del files, blobs
-    *each, result = evaluate_members(members, dataset, recipe.test_transform(), recipe, world,
+    *members_results, result = evaluate_members(members, dataset, recipe.test_transform(), recipe, world,
                                       ready.cores.threads, initializer=ready.decode_initializer)  # fmt: skip
     if world.rank:
         return
     if note:
         print(note, file=sys.stderr)
-    for path, names in skipped.items():
-        for name in names:
-            print(f"{path}: skipped layer {name}, which this network does not have", file=sys.stderr)
+    for line in skipped:
+        print(line, file=sys.stderr)
     if args.json:
-        found = [{"weights": path, **one} for path, one in zip(args.weights, each, strict=False)]
-        print(json.dumps({**result, "members": found} if found else result))
-    elif each:
-        print(table(args.weights, each, result))
+        entries = [{"weights": path, **scores} for path, scores in zip(args.weights, members_results, strict=False)]
+        print(json.dumps({**result, "members": entries} if entries else result))
+    elif members_results:
+        print(table(args.weights, members_results, result))
     else:
         print(f"{result['records']} images: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, "
               f"top-5 {result['top5']:.2%}")  # fmt: skip
@@ -90,20 +91,19 @@ def read_all(paths):
     """({path: blobs}, number of classes, that of all the files)."""
     files, classes = {}, None
     for path in paths:
-        files[path], found = read_weights(path)
-        if classes not in (None, found):
-            raise InputError(f"{path}: found {found} classes, expected {classes}, as in {paths[0]}")
-        classes = found
+        files[path], count = read_weights(path)
+        if classes not in (None, count):
+            raise InputError(f"{path}: found {count} classes, expected {classes}, as in {paths[0]}")
+        classes = count
     return files, classes
 
 
-def table(paths, each, result):
+def table(paths, results, ensemble):
     """The members' results and the ensemble's, a line each of up to 80 columns."""
     above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     names = [*(os.path.relpath(path, above) for path in paths), f"ensemble of {len(paths)}"]
     names = [name if len(name) <= NAME else f"...{name[3 - NAME :]}" for name in names]
-    head = (f"{result['records']} images", "loss", "top-1", "top-5")
-    rows = [(name, f"{one['loss']:.4f}", f"{one['top1']:.2%}", f"{one['top5']:.2%}")
-            for name, one in zip(names, [*each, result], strict=True)]  # fmt: skip
-    width = max(len(name) for name, *_ in [head, *rows])
-    return "\n".join(f"{name:{width}}  {loss:>7}  {top1:>7}  {top5:>7}" for name, loss, top1, top5 in [head, *rows])
+    head = (f"{ensemble['records']} images", *(title.rjust(NUMBER) for title in ("loss", "top-1", "top-5")))
+    rows = [(name, f"{scores['loss']:.4f}", f"{scores['top1']:.2%}", f"{scores['top5']:.2%}")
+            for name, scores in zip(names, [*results, ensemble], strict=True)]  # fmt: skip
+    return "\n".join(columns([head, *rows], right=(1, 2, 3)))

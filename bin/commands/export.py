@@ -13,8 +13,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bin.common.arguments import Parser
-from bin.common.weights import add_arguments, chosen_recipe, read_weights
+from bin.common.arguments import Parser, expect_at_least
+from bin.common.weights import add_arguments, chosen_recipe, read_weights, skipped_layers
 from kernels import naive
 from nptrain.caffe.model import write_caffemodel
 from nptrain.caffe_net.net import deploy, to_text
@@ -47,8 +47,8 @@ def main(argv, world):
         network = ResNet.of(recipe, naive)
         if note:
             print(note, file=sys.stderr)
-        for name in fill_arena(network.arena, blobs, args.weights):
-            print(f"{args.weights}: skipped layer {name}, which this network does not have", file=sys.stderr)
+        for line in skipped_layers(args.weights, fill_arena(network.arena, blobs, args.weights)):
+            print(line, file=sys.stderr)
     elif args.classes is not None:
         recipe = replace(recipe, classes=args.classes)
     net = deploy(recipe, args.batch_size)
@@ -70,10 +70,7 @@ def check_flags(args):
         raise InputError("--model: found without --weights, expected a .caffemodel to take the weights from")
     if not (args.weights or args.recipe or args.solver):
         raise InputError("--weights: found none, nor --recipe or --solver, expected one of them")
-    for flag in ("batch_size", "classes"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise InputError(f"--{flag.replace('_', '-')}: found {value}, expected 1 or more")
+    expect_at_least(args, 1, "batch_size", "classes")
     for flag in ("prototxt", "model"):
         path = getattr(args, flag) and Path(getattr(args, flag))
         if path and path.exists():

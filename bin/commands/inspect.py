@@ -9,8 +9,7 @@ import json
 
 from tqdm import tqdm
 
-from bin.common.arguments import Parser
-from nptrain.errors import InputError
+from bin.common.arguments import Parser, expect_at_least
 from nptrain.inspect.summary import summary
 from nptrain.inspect.summary_text import summary_text
 
@@ -23,13 +22,17 @@ def parser():
     return p
 
 
+def progress(indices):
+    """Shows how many records were read, on a terminal."""
+    return tqdm(indices, unit=" records", disable=None, leave=False)
+
+
 def main(argv, world):
     args = parser().parse_args(argv)
-    if args.records is not None and args.records < 1:
-        raise InputError(f"--records: found {args.records}, expected at least 1")
+    expect_at_least(args, 1, "records")
     for index, file in enumerate(args.files):
-        found = summary(file, args.records, lambda indices: tqdm(indices, unit=" records", disable=None, leave=False))
+        contents = summary(file, args.records, progress)
         if args.json:
-            print(json.dumps(found, allow_nan=False))
+            print(json.dumps(contents, allow_nan=False))
         else:
-            print("\n" * bool(index) + summary_text(found), end="", flush=True)
+            print("\n" * bool(index) + summary_text(contents), end="", flush=True)

@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import fields, replace
 
-from bin.common.arguments import Parser, add_renamed
+from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive, flag_of
 from bin.common.predict import Cluster, against_published, predict
 from nptrain.errors import InputError
 from nptrain.plan import published_runs
@@ -54,65 +54,73 @@ def parser():
 
 def check(args):
     """Raises InputError for a flag whose value makes no sense."""
-    for name in ("nodes", "ranks_per_node", "cores", "workers", "batch_size", "value_bytes"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')}: found {value}, expected at least 1")
-    for name in ("images_per_s", "bandwidth_gbit", "bucket_mib"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"--{name.replace('_', '-')}: found {value}, expected more than 0")
+    expect_at_least(args, 1, "nodes", "ranks_per_node", "cores", "workers", "batch_size", "value_bytes")
+    expect_positive(args, "images_per_s", "bandwidth_gbit", "bucket_mib")
     for name, top in (("latency_us", math.inf), ("spread", 1)):
         if not 0 <= getattr(args, name) < top:
             expected = "0 or more" if top == math.inf else f"from 0 to below {top}"
-            raise InputError(f"--{name.replace('_', '-')}: found {getattr(args, name)}, expected {expected}")
+            raise InputError(f"{flag_of(name)}: found {getattr(args, name)}, expected {expected}")
     if args.out:
         picture.check(args.out)
 
 
-def show(found, rows):
-    """The prediction as text of up to 80 columns."""
-    turns = found["workers_a_rank"]
+def show(prediction, rows):
+    """The prediction, and the rows of the published runs, as text of up to 80 columns."""
+    p = prediction
     parts = [
-        f"{found['recipe']} on {found['nodes']} nodes, {found['ranks']} ranks: {found['workers']} workers of "
-        f"{found['batch_size']} images\na rank alone: {found['rank_images_per_s']:.1f} images/s "
-        f"({found['rank_speed_is']})",
-        table([
-            {"step of the slowest rank": name, "ms": found[key]}
-            for name, key in (
-                ("workers before the last", "earlier_workers_ms"), ("forward", "forward_ms"),
-                ("backward", "backward_ms"), ("waiting for gradients", "exposed_ms"), ("in all", "step_ms"),
-            ) if turns > 1 or key != "earlier_workers_ms"
-        ]),
-        f"scaling efficiency {found['efficiency']:.1%}: the slowest rank costs {found['slowest_ms']:.1f} ms, "
-        f"gradients {found['exposed_ms']:.1f} ms\n"
-        f"communication {found['communication_ms']:.1f} ms, {found['hidden']:.0%} hidden: {len(found['buckets'])} "
-        f"buckets, {found['value_bytes']} bytes a gradient\nthe cluster: {found['images_per_s']:.0f} images/s",
+        f"{p['recipe']} on {p['nodes']} nodes, {p['ranks']} ranks: {p['workers']} workers of {p['batch_size']} images\n"
+        f"a rank alone: {p['rank_images_per_s']:.1f} images/s ({p['rank_speed_is']})",
+        step_table(p),
+        f"scaling efficiency {p['efficiency']:.1%}: the slowest rank costs {p['slowest_ms']:.1f} ms, "
+        f"gradients {p['exposed_ms']:.1f} ms\n"
+        f"communication {p['communication_ms']:.1f} ms, {p['hidden']:.0%} hidden: {len(p['buckets'])} buckets, "
+        f"{p['value_bytes']} bytes a gradient\nthe cluster: {p['images_per_s']:.0f} images/s",
     ]  # fmt: skip
-    if found["buckets"]:
-        parts.append(table([
-            {"bucket": number, "MB": b["mb"], "ready at ms": b["ready_ms"], "sent": b["start_ms"], "home": b["end_ms"]}
-            for number, b in enumerate(found["buckets"])
-        ]) + f"\nms after the start of backward, which takes {found['backward_ms']:.2f}")  # fmt: skip
-    phases = [
-        {"phase": p["phase"], "iterations": p["iterations"], "tests": p["tests"], "minutes": p["minutes"]}
-        for p in found["phases"]
-    ]
-    tests = sum(p["tests"] for p in phases)
-    parts.append(table([*phases, {"phase": "in all", "iterations": sum(p["iterations"] for p in phases),
-                                  "tests": tests, "minutes": found["minutes"]}]))  # fmt: skip
-    parts.append(table([{"memory of a rank": name, "MB": round(size)}
-                        for name, size in found["memory_mb"].items()]))  # fmt: skip
-    parts.append(table([{"disk": name, "GB": size, "where": "once" if name == "checkpoints" else "each node"}
-                        for name, size in found["disk_gb"].items()]))  # fmt: skip
+    if prediction["buckets"]:
+        parts.append(bucket_table(prediction))
+    parts += [phase_table(prediction), memory_table(prediction), disk_table(prediction)]
     if rows:
-        parts.append(table([
-            {"published run": row["run"], "unit": row["unit"], "published": row["published"],
-             "predicted": f"{row['predicted']:.4g}".rjust(9), "": f"{row['difference']:+.1%}".rjust(6),
-             "speed": "fitted" if row["fitted"] else ""}
-            for row in rows
-        ]))  # fmt: skip
+        parts.append(published_table(rows))
     return "\n\n".join(parts)
+
+
+def step_table(prediction):
+    earlier = [("workers before the last", "earlier_workers_ms")] if prediction["workers_a_rank"] > 1 else []
+    spans = [*earlier, ("forward", "forward_ms"), ("backward", "backward_ms"),
+             ("waiting for gradients", "exposed_ms"), ("in all", "step_ms")]  # fmt: skip
+    return table([{"step of the slowest rank": name, "ms": prediction[key]} for name, key in spans])
+
+
+def bucket_table(prediction):
+    rows = [
+        {"bucket": number, "MB": b["mb"], "ready at ms": b["ready_ms"], "sent": b["start_ms"], "home": b["end_ms"]}
+        for number, b in enumerate(prediction["buckets"])
+    ]
+    return f"{table(rows)}\nms after the start of backward, which takes {prediction['backward_ms']:.2f}"
+
+
+def phase_table(prediction):
+    columns = ("iterations", "tests", "minutes")
+    rows = [{"phase": p["phase"], **{name: p[name] for name in columns}} for p in prediction["phases"]]
+    return table([*rows, {"phase": "in all", **{name: sum(row[name] for row in rows) for name in columns}}])
+
+
+def memory_table(prediction):
+    return table([{"memory of a rank": name, "MB": round(size)} for name, size in prediction["memory_mb"].items()])
+
+
+def disk_table(prediction):
+    return table([{"disk": name, "GB": size, "where": "once" if name == "checkpoints" else "each node"}
+                  for name, size in prediction["disk_gb"].items()])  # fmt: skip
+
+
+def published_table(rows):
+    return table([
+        {"published run": row["run"], "unit": row["unit"], "published": row["published"],
+         "predicted": f"{row['predicted']:.4g}".rjust(9), "": f"{row['difference']:+.1%}".rjust(6),
+         "speed": "fitted" if row["fitted"] else ""}
+        for row in rows
+    ])  # fmt: skip
 
 
 def main(argv, world):
@@ -124,12 +132,12 @@ def main(argv, world):
     if args.nodes is None:
         args.nodes = max(1, recipe.workers // args.ranks_per_node)
     cluster = Cluster(**{field.name: getattr(args, field.name) for field in fields(Cluster)})
-    found = predict(recipe, cluster)
+    prediction = predict(recipe, cluster)
     # the published runs are held against the model as it stands, not against a cluster of other values
     standing = replace(cluster, nodes=1) == Cluster(1) and plain.name in published_runs.RECIPES
     rows = against_published() if standing else []
     if args.out:
         from nptrain.plan.plot import draw  # only here: the import takes longer than the prediction
 
-        draw(found, args.out)
-    print(json.dumps({**found, "published": rows}) if args.json else show(found, rows))
+        draw(prediction, args.out)
+    print(json.dumps({**prediction, "published": rows}) if args.json else show(prediction, rows))

@@ -25,14 +25,14 @@ def parser():
 def main(argv, world):
     args = parser().parse_args(argv)
     picture.check(args.out)
-    found = read(RunFolder(args.run).metrics, args.phase, args.iteration)
-    if args.iteration is not None and len(found) > 1:
+    timelines = read(RunFolder(args.run).metrics, args.phase, args.iteration)
+    if args.iteration is not None and len(timelines) > 1:
         raise InputError(f"--iteration: found {args.iteration} in several phases, expected --phase with it")
-    line = median(found)
+    chosen = median(timelines)
 
     from nptrain.report.step_plot import draw  # Matplotlib takes a second to import: mistakes come first
 
-    draw(line.spans, line.sums, line.title, "ms", args.out)
-    print(line.title + (f" (median of {len(found)} iterations)" if args.iteration is None else ""))
-    print(", ".join(f"{name} {ms:.1f} ms" for name, ms in line.spent().items()))
+    draw(chosen.spans, chosen.sums, chosen.title, "ms", args.out)
+    print(chosen.title + (f" (median of {len(timelines)} iterations)" if args.iteration is None else ""))
+    print(", ".join(f"{name} {ms:.1f} ms" for name, ms in chosen.spent().items()))
     print(f"picture in {args.out}")

@@ -5,12 +5,10 @@ mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR --run-dir runs
 mpirun -n 2 bin/train --solver solver.prototxt
 """
 
-import math
-
 import numpy as np
 
 from bin.common.agreement import agree_on_files, agreed_arguments
-from bin.common.arguments import Parser, add_renamed, expect_at_least
+from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
 from bin.common.caffe_files import SolverFiles, add_caffe_arguments, check_caffe_flags, prepare_snapshots, printed
 from bin.common.prepare import add_arguments, kernels_and_cores
 from bin.common.start import load_start
@@ -21,8 +19,9 @@ from nptrain.network.resnet import ResNet
 from nptrain.recipes import photos
 from nptrain.recipes.published import DEFAULT, RECIPES, get_recipe
 from nptrain.recipes.recipe import override
+from nptrain.report.hosts import host_table
 from nptrain.run.log import Log
-from nptrain.run.run_folder import RunFolder, host_table
+from nptrain.run.run_folder import RunFolder
 from nptrain.train import Options, Trainer
 from nptrain.train_step import BUCKET_BYTES, worker_range
 
@@ -117,8 +116,7 @@ def photos_recipe(args):
     """The recipe for the data sets that the flags name."""
     expect_data(args)
     data, held_out = LmdbDataset(args.train_data), LmdbDataset(args.val_data) if args.val_data else ()
-    if args.epochs is not None and not 0 < args.epochs < math.inf:
-        raise InputError(f"--epochs: found {args.epochs}, expected more than 0")
+    expect_positive(args, "epochs")
     return photos.photos((len(data), len(held_out)), args.classes or data.count_classes(), args.epochs or photos.EPOCHS,
                          args.workers or photos.WORKERS, args.batch_size or photos.BATCH_SIZE)  # fmt: skip
 
@@ -145,27 +143,38 @@ def train(args, world, recipe, files):
     ready = kernels_and_cores(args, world, recipe, args.comm_threads)
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
-    folder, workers = RunFolder(args.run_dir or f"runs/{recipe.name}"), worker_range(
-        recipe.workers, world.rank, world.size)  # fmt: skip
+    folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
+    workers = worker_range(recipe.workers, world.rank, world.size)
     hosts = world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
     resumed, log = begin_run(args, world, recipe, phases, folder, network, hosts, notes)
-    log.say(f"{recipe.name}: {recipe.description}")
-    log.say(f"{recipe.workers} workers x {recipe.batch_size} images; {len(train_data)} images to train on"
-            f"{f', {len(val_data)} to test on' if val_data else ''}")  # fmt: skip
-    log.say(host_table(hosts))
-    if resumed:
-        log.say(f"resumes at phase {resumed.phase}, iteration {resumed.iteration}")
-    options = Options(
-        decode_threads=args.decode_threads or ready.cores.threads, decode_initializer=ready.decode_initializer,
-        comm_threads=max(1, min(world.allgather(len(ready.cores.communication)))),
-        comm_initializers=ready.comm_initializers, max_bad_records=args.max_bad_records,
-        bucket_bytes=int(args.bucket_mib * 2**20), reproducible=args.reproducible,
-        compress=args.compress == "bf16")  # fmt: skip
+    for line in beginning(recipe, train_data, val_data, hosts, resumed):
+        log.say(line)
+    options = options_of(args, ready, world)
     trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options)
     last = trainer.run(phases, args.iterations, resumed)
     weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
     log.say(f"done: {weights}, metrics in {folder.metrics}")
     log.close()
+
+
+def options_of(args, ready, world):
+    """The Options that the flags and this rank's cores give. All ranks call it."""
+    return Options(
+        decode_threads=args.decode_threads or ready.cores.threads, decode_initializer=ready.decode_initializer,
+        comm_threads=max(1, min(world.allgather(len(ready.cores.communication)))),
+        comm_initializers=ready.comm_initializers, max_bad_records=args.max_bad_records,
+        bucket_bytes=int(args.bucket_mib * 2**20), reproducible=args.reproducible,
+        compress=args.compress == "bf16")  # fmt: skip
+
+
+def beginning(recipe, train_data, val_data, hosts, resumed):
+    """What the log says before the first iteration, as lines."""
+    yield f"{recipe.name}: {recipe.description}"
+    tested = f", {len(val_data)} to test on" if val_data else ""
+    yield f"{recipe.workers} workers x {recipe.batch_size} images; {len(train_data)} images to train on{tested}"
+    yield host_table(hosts)
+    if resumed:
+        yield f"resumes at phase {resumed.phase}, iteration {resumed.iteration}"
 
 
 def begin_run(args, world, recipe, phases, folder, network, hosts, notes):
@@ -191,8 +200,7 @@ def check_flags(args):
         raise InputError(
             "--dtype: found float64, expected float32 with the fast kernels; float64 needs --kernels numpy"
         )
-    if not 0 < args.bucket_mib < math.inf:
-        raise InputError(f"--bucket-mib: found {args.bucket_mib}, expected more than 0")
+    expect_positive(args, "bucket_mib")
     if args.compress != "none" and args.reproducible:
         raise InputError(f"--compress: found {args.compress} together with --reproducible, expected one of them")
     expect_data(args)

@@ -4,6 +4,7 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
+from bin.common.arguments import flag_of
 from mpi.agree import expect_same, raise_together
 from nptrain.errors import InputError
 from nptrain.run.run_folder import package_versions
@@ -25,7 +26,7 @@ def agreed_arguments(parser, argv, world):
     facts |= {"the version of MPI": world.library, "--help": _text(args is None)}
     for name, value in vars(args).items() if args else ():
         if name not in OWN:
-            flag = "--set" if name == "assignments" else f"--{name.replace('_', '-')}"
+            flag = "--set" if name == "assignments" else flag_of(name)
             facts[flag] = _text(value is not None if name in PATHS else value)
     expect_same(world, facts, InputError)
     if args is None:
@@ -41,7 +42,7 @@ def agree_on_files(world, **files):
     """
     facts = {}
     for name, content in files.items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = flag_of(name)
         if isinstance(content, bytes):
             facts[f"the content of {flag}"] = _digest(content)
         elif content is not None:

@@ -1,6 +1,7 @@
 """The command line: one parser for all commands, and the checks that several of them make."""
 
 import argparse
+import math
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -62,6 +63,14 @@ def expect_at_least(args, least, *names):
         value = getattr(args, name, None)
         if value is not None and value < least:
             raise InputError(f"{flag_of(name)}: found {value}, expected {least} or more")
+
+
+def expect_positive(args, *names):
+    """Raise InputError where a flag of these `names` is given and is not a finite number above 0."""
+    for name in names:
+        value = getattr(args, name, None)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{flag_of(name)}: found {value}, expected more than 0")
 
 
 def expect_not_both(args, *pairs):

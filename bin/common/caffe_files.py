@@ -75,8 +75,8 @@ class SolverFiles:
         """
         (phase,), net, where = recipe.phases, self.net, f"{self.net_path}: source"
         if (phase.test_iter or args.val_data) and not net.test:
-            found = "--val-data" if args.val_data else f"{self.solver.path}: test_iter"
-            raise InputError(f"{found}: {self.net_path} has no TEST data layer; bin/evaluate tests weights without one")
+            flag = "--val-data" if args.val_data else f"{self.solver.path}: test_iter"
+            raise InputError(f"{flag}: {self.net_path} has no TEST data layer; bin/evaluate tests weights without one")
         args.train_data = args.train_data or str(find(net.train.source, self.net_path, where))
         if phase.test_iter and not args.val_data:
             args.val_data = str(find(net.test.source, self.net_path, where))
@@ -128,9 +128,9 @@ def prepare_snapshots(recipe):
             raise InputError(f"snapshot_prefix: {prefix.parent} cannot be made: {error.strerror}") from None
         if not os.access(prefix.parent, os.W_OK):
             raise InputError(f"snapshot_prefix: {prefix.parent} cannot be written")
-        found = len(list(prefix.parent.glob(f"{escape(prefix.name)}_iter_*.caffemodel")))
-        if found:
+        count = len(list(prefix.parent.glob(f"{escape(prefix.name)}_iter_*.caffemodel")))
+        if count:
             lines.append(
-                f"{found} snapshots {prefix}_iter_* are there; of the same iteration they are replaced, as in Caffe"
+                f"{count} snapshots {prefix}_iter_* are there; of the same iteration they are replaced, as in Caffe"
             )
     return lines

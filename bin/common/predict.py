@@ -51,15 +51,7 @@ class Cluster:
 
 def predict(recipe, cluster):
     """The prediction as a dictionary that JSON can hold. Times within a step are those of its slowest rank."""
-    if cluster.ranks > recipe.workers:
-        raise InputError(f"--nodes: found {cluster.nodes} of {cluster.ranks_per_node} ranks, expected at most a rank "
-                         f"for each of {recipe.workers} workers")  # fmt: skip
-    if cluster.images_per_s is None and (recipe.depth, recipe.crop_size) != published_runs.NETWORK:
-        theirs, ours = (
-            "ResNet-{} at {}".format(*net) for net in (published_runs.NETWORK, (recipe.depth, recipe.crop_size))
-        )
-        raise InputError("--images-per-s: found none, expected that of a rank: the published one is for "
-                         f"{theirs}, the recipe is for {ours}")  # fmt: skip
+    _check(recipe, cluster)
     turns = -(-recipe.workers // cluster.ranks)  # workers of the rank that has most
     alone = cluster.batch_seconds(recipe.batch_size)
     slow = slowest(cluster.ranks, cluster.spread)
@@ -67,11 +59,9 @@ def predict(recipe, cluster):
     forward, backward = alone * slow * share, alone * slow * (1 - share)
     value_bytes = cluster.value_bytes or needs.value_bytes(recipe)
     gradients = [(count * value_bytes, at * backward) for count, at in needs.gradients(recipe)]
-    line = timeline(gradients, backward, cluster.ranks, cluster.network, cluster.bucket_mib * 2**20, cluster.overlap)
-    step = turns * alone * slow + line.exposed  # gradients travel during the last worker's backward pass
+    sums = timeline(gradients, backward, cluster.ranks, cluster.network, cluster.bucket_mib * 2**20, cluster.overlap)
+    step = turns * alone * slow + sums.exposed  # gradients travel during the last worker's backward pass
     images = recipe.workers * recipe.batch_size
-    phases = [_phase(recipe, phase, cluster, step, line.exposed, forward) for phase in recipe.phases]
-    memory, disk = needs.memory_bytes(recipe), needs.disk_bytes(recipe)
     return {
         "recipe": recipe.name,
         "nodes": cluster.nodes,
@@ -88,21 +78,45 @@ def predict(recipe, cluster):
         "earlier_workers_ms": (turns - 1) * alone * slow * 1e3,
         "forward_ms": forward * 1e3,
         "backward_ms": backward * 1e3,
-        "communication_ms": line.communication * 1e3,
-        "hidden": line.hidden,
-        "exposed_ms": line.exposed * 1e3,
+        "communication_ms": sums.communication * 1e3,
+        "hidden": sums.hidden,
+        "exposed_ms": sums.exposed * 1e3,
         "step_ms": step * 1e3,
         "images_per_s": images / step,
         # against ranks that compute at their mean speed, evenly loaded, and never wait
         "efficiency": images / step / (cluster.ranks * recipe.batch_size / alone),
+        **_run(recipe, cluster, step, sums.exposed, forward),
+        "buckets": [_bucket(bucket) for bucket in sums.buckets],
+    }
+
+
+def _bucket(bucket):
+    times = {"ready_ms": bucket.ready, "start_ms": bucket.start, "end_ms": bucket.end}
+    return {"mb": bucket.size / MB, **{name: seconds * 1e3 for name, seconds in times.items()}}
+
+
+def _check(recipe, cluster):
+    """Raises InputError for a recipe that the cluster cannot run, or whose speed is not known."""
+    if cluster.ranks > recipe.workers:
+        raise InputError(f"--nodes: found {cluster.nodes} of {cluster.ranks_per_node} ranks, expected at most a rank "
+                         f"for each of {recipe.workers} workers")  # fmt: skip
+    if cluster.images_per_s is None and (recipe.depth, recipe.crop_size) != published_runs.NETWORK:
+        published, own = (
+            "ResNet-{} at {}".format(*net) for net in (published_runs.NETWORK, (recipe.depth, recipe.crop_size))
+        )
+        raise InputError("--images-per-s: found none, expected that of a rank: the published one is for "
+                         f"{published}, the recipe is for {own}")  # fmt: skip
+
+
+def _run(recipe, cluster, step, exposed, forward):
+    """What a whole run takes: minutes of its phases, memory of a rank, disk."""
+    phases = [_phase(recipe, phase, cluster, step, exposed, forward) for phase in recipe.phases]
+    memory = needs.memory_bytes(recipe)
+    return {
         "phases": phases,
         "minutes": sum(phase["minutes"] for phase in phases),
         "memory_mb": {**{name: size / MB for name, size in memory.items()}, "in all": sum(memory.values()) / MB},
-        "disk_gb": {name: size / 1e9 for name, size in disk.items()},
-        "buckets": [
-            {"mb": b.size / MB, "ready_ms": b.ready * 1e3, "start_ms": b.start * 1e3, "end_ms": b.end * 1e3}
-            for b in line.buckets
-        ],
+        "disk_gb": {name: size / 1e9 for name, size in needs.disk_bytes(recipe).items()},
     }
 
 
@@ -124,13 +138,13 @@ def against_published():
         cluster = Cluster(run.nodes, value_bytes=published_runs.VALUE_BYTES, bucket_mib=published_runs.BUCKET_MIB)
         if run.speed_at:
             cluster = replace(cluster, images_per_s=run.speed_at / cluster.batch_seconds(run.speed_at))
-        found = predict(run.recipe, cluster)
+        prediction = predict(run.recipe, cluster)
         if run.unit == "images/s":
-            value = found["images_per_s"]
+            value = prediction["images_per_s"]
         elif run.phase:
-            value = next(phase["minutes"] for phase in found["phases"] if phase["phase"] == run.phase)
+            value = next(phase["minutes"] for phase in prediction["phases"] if phase["phase"] == run.phase)
         else:
-            value = found["minutes"]
+            value = prediction["minutes"]
         rows.append({"run": run.what, "unit": run.unit, "published": run.value, "predicted": value,
                      "difference": value / run.value - 1, "fitted": run.fitted})  # fmt: skip
     return rows

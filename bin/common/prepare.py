@@ -47,6 +47,14 @@ def add_winograd(parser):
         help="3x3 convolutions by F(4x4, 3x3) where faster, a digit less exact, or all direct")  # fmt: skip
 
 
+def use_threads(count):
+    """Let kernels compute with `count` threads. Raises InputError where there cannot be so many."""
+    try:
+        set_threads(count)
+    except ValueError as error:
+        raise InputError(f"--threads: found {error}") from None
+
+
 def kernels_and_cores(args, world, recipe, comm_threads=0):
     """What is Prepared. Compiled kernels are loaded, and their threads pinned: one rank of each host has compiled what
     its others load. All ranks call it. `comm_threads` of a rank communicate (None: as many as it has cores for). Raises
@@ -61,10 +69,7 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
                              f"threads talk to it one at a time (thread level {world.thread_level})")  # fmt: skip
     cores, pool = affinity.claim(world, args.threads, comm_threads), []
     with raise_together(world, InputError), affinity.started(pool):
-        try:
-            set_threads(cores.threads)
-        except ValueError as error:
-            raise InputError(f"--threads: found {error}") from None
+        use_threads(cores.threads)
     _tell_together(world, "oversubscribed: more threads than cores; none is pinned" if cores.crowded else None)
     if args.kernels == "numpy":
         return Prepared(naive, cores)
@@ -98,10 +103,10 @@ def _pin(cores, pool):
 
 def _tell_together(world, text):
     """One line for all ranks that have something to tell (None: nothing); the first one's, and how many more."""
-    found = [entry for entry in world.allgather(text and (world.rank, world.host, text)) if entry]
-    if found and world.rank == 0:
-        rank, host, line = found[0]
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    reports = [report for report in world.allgather(text and (world.rank, world.host, text)) if report]
+    if reports and world.rank == 0:
+        rank, host, line = reports[0]
+        more = f" (and {len(reports) - 1} more)" if len(reports) > 1 else ""
         tell(f"rank {rank} on {host}{more}: {line}")
 
 

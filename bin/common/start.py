@@ -1,5 +1,6 @@
 """What a run starts from: new weights, given ones, a snapshot of Caffe's, or its own newest checkpoint."""
 
+from bin.common.weights import skipped_layers
 from nptrain.errors import InputError
 from nptrain.run.checkpoint import (
     Checkpoint,
@@ -22,18 +23,19 @@ def load_start(args, recipe, phases, folder, arena):
     if not args.resume:
         folder.expect_new()
         return _load_first(args, recipe, recipe.phase(phases[0]), folder, arena)
-    begun = folder.expect_same(recipe, args.seed)
-    args.weights, args.snapshot = begun.get("weights"), begun.get("snapshot")
-    lines = [f"--{flag}: {new} from here on; the run had {begun[flag]}"
-             for flag, new in vars(args).items() if flag in CHANGE_BITS and begun.get(flag, new) != new]  # fmt: skip
-    found = latest(recipe, folder.checkpoints, lines.append)
-    if found:
-        found = load(found, arena)
-        forget_after(folder.metrics, found, [phase.name for phase in recipe.phases])
-        return found, lines
+    arguments = folder.expect_same(recipe, args.seed)
+    args.weights, args.snapshot = arguments.get("weights"), arguments.get("snapshot")
+    lines = [f"--{flag}: {new} from here on; the run had {arguments[flag]}"
+             for flag, new in vars(args).items()
+             if flag in CHANGE_BITS and arguments.get(flag, new) != new]  # fmt: skip
+    checkpoint = latest(recipe, folder.checkpoints, lines.append)
+    if checkpoint:
+        checkpoint = load(checkpoint, arena)
+        forget_after(folder.metrics, checkpoint, [phase.name for phase in recipe.phases])
+        return checkpoint, lines
     forget_after(folder.metrics, None, phases)
-    found, more = _load_first(args, recipe, recipe.phase(phases[0]), folder, arena)
-    return found, lines + more
+    checkpoint, first_lines = _load_first(args, recipe, recipe.phase(phases[0]), folder, arena)
+    return checkpoint, lines + first_lines
 
 
 def _load_first(args, recipe, phase, folder, arena):
@@ -48,8 +50,7 @@ def _load_first(args, recipe, phase, folder, arena):
     if args.weights:
         skipped = load_weights(args.weights, arena)
         return None, [f"phase {phase.name}: starts from the weights in {args.weights}",
-                      *(f"{args.weights}: skipping layer {name}, which this network does not have"
-                        for name in skipped)]  # fmt: skip
+                      *skipped_layers(args.weights, skipped)]  # fmt: skip
     if phase is not recipe.phases[0]:
         return None, [f"phase {phase.name}: {load_start_of(phase, recipe, folder.checkpoints, arena)}"]
     return None, []

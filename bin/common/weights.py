@@ -31,15 +31,15 @@ def chosen_recipe(args, paths):
     expect_not_both(args, ("solver", "recipe"))
     files, note = SolverFiles.read(args.solver) if args.solver else None, None
     if files:
-        found = files.recipe(1)
+        base = files.recipe(1)
     elif args.recipe:
-        found = get_recipe(args.recipe)
+        base = get_recipe(args.recipe)
     else:
-        found = recipe_of_all(paths)
-    if not found:
-        found = get_recipe(DEFAULT)
+        base = recipe_of_all(paths)
+    if not base:
+        base = get_recipe(DEFAULT)
         note = f"{paths[0]} lies in no run: took network and preprocessing of {DEFAULT}; --recipe or --solver chooses"
-    recipe = override(found, args.assignments)
+    recipe = override(base, args.assignments)
     if args.batch_size is not None:
         recipe = replace(recipe, batch_size=args.batch_size)
     if args.crop_size is not None:
@@ -63,6 +63,11 @@ def recipe_of_all(paths):
                 raise InputError(f"{path}: its run has {field} {found}, expected {expected}, as {first_path}; or give "
                                  "--recipe")  # fmt: skip
     return first
+
+
+def skipped_layers(path, names):
+    """A line for each layer of a .caffemodel that the network does not have."""
+    return [f"{path}: skipped layer {name}, which this network does not have" for name in names]
 
 
 def read_weights(path):

@@ -3,6 +3,7 @@ training step hides.
 """
 
 import statistics
+from functools import partial
 
 import numpy as np
 
@@ -30,21 +31,21 @@ def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializ
     with world.reducer(initializers=initializers) as reducer:
         work = ParallelWork(world, reducer, batch, crop_size, value_bytes, ops)
         nbytes = work.values.nbytes
-        least = {f"{size:g}" if size < np.inf else "all": int(min(size * MIB, nbytes)) for size in sizes}
+        buckets = {f"{size:g}" if size < np.inf else "all": int(min(size * MIB, nbytes)) for size in sizes}
         work.values[:] = 0
-        one = samples({"": timed(lambda: world.allreduce(work.values[:1]))}, SMALL, SMALL // 10)[""]
-        alone = samples({label: lambda of=of: summed(work, of) for label, of in least.items()}, repeats)
-        sides = {label: lambda of=of: work(of) for label, of in least.items()}
+        one_value = samples({"": timed(lambda: world.allreduce(work.values[:1]))}, SMALL, SMALL // 10)[""]
+        alone = samples({label: partial(summed, work, size) for label, size in buckets.items()}, repeats)
+        sides = {label: partial(work, size) for label, size in buckets.items()}
         steps = samples({"": lambda: work(nbytes, send=False), **sides}, repeats)
     computed = statistics.median(map(slowest, steps.pop("")))
-    found = {"sums": [sums_row(label, of, nbytes, world.size) for label, of in alone.items()]}
-    found["steps"] = [steps_row(label, steps[label], computed, row["sum_ms"] / 1e3, world.size)
-                      for label, row in zip(steps, found["sums"], strict=True)]  # fmt: skip
-    found |= {"ranks": world.size, **conditions(batch, crop_size, repeats), "gradients_mb": nbytes / 1e6,
+    result = {"sums": [sums_row(label, results, nbytes, world.size) for label, results in alone.items()]}
+    result["steps"] = [steps_row(label, steps[label], computed, row["sum_ms"] / 1e3, world.size)
+                       for label, row in zip(steps, result["sums"], strict=True)]  # fmt: skip
+    result |= {"ranks": world.size, **conditions(batch, crop_size, repeats), "gradients_mb": nbytes / 1e6,
               "value_bytes": work.values.itemsize, "alone_ms": computed * 1e3}  # fmt: skip
     if world.size == 1:
-        return {**found, "sent": "nothing, by a rank alone"}
-    return {**found, "one_value_ms": statistics.median(one) * 1e3, **best(found["steps"], steps)}
+        return {**result, "sent": "nothing, by a rank alone"}
+    return {**result, "one_value_ms": statistics.median(one_value) * 1e3, **best(result["steps"], steps)}
 
 
 def summed(work, bucket_bytes):
@@ -61,30 +62,30 @@ def summed(work, bucket_bytes):
     return [pending.ended_at - pending.started_at for pending in buckets.pending], max(work.world.allgather(whole))
 
 
-def sums_row(label, found, nbytes, ranks):
+def sums_row(label, results, nbytes, ranks):
     """From what `summed` has returned."""
-    each = [seconds for buckets, _ in found for seconds in buckets]
-    whole = statistics.median(seconds for _, seconds in found)
+    bucket_times = [seconds for buckets, _ in results for seconds in buckets]
+    whole = statistics.median(seconds for _, seconds in results)
     speed = nbytes / whole / 1e9 if ranks > 1 else None
     bus = speed and speed * 2 * (ranks - 1) / ranks
-    return {"bucket_mib": label, "buckets": len(found[0][0]), "bucket_ms": statistics.median(each) * 1e3,
+    return {"bucket_mib": label, "buckets": len(results[0][0]), "bucket_ms": statistics.median(bucket_times) * 1e3,
             "sum_ms": whole * 1e3, "gb_per_s": speed, "bus_gb_per_s": bus}  # fmt: skip
 
 
-def steps_row(label, found, computed, whole, ranks):
+def steps_row(label, results, computed, whole, size):
     """From what the steps have returned; `computed` s without sending, `whole` s of sums without overlap."""
-    took = statistics.median(map(slowest, found))
-    waited = statistics.median(statistics.mean(waited for _, waited in of) for of in found)
+    took = statistics.median(map(slowest, results))
+    waited = statistics.median(statistics.mean(seconds for _, seconds in ranks) for ranks in results)
     exposed = max(0.0, took - computed)
     return {"bucket_mib": label, "step_ms": took * 1e3, "exposed_ms": exposed * 1e3,
             "waited_ms": waited * 1e3,
-            "hidden": max(0.0, 1 - exposed / whole) if ranks > 1 else None}  # fmt: skip
+            "hidden": max(0.0, 1 - exposed / whole) if size > 1 else None}  # fmt: skip
 
 
-def best(rows, found):
+def best(rows, results):
     """The row to recommend, by `measure`'s rule, and the noise."""
     fastest = min(rows, key=lambda row: row["step_ms"])
-    times = map(slowest, found[fastest["bucket_mib"]])
+    times = map(slowest, results[fastest["bucket_mib"]])
     noise = statistics.median(abs(seconds * 1e3 - fastest["step_ms"]) for seconds in times)
     ties = [row for row in rows if row["step_ms"] <= fastest["step_ms"] + noise]
     chosen = min(ties, key=lambda row: row["waited_ms"])

@@ -47,11 +47,11 @@ def measure(batch, crop_size, repeats, only=""):
 def chosen(crop_size, only=""):
     """{Shape: uses} of those whose label contains `only`. Raises InputError if there is none."""
     shapes = distinct_shapes(crop_size)
-    found = {shape: uses for shape, uses in shapes.items() if only in shape.label}
-    if not found:
+    matching = {shape: uses for shape, uses in shapes.items() if only in shape.label}
+    if not matching:
         example = next(reversed(shapes)).label
         raise InputError(f"--shape: found {only!r}, expected a part of one like {example!r}")
-    return found
+    return matching
 
 
 def _row(label, uses, name, kernel, took, flops, at_peak, error):
@@ -84,10 +84,10 @@ def _operands(shape, images, rng):
 
 def _exact(shape, *operands):
     x, dy, w = (a.astype(np.float64) for a in operands)
-    dw, size, where = np.zeros(w.shape), x.shape[2:], (shape.stride, shape.pad)
-    naive.conv_backward_weights(x, dy, dw, None, *where)
-    data = naive.conv_backward_data(dy, w, size, *where) if "data" in shape.passes else None
-    return {"forward": naive.conv_forward(x, w, None, *where), "data": data, "weights": dw}
+    dw, size, stride_pad = np.zeros(w.shape), x.shape[2:], (shape.stride, shape.pad)
+    naive.conv_backward_weights(x, dy, dw, None, *stride_pad)
+    data = naive.conv_backward_data(dy, w, size, *stride_pad) if "data" in shape.passes else None
+    return {"forward": naive.conv_forward(x, w, None, *stride_pad), "data": data, "weights": dw}
 
 
 def _results(mode, shape, *operands):
@@ -99,14 +99,14 @@ def _results(mode, shape, *operands):
 
 def _calls(mode, shape, x, dy, w):
     """{pass: call}. Each writes to an array of its own at every call, and returns it."""
-    x, dy, w, where = fast.pack(x), fast.pack(dy), fast.pack_weights(w), (shape.stride, shape.pad)
+    x, dy, w = fast.pack(x), fast.pack(dy), fast.pack_weights(w)
     y, dx, dw = np.empty_like(dy), np.empty_like(x), np.zeros_like(w)
-    size, ops = (shape.height, shape.height), fast.with_winograd(mode)
+    size, stride_pad, ops = (shape.height, shape.height), (shape.stride, shape.pad), fast.with_winograd(mode)
 
     def weights():
-        ops.conv_backward_weights(x, dy, dw, None, *where)
+        ops.conv_backward_weights(x, dy, dw, None, *stride_pad)
         return dw
 
-    calls = {"forward": lambda: ops.conv_forward(x, w, None, *where, out=y),
-             "data": lambda: ops.conv_backward_data(dy, w, size, *where, out=dx), "weights": weights}  # fmt: skip
+    calls = {"forward": lambda: ops.conv_forward(x, w, None, *stride_pad, out=y),
+             "data": lambda: ops.conv_backward_data(dy, w, size, *stride_pad, out=dx), "weights": weights}  # fmt: skip
     return {name: calls[name] for name in shape.passes}

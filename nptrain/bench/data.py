@@ -30,14 +30,14 @@ def measure(folder, records, batch, crop_size, repeats, decode_threads=None, rat
     decode_threads = decode_threads or head["threads"]
     with dataset_of(folder, records) as dataset:
         records = min(records, len(dataset))
-        found = [(name, 1, count, seconds(call, repeats))
+        timed_stages = [(name, 1, count, seconds(call, repeats))
                  for name, count, call in stages(dataset, records, batch, crop_size)]  # fmt: skip
         steps = -(-records // batch)
         took = seconds(lambda: load(dataset, steps, batch, crop_size, decode_threads), repeats)
-        found.append(("whole loader", decode_threads, steps * batch, took))
+        timed_stages.append(("whole loader", decode_threads, steps * batch, took))
     rate = rate or step.measure(True, batch, crop_size, min(repeats, 3))["images_per_s"]
     rows = [{"stage": name, "decode_threads": threads, "ms_image": took / count * 1e3, "images_per_s": count / took,
-             "cores": threads * rate * took / count} for name, threads, count, took in found]  # fmt: skip
+             "cores": threads * rate * took / count} for name, threads, count, took in timed_stages]  # fmt: skip
     return {"rows": rows, "records": records, **head, "step_images_per_s": rate,
             "core_images_per_s": rate / decode_threads}  # fmt: skip
 

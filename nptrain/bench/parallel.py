@@ -68,10 +68,10 @@ def measure(world, ready, batch, crop_size, repeats, modes=()):
         )
         sides = {"nptrain": lambda: work(bucket_bytes), SENDS_NOTHING: lambda: work(bucket_bytes, send=False),
                  **{name: on_all_ranks(world, rival) for name, rival in rivals.items()}}  # fmt: skip
-        found = samples(sides, repeats, WARM_UP)
+        results = samples(sides, repeats, WARM_UP)
         memory = {name: rival.memory_mb for name, rival in rivals.items()}
-    took = {name: statistics.median(map(slowest, of)) for name, of in found.items()}
-    alone = statistics.median(statistics.mean(seconds for seconds, _ in of) for of in found[SENDS_NOTHING])
+    took = {name: statistics.median(map(slowest, times)) for name, times in results.items()}
+    alone = statistics.median(statistics.mean(seconds for seconds, _ in ranks) for ranks in results[SENDS_NOTHING])
     images = batch * world.size
     rows = [{"step": step, "ms": took[name] * 1e3, "images_per_s": images / took[name]}
             for step, name in (("gradients exchanged", "nptrain"), (SENDS_NOTHING, SENDS_NOTHING))]  # fmt: skip
@@ -84,9 +84,9 @@ def measure(world, ready, batch, crop_size, repeats, modes=()):
             "rank_images_per_s": batch / alone, "memory_mb": memory_mb()}  # fmt: skip
 
 
-def slowest(found):
+def slowest(results):
     """The seconds of the rank that took longest; from what a `ParallelWork` returns."""
-    return max(seconds for seconds, _ in found)
+    return max(seconds for seconds, _ in results)
 
 
 def on_all_ranks(world, call):

@@ -27,12 +27,12 @@ def measure(batch, crop_size, repeats, out=None):
     if out is not None:
         picture.check(out)
     peak, bandwidth = cpu.fma_peak(), cpu.memory_bandwidth()
-    found = [*_convolutions(batch, crop_size, repeats), *_others(batch, crop_size, repeats)]
+    operations = [*_convolutions(batch, crop_size, repeats), *_others(batch, crop_size, repeats)]
     peak, bandwidth = max(peak, cpu.fma_peak()), max(bandwidth, cpu.memory_bandwidth())
     rows = []
-    for kind, where, flops, traffic, took in found:
+    for kind, label, flops, traffic, took in operations:
         speed, roof = flops / took / 1e9, min(peak, flops / traffic * bandwidth)
-        rows.append({"kind": kind, "of": where, "ms": took * 1e3, "intensity": flops / traffic, "gflops": speed,
+        rows.append({"kind": kind, "of": label, "ms": took * 1e3, "intensity": flops / traffic, "gflops": speed,
                      "of_roof": speed / roof})  # fmt: skip
     result = {"rows": rows, **conditions(batch, crop_size, repeats), "peak_gflops": peak, "bandwidth": bandwidth}
     if out is None:
@@ -59,46 +59,46 @@ def _others(batch, crop_size, repeats):
     operations = [operation for channels, height in Counter((s.outputs, s.out) for s in shapes)
                   for operation in _batchnorm(batch, channels, height)]  # fmt: skip
     operations += [*_pooling(batch, stem.outputs, stem.out), *_head(batch, last.out), _update()]
-    for kind, where, flops, traffic, call in operations:
-        yield kind, where, flops, traffic, seconds(call, repeats)
+    for kind, label, flops, traffic, call in operations:
+        yield kind, label, flops, traffic, seconds(call, repeats)
 
 
 def _batchnorm(n, channels, height):
     x, dy = (_normal(channels // 16, height, height, n, 16) for _ in range(2))
     gamma, beta, y, dx = np.ones(channels, np.float32), np.zeros(channels, np.float32), x.copy(), x.copy()
     _, mean, var = fast.batchnorm_forward(x, gamma, beta, EPS, None, True, y)
-    where = f"{channels} {height}x{height}"
-    yield ("batch norm forward", where, 7 * x.size, 2 * x.nbytes,
+    label = f"{channels} {height}x{height}"
+    yield ("batch norm forward", label, 7 * x.size, 2 * x.nbytes,
            lambda: fast.batchnorm_forward(x, gamma, beta, EPS, None, True, y))  # fmt: skip
     dgamma, dbeta = np.zeros_like(gamma), np.zeros_like(beta)
-    yield ("batch norm backward", where, 11 * x.size, 4 * x.nbytes,
+    yield ("batch norm backward", label, 11 * x.size, 4 * x.nbytes,
            lambda: fast.batchnorm_backward(dy, x, y, gamma, mean, var, EPS, dgamma, dbeta, True, dx))  # fmt: skip
 
 
 def _pooling(n, channels, height):
     x = _normal(channels // 16, height, height, n, 16)
     y, winner = fast.maxpool_forward(x)
-    where, traffic = f"{channels} {height}x{height}", x.nbytes + y.nbytes + winner.nbytes
-    yield "pooling", f"max {where}", 9 * y.size, traffic, lambda: fast.maxpool_forward(x, out=y)
-    yield ("pooling", f"max back {where}", y.size, traffic,
+    label, traffic = f"{channels} {height}x{height}", x.nbytes + y.nbytes + winner.nbytes
+    yield "pooling", f"max {label}", 9 * y.size, traffic, lambda: fast.maxpool_forward(x, out=y)
+    yield ("pooling", f"max back {label}", y.size, traffic,
            lambda: fast.maxpool_backward(y, winner, (height, height), out=x))  # fmt: skip
 
 
 def _head(n, height):
     """Average pooling and the classifier."""
     x = _normal(FEATURES // 16, height, height, n, 16)
-    pooled, where = fast.average_forward(x), f"{FEATURES} {height}x{height}"
+    pooled, label = fast.average_forward(x), f"{FEATURES} {height}x{height}"
     traffic = x.nbytes + pooled.nbytes
-    yield "pooling", f"mean {where}", x.size, traffic, lambda: fast.average_forward(x)
-    yield ("pooling", f"mean back {where}", x.size, traffic,
+    yield "pooling", f"mean {label}", x.size, traffic, lambda: fast.average_forward(x)
+    yield ("pooling", f"mean back {label}", x.size, traffic,
            lambda: fast.average_backward(pooled, (height, height), out=x))  # fmt: skip
     w, bias = fast.pack_weights(_normal(CLASSES, FEATURES, 1, 1)), fast.pack_vector(_normal(CLASSES))
     dw, dbias, scores = np.zeros_like(w), np.zeros_like(bias), _normal(n, CLASSES)
     flops, small = 2 * n * FEATURES * CLASSES, pooled.nbytes + scores.nbytes
-    where = f"{FEATURES}>{CLASSES}"
-    yield ("linear", where, flops, w.nbytes + small,
+    label = f"{FEATURES}>{CLASSES}"
+    yield ("linear", label, flops, w.nbytes + small,
            lambda: fast.linear_forward(pooled, w, bias, CLASSES))  # fmt: skip
-    yield ("linear", f"back {where}", 2 * flops, 3 * w.nbytes + small,
+    yield ("linear", f"back {label}", 2 * flops, 3 * w.nbytes + small,
            lambda: fast.linear_backward(scores, pooled, w, dw, dbias))  # fmt: skip
 
 

@@ -37,11 +37,11 @@ def samples(sides, repeats, warm_up=1):
     for call in sides.values():
         for _ in range(warm_up):
             call()
-    found = {name: [] for name in sides}
+    results = {name: [] for name in sides}
     for _ in range(repeats):
         for name, call in sides.items():
-            found[name].append(call())
-    return found
+            results[name].append(call())
+    return results
 
 
 def conditions(batch, crop_size, repeats):

@@ -54,13 +54,13 @@ def read_blob(message, where):
 
 def _dims(message):
     """The numbers of a BlobShape, no more than one beyond MAX_AXES."""
-    found = []
+    numbers = []
     for number, wire, value in message.fields():
         if number == 1 and wire in (VARINT, LEN):
-            found += [signed(value)] if wire == VARINT else islice(value.integers(), MAX_AXES + 1)
-            if len(found) > MAX_AXES:
+            numbers += [signed(value)] if wire == VARINT else islice(value.integers(), MAX_AXES + 1)
+            if len(numbers) > MAX_AXES:
                 break
-    return found
+    return numbers
 
 
 def _join(pieces, dtype, shape, where):

@@ -45,14 +45,14 @@ def unmerged(blobs):
     """{layer: blobs} without what the engine of the published run does: it merges Scale layers into their BatchNorm.
     One of five blobs, gamma and beta the last, is split into bn... and scale..., as the net file has them.
     """
-    found = {}
+    layers = {}
     for name, values in blobs.items():
         scale = f"scale{name.removeprefix('bn')}"
         if name.startswith("bn") and len(values) == 5 and scale not in blobs:
-            found[name], found[scale] = values[:3], values[3:]
+            layers[name], layers[scale] = values[:3], values[3:]
         else:
-            found[name] = values
-    return found
+            layers[name] = values
+    return layers
 
 
 def layers_of(path):

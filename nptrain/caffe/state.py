@@ -35,7 +35,7 @@ class SolverState:
 
 def read_solverstate(path):
     """Read a SolverState; raises InputError where `read_caffemodel` does, and for a file of another kind."""
-    found, learned_net, history = {}, "", []
+    values, learned_net, history = {}, "", []
     with open_message(path, "SolverState") as message:
         for number, wire, value in message.fields():
             if number not in WIRE_TYPES:
@@ -47,16 +47,16 @@ def read_solverstate(path):
             elif number == 3:
                 history.append(value)
             elif number == 5:
-                found[number] = float(value.view(np.float32)[-1])
+                values[number] = float(value.view(np.float32)[-1])
             else:
-                found[number] = signed(value)
-        if 1 not in found:
+                values[number] = signed(value)
+        if 1 not in values:
             raise InputError(f"{path}: holds no iteration: not a .solverstate file")
         for number, name in ((1, "iteration"), (4, "current_step"), (6, "iter_last_event")):
-            if not 0 <= found.setdefault(number, 0) < 2**31:
-                raise InputError(f"{path}: found {name} {found[number]}, expected 0..{2**31 - 1}")
+            if not 0 <= values.setdefault(number, 0) < 2**31:
+                raise InputError(f"{path}: found {name} {values[number]}, expected 0..{2**31 - 1}")
         history = [read_blob(blob, f"{path}: history blob {k}") for k, blob in enumerate(history)]
-    return SolverState(found[1], learned_net, history, found[4], found.get(5, NO_LOSS), found[6])
+    return SolverState(values[1], learned_net, history, values[4], values.get(5, NO_LOSS), values[6])
 
 
 def write_solverstate(path, state):

@@ -1,12 +1,11 @@
 """Caffe's text files: protobuf messages, read with the place of every mistake, and numbers as they were written."""
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from google.protobuf import text_format
 
-from nptrain.errors import InputError
+from nptrain.errors import InputError, reason
 from nptrain.files import check_regular
 
 MAX_TEXT = 1 << 20  # bytes; the longest nets that are written by hand have a fifth of it
@@ -29,7 +28,7 @@ def text_of(path, kind="text"):
             raise InputError(f"{path}: found {path.stat().st_size} bytes of text, expected at most {MAX_TEXT}")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: no text: {error.reason} at byte {error.start}, expected {kind}") from None
     longest = max(map(len, text.split("\n")))
@@ -68,12 +67,3 @@ def single(value, name):
     if kept != value:
         raise InputError(f"{name}: found {value}, which Caffe's file would round to {kept}")
     return value
-
-
-@contextmanager
-def within(place):
-    """An InputError from within begins with `place`: a file, a layer."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from nptrain.errors import InputError, printable
+from nptrain.errors import InputError, printable, reason
 from nptrain.files import check_regular
 
 VARINT, I64, LEN, I32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which Caffe has never had
@@ -36,7 +36,7 @@ def open_message(path, kind):
                 raise InputError(f"{path}: found {size} bytes, expected at most {MAX_BYTES}, protobuf's limit")
             yield Message(_Source(file), 0, size)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except WireError as error:
         raise InputError(f"{path}: no {kind} message: damaged, cut short or another kind of file ({error})") from None
 
@@ -49,10 +49,10 @@ class _Source:
 
     def read(self, at, size):
         self.file.seek(at)
-        found = self.file.read(size)
-        if len(found) < size:
+        content = self.file.read(size)
+        if len(content) < size:
             raise WireError(f"the file ends within the {size} bytes at {at}")
-        return found
+        return content
 
 
 class Message:
@@ -115,11 +115,11 @@ class Message:
 
     def _varint(self, at):
         """The number at `at`, and where the next thing is."""
-        found = 0
+        number = 0
         for shift, byte in enumerate(self._source.read(at, min(10, self.end - at))):
-            found |= (byte & 127) << 7 * shift
+            number |= (byte & 127) << 7 * shift
             if byte < 128:
-                return found & (2**64 - 1), at + shift + 1
+                return number & (2**64 - 1), at + shift + 1
         raise WireError(f"no number ends at byte {at}")
 
     def _run(self, start, at, size):

@@ -3,9 +3,9 @@
 from math import prod, sqrt
 
 from nptrain.caffe.caffe_pb2 import FillerParameter
-from nptrain.caffe.text import decimal, single, within
-from nptrain.caffe_net.fields import refuse, shown
-from nptrain.errors import InputError
+from nptrain.caffe.text import decimal, single
+from nptrain.caffe_net.fields import first_of, refuse, shown
+from nptrain.errors import InputError, within
 from nptrain.network.layers import layers
 
 WITH_BLOBS = ("Convolution", "BatchNorm", "Scale", "InnerProduct")
@@ -34,29 +34,29 @@ def start(filler, shape):
     """{"std", "bound", "value"} of a Blob of that shape. Raises InputError, beginning with the field, for what a Blob
     cannot say.
     """
-    found = {"std": None, "bound": None, "value": 0.0}
+    values = {"std": None, "bound": None, "value": 0.0}
     if filler.sparse >= 0:
         raise InputError(f"sparse: found {filler.sparse}, expected none")
     if filler.scale != 1:
         raise InputError(f"scale: found {filler.scale:g}, expected 1")
     if filler.type == "constant":
-        found["value"] = decimal(filler.value, "value")
+        values["value"] = decimal(filler.value, "value")
     elif filler.type == "gaussian":
         if filler.mean:
             raise InputError(f"mean: found {filler.mean:g}, expected 0")
-        found["std"] = decimal(filler.std, "std")
+        values["std"] = decimal(filler.std, "std")
     elif filler.type == "uniform":
         if filler.min != -filler.max or filler.max < 0:
             raise InputError(f"min: found {filler.min:g}, max {filler.max:g}, expected a range around 0")
-        found["bound"] = decimal(filler.max, "max")
+        values["bound"] = decimal(filler.max, "max")
     elif filler.type in ("msra", "xavier") and len(shape) > 1:
         fan = _fan(shape, filler.variance_norm)
         field, square = ("std", 2) if filler.type == "msra" else ("bound", 3)
-        found[field] = sqrt(square / fan)
+        values[field] = sqrt(square / fan)
     else:
         kinds = "constant, gaussian, uniform" + (", msra or xavier" if len(shape) > 1 else "")
         raise InputError(f"type: found {filler.type!r}, expected {kinds}")
-    return found
+    return values
 
 
 def _fan(shape, norm):
@@ -91,7 +91,7 @@ def _multipliers(layer, count):
     """[(lr_mult, decay_mult)] of a layer's blobs."""
     if len(layer.param) > count:
         refuse(layer, "param", f"{len(layer.param)} of them", f"at most {count}, one a blob")
-    found = []
+    multipliers = []
     for spec in layer.param:
         for field in ("name", "share_mode"):
             if spec.HasField(field):
@@ -99,9 +99,9 @@ def _multipliers(layer, count):
         values = [decimal(getattr(spec, field), f"layer {layer.name}: {field}") for field in ("lr_mult", "decay_mult")]
         if min(values) < 0:
             refuse(layer, "param", shown(min(values)), "0 or more")
-        found.append(tuple(values))
+        multipliers.append(tuple(values))
     rest = (0.0, 0.0) if layer.type == "BatchNorm" else (1.0, 1.0)
-    return found + [rest] * (count - len(found))
+    return multipliers + [rest] * (count - len(multipliers))
 
 
 def _start(layer, norm, index, shape):
@@ -114,15 +114,15 @@ def _start(layer, norm, index, shape):
     else:
         places = {"convolution_param" if layer.type == "Convolution" else "inner_product_param": layer}
         name = ("weight_filler", "bias_filler")[index]
-    found = []
+    starts = []
     for param, where in places.items():
         if getattr(where, param).HasField(name):
             with within(f"layer {where.name}: {param}.{name}"):
-                found.append(start(getattr(getattr(where, param), name), shape))
-    if len(found) == 2 and found[0] != found[1]:
+                starts.append(start(getattr(getattr(where, param), name), shape))
+    if len(starts) == 2 and starts[0] != starts[1]:
         refuse(layer, f"scale_param.{name}", "another one", f"that of {norm.name}, or none")
-    if found:
-        return found[0]
+    if starts:
+        return starts[0]
     return {"std": None, "bound": None, "value": 1.0 if layer.type == "Scale" and index == 0 else 0.0}
 
 
@@ -132,5 +132,4 @@ def unfilled(blobs):
     bounds = {name for name, index, field, _ in blobs if (index, field) == (0, "bound")}
     names = [name for name in names if name not in bounds]
     if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield f"layer {names[0]}{more}: weight_filler is constant or absent: start from trained weights"
+        yield f"layer {first_of(names)}: weight_filler is constant or absent: start from trained weights"

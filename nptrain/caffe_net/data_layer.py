@@ -118,13 +118,13 @@ def _random_aspect_ratio(layer, param, crop_size):
         refuse(layer, f"{name}.max_area_ratio", f"{param.max_area_ratio:g}", "1")
     if param.max_attempt != 10:
         refuse(layer, f"{name}.max_attempt", param.max_attempt, "10")
-    found = {}
-    for ours, theirs in (("min_area", "min_area_ratio"), ("aspect", "aspect_ratio_change")):
-        found[ours] = _number(layer, f"random_aspect_ratio_param.{theirs}", getattr(param, theirs))
-        if not 0 < found[ours] <= 1:
-            refuse(layer, f"{name}.{theirs}", found[ours], "more than 0, at most 1")
+    values = {}
+    for field, caffe_field in (("min_area", "min_area_ratio"), ("aspect", "aspect_ratio_change")):
+        values[field] = _number(layer, f"random_aspect_ratio_param.{caffe_field}", getattr(param, caffe_field))
+        if not 0 < values[field] <= 1:
+            refuse(layer, f"{name}.{caffe_field}", values[field], "more than 0, at most 1")
     _cubic(layer, param.resize_param, name, {0, crop_size})
-    return {"augmentation": "random_aspect_ratio", **found}
+    return {"augmentation": "random_aspect_ratio", **values}
 
 
 def _cubic(layer, param, name, sizes, mode=ResizeParameter.WARP):

@@ -47,6 +47,11 @@ def shown(value):
     return str(value)
 
 
+def first_of(names):
+    """The first of several names, and how many more there are, as text."""
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
 def computes(layer):
     """{field: value} of all that decides what the layer computes from its inputs and blobs. Raises InputError for
     fields that no layer of this network has.
@@ -59,11 +64,11 @@ def computes(layer):
         if field.name == "loss_weight" and layer.type == "SoftmaxWithLoss" and list(value) == [1]:
             continue
         if field.name not in allowed and not (field.name == "propagate_down" and all(value)):
-            refuse(layer, field.name, _line(value), "none")
-    found = {}
+            refuse(layer, field.name, _short(value), "none")
+    values = {}
     for name in params:
-        found.update(_values(layer, name, getattr(layer, name)))
-    return found
+        values.update(_values(layer, name, getattr(layer, name)))
+    return values
 
 
 def _values(layer, name, param):
@@ -114,7 +119,7 @@ def _forgive_means(found, param):
 
 def notes(net):
     """A line for each field that is accepted and has no effect, naming the first layer that has it."""
-    found = {}
+    layers = {}
     for layer in net.layer:
         for name in (*PARAMS.get(layer.type, ()), None):
             param = getattr(layer, name) if name else layer
@@ -122,9 +127,8 @@ def notes(net):
                 if field.name in NOTED and value != field.default_value:
                     label = field.enum_type.values_by_number[value].name if field.enum_type else shown(value)
                     key = f"{name}.{field.name} {label}" if name else f"{field.name} {label}"
-                    found.setdefault(key, []).append(layer.name)
-    lines = [f"layer {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {field}"
-             for field, names in found.items()]  # fmt: skip
+                    layers.setdefault(key, []).append(layer.name)
+    lines = [f"layer {first_of(names)}: {field}" for field, names in layers.items()]
     if net.engine:
         lines.append(f"engine {net.engine}")
     lines = [f"{line} has no effect: the kernels are this project's own" for line in lines]
@@ -133,6 +137,6 @@ def notes(net):
     return lines
 
 
-def _line(value):
+def _short(value):
     text = " ".join(str(value).split())
     return text if 0 < len(text) < 60 else "it"

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from nptrain.caffe.caffe_pb2 import TEST, TRAIN, NetParameter
-from nptrain.caffe.text import decimal, read_text, within
+from nptrain.caffe.text import decimal, read_text
 from nptrain.caffe_net.blobs import WITH_BLOBS, changes, unfilled
 from nptrain.caffe_net.data_layer import DataLayer, data_layer
 from nptrain.caffe_net.fields import computes, notes, refuse, shown
 from nptrain.caffe_net.writer import deploy, to_text, train_val
-from nptrain.errors import InputError
+from nptrain.errors import InputError, within
 from nptrain.network.layers import DEPTHS, convolutions
 from nptrain.recipes.recipe import Phase as RecipePhase
 from nptrain.recipes.recipe import Recipe
@@ -64,19 +64,19 @@ def _understood(net):
             raise InputError(f"{field.name}: found it, expected {INSTEAD.get(field.name, 'none')}")
     train, test = (_chosen(net, phase) for phase in (TRAIN, TEST))
     if not train or train[0].type != "Data":
-        found = f"layer {train[0].name}, type {train[0].type or 'none'}" if train else "no layer"
-        raise InputError(f"{found} is the first in the TRAIN phase, expected type Data")
+        first = f"layer {train[0].name}, type {train[0].type or 'none'}" if train else "no layer"
+        raise InputError(f"{first} is the first in the TRAIN phase, expected type Data")
     data, test_data = data_layer(train[0], train=True), None
     depth, downsample = _variant(train)
     classes = next((x.inner_product_param.num_output for x in reversed(train) if x.type == "InnerProduct"), 1000)
     model = Recipe("", "", (RecipePhase("", 1, 1, 0),), classes=classes, crop_size=data.crop_size, depth=depth,
                    downsample=downsample, test_resize=None)  # fmt: skip
-    ours = train_val(model, model.phases[0], "train", "test")
-    _compare(train, _chosen(ours, TRAIN), TRAIN)
+    reference = train_val(model, model.phases[0], "train", "test")
+    _compare(train, _chosen(reference, TRAIN), TRAIN)
     fraction, eps = (_in_all(train, field) for field in ("moving_average_fraction", "eps"))
     if any(not layer.bottom for layer in test):  # else Caffe does not build it, either
         with within("TEST phase"):
-            _compare(test, _chosen(ours, TEST), TEST)
+            _compare(test, _chosen(reference, TEST), TEST)
             _in_all([train[2], *test], "eps")
             test_data = data_layer(test[0], train=False)
             _same_input(test[0], test_data, data)
@@ -116,39 +116,40 @@ def _graph(layers):
     """([(layer, inputs)], the same of the Accuracy layers). An input is the place of the layer that makes it, and its
     place among that layer's tops: names of blobs, and what is computed in place, make no difference.
     """
-    made, graph, accuracies = {}, [], []
+    makers, graph, accuracies = {}, [], []
     for layer in layers:
         for bottom in layer.bottom:
-            if bottom not in made:
+            if bottom not in makers:
                 refuse(layer, "bottom", repr(bottom), "the output of a layer before it")
-        inputs = [made[bottom] for bottom in layer.bottom]
+        inputs = [makers[bottom] for bottom in layer.bottom]
         for place, top in enumerate(layer.top):
-            if top in made and top not in layer.bottom:
+            if top in makers and top not in layer.bottom:
                 refuse(layer, "top", f"{top!r}, which a layer before it makes", "another name")
             if top in layer.bottom and layer.type not in IN_PLACE:
                 refuse(layer, "top", f"{top!r}, its own bottom", "another name")
-            made[top] = (len(graph), place) if layer.type != "Accuracy" else None
+            makers[top] = (len(graph), place) if layer.type != "Accuracy" else None
         (accuracies if layer.type == "Accuracy" else graph).append((layer, inputs))
     return graph, accuracies
 
 
-def _compare(found, expected, phase):
+def _compare(layers, expected, phase):
     """Refuse the first layer that does not compute what ours does."""
-    if phase == TEST and not any(layer.type == "SoftmaxWithLoss" for layer in found):
+    if phase == TEST and not any(layer.type == "SoftmaxWithLoss" for layer in layers):
         expected = [layer for layer in expected if layer.type != "SoftmaxWithLoss"]  # a test computes it anyway
-    _compare_types(*([layer for layer in net if layer.type != "Accuracy"] for net in (found, expected)))
-    (graph, accuracies), (ours, our_accuracies) = _graph(found), _graph(expected)
-    names = [layer.name for layer, _ in ours]
-    for (layer, inputs), (our, our_inputs) in zip(graph, ours, strict=True):
-        if our.type == "Eltwise":  # a sum is the same in any order
-            inputs, our_inputs = sorted(inputs), sorted(our_inputs)
-        if inputs != our_inputs:
+    _compare_types(*([layer for layer in net if layer.type != "Accuracy"] for net in (layers, expected)))
+    graph, accuracies = _graph(layers)
+    references, reference_accuracies = _graph(expected)
+    names = [layer.name for layer, _ in references]
+    for (layer, inputs), (reference, reference_inputs) in zip(graph, references, strict=True):
+        if reference.type == "Eltwise":  # a sum is the same in any order
+            inputs, reference_inputs = sorted(inputs), sorted(reference_inputs)
+        if inputs != reference_inputs:
             refuse(layer, "bottom", ", ".join(layer.bottom) or "none",
-                   f"what {' and '.join(names[place] for place, _ in our_inputs)} made")  # fmt: skip
-        if len(layer.top) != len(our.top) and our.type != "SoftmaxWithLoss":
-            refuse(layer, "top", ", ".join(layer.top) or "none", f"{len(our.top)} names")
-        _compare_values(layer, our, phase)
-    _, scores_and_labels = (our_accuracies or ours)[-1]
+                   f"what {' and '.join(names[place] for place, _ in reference_inputs)} made")  # fmt: skip
+        if len(layer.top) != len(reference.top) and reference.type != "SoftmaxWithLoss":
+            refuse(layer, "top", ", ".join(layer.top) or "none", f"{len(reference.top)} names")
+        _compare_values(layer, reference, phase)
+    _, scores_and_labels = (reference_accuracies or references)[-1]
     for layer, inputs in accuracies:
         computes(layer)  # which refuses fields that it cannot have
         param = layer.accuracy_param
@@ -162,22 +163,22 @@ def _compare(found, expected, phase):
             refuse(layer, "accuracy_param.axis", param.axis, "1")
 
 
-def _compare_types(found, expected):
-    before = None
-    for layer, our in zip_longest(found, expected):
+def _compare_types(layers, references):
+    previous = None
+    for layer, reference in zip_longest(layers, references):
         if layer is None:
-            raise InputError(f"layer {our.name}: type: found none after layer {before}, expected {our.type}")
-        if our is None:
-            refuse(layer, "type", layer.type or "none", f"none after layer {before}")
-        if layer.type != our.type:
-            refuse(layer, "type", layer.type or "none", f"{our.type}, for {our.name}")
-        if layer.type in WITH_BLOBS and layer.name != our.name:
-            refuse(layer, "name", layer.name, f"{our.name}, the name of its weights")
-        before = layer.name
+            refuse(reference, "type", f"none after layer {previous}", reference.type)
+        if reference is None:
+            refuse(layer, "type", layer.type or "none", f"none after layer {previous}")
+        if layer.type != reference.type:
+            refuse(layer, "type", layer.type or "none", f"{reference.type}, for {reference.name}")
+        if layer.type in WITH_BLOBS and layer.name != reference.name:
+            refuse(layer, "name", layer.name, f"{reference.name}, the name of its weights")
+        previous = layer.name
 
 
-def _compare_values(layer, our, phase):
-    values, expected = computes(layer), computes(our)
+def _compare_values(layer, reference, phase):
+    values, expected = computes(layer), computes(reference)
     if expected.get("pooling_param.pool") == "AVE":  # one window, over the whole map
         values["pooling_param.stride"] = expected["pooling_param.stride"]
         if values["pooling_param.global_pooling"]:
@@ -205,7 +206,7 @@ def _in_all(layers, field):
 
 
 def _same_input(layer, test, train):
-    for ours, theirs in (("crop_size", "crop_size"), ("mean_bgr", "mean_value"), ("scale", "scale")):
-        if getattr(test, ours) != getattr(train, ours):
-            refuse(layer, f"transform_param.{theirs}", shown(getattr(test, ours)),
-                   f"{shown(getattr(train, ours))}, as in the TRAIN phase")  # fmt: skip
+    for field, caffe_field in (("crop_size", "crop_size"), ("mean_bgr", "mean_value"), ("scale", "scale")):
+        if getattr(test, field) != getattr(train, field):
+            refuse(layer, f"transform_param.{caffe_field}", shown(getattr(test, field)),
+                   f"{shown(getattr(train, field))}, as in the TRAIN phase")  # fmt: skip

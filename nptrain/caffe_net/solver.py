@@ -12,7 +12,7 @@ from google.protobuf import text_format
 
 from nptrain.caffe.caffe_pb2 import SolverParameter
 from nptrain.caffe.text import decimal, read_text, single
-from nptrain.errors import InputError
+from nptrain.errors import InputError, within
 from nptrain.recipes.recipe import Phase, Recipe
 from nptrain.recipes.schedule import NEEDS
 
@@ -89,10 +89,8 @@ def read_solver(path):
     without sense.
     """
     message = read_text(path, SolverParameter)
-    try:
+    with within(path):
         return _understood(message, Path(path))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def _understood(message, path):
@@ -105,7 +103,7 @@ def _understood(message, path):
             raise InputError(f"{field.name}: found {_shown(field, value)}, expected {REFUSED[field.name]}")
         if field.name in NOTED and not (field.name == "solver_mode" and value == SolverParameter.CPU):
             notes.append(f"{path}: {field.name} has no effect: {NOTED[field.name]}")
-    values = {ours: _value(message, name) for name, ours in OF_PHASE.items()}
+    values = {phase_field: _value(message, name) for name, phase_field in OF_PHASE.items()}
     values["type"] = _type(message)
     values["test_iter"] = _one_test(message)
     if values["test_interval"] and not values["test_iter"]:
@@ -183,8 +181,9 @@ def write_solver(phase, net, seed=None):
                 f"{phase.name}.{name}: found {getattr(phase, name)}, which no field of Caffe's files holds"
             )
     lines = [_line("net", net)]
-    for name, ours in OF_PHASE.items():
-        value, absent = getattr(phase, ours), defaults[ours] if name in OF_POLICY else _value(SolverParameter(), name)
+    for name, phase_field in OF_PHASE.items():
+        value = getattr(phase, phase_field)
+        absent = defaults[phase_field] if name in OF_POLICY else _value(SolverParameter(), name)
         needed = name in REQUIRED or name in NEEDS.get(phase.lr_policy, ())
         if value in (None, ()) or (value == absent and not needed):
             continue
@@ -214,7 +213,7 @@ def recipe_of(solver, net, workers):
     train, test = net.train, net.test
     from_net = {name: getattr(train, name) for name in OF_NET}
     crop = train.crop_size
-    try:
+    with within(solver.path):
         return Recipe(
             solver.phase.name, f"the solver of {solver.path}", (replace(solver.phase, **from_net),), workers=workers,
             classes=net.classes, crop_size=crop, batch_size=train.batch_size, depth=net.depth,
@@ -222,8 +221,6 @@ def recipe_of(solver, net, workers):
             moving_average_fraction=net.moving_average_fraction, blob_overrides=net.blob_overrides,
             test_resize=test.resize if test else round(crop * 256 / 224),
             test_batch_size=test.batch_size if test else None)  # fmt: skip
-    except InputError as error:
-        raise InputError(f"{solver.path}: {error}") from None
 
 
 def snapshot_prefix(phase, path):

@@ -5,8 +5,9 @@ import itertools
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 from nptrain.data.augment import shorter_side
 from nptrain.data.datum import decode_file, encoded_datum, raw_datum
@@ -48,38 +49,25 @@ def convert(
         raise InputError("--split: cannot be used with --list, which names the images itself")
     for flag, value in (("--resize", resize), ("--limit", limit)):
         if value is not None and value < 1:
-            raise InputError(f"{flag}: found {value}, expected at least 1")
+            raise InputError(f"{flag}: found {value}, expected 1 or more")
     if not os.path.exists(source):
         raise InputError(f"{source}: no such folder or archive")
-    summary, labels = Summary(), set()
-    with ExitStack() as stack:
-        writer = stack.enter_context(LmdbWriter(out))
-        files = stack.enter_context(closing(open_source(source, writer.folder)))
-        if list_file:
-            entries, names, stray = by_list(files, list_file), [], []
-        else:
-            entries, names, stray = by_class_folders(files, split)
-        summary.skipped += [(name, "in no class folder") for name in stray]
+    threads = threads or len(os.sched_getaffinity(0))
+    with LmdbWriter(out) as writer, closing(open_source(source, writer.folder)) as files:
+        entries, names, stray = (by_list(files, list_file), [], []) if list_file else by_class_folders(files, split)
         if shuffle:
             entries = [entries[i] for i in stream(seed, CONVERT).permutation(len(entries))]
         entries = entries[:limit]
-
-        def make(entry):
-            name, label = entry
-            try:
-                return name, label, _record(files.read(name), label, name, resize, raw)
-            except (InputError, OSError) as error:
-                return name, label, error
-
-        threads = threads or len(os.sched_getaffinity(0))
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
-        for name, label, record in progress(_ahead(pool, make, entries, 4 * threads), len(entries)):
-            if isinstance(record, Exception):
-                summary.skipped.append((name, str(record).removeprefix(f"{name}: ")))
-            else:
-                writer.add(name, record)
-                summary.bytes += len(record)
-                labels.add(label)
+        summary, labels = Summary(skipped=[(name, "in no class folder") for name in stray]), set()
+        with ThreadPoolExecutor(threads) as pool:
+            records = _ahead(pool, partial(_record, files, resize=resize, raw=raw), entries, 4 * threads)
+            for (name, label), record in zip(entries, progress(records, len(entries)), strict=True):
+                if isinstance(record, Exception):
+                    summary.skipped.append((name, str(record).removeprefix(f"{name}: ")))
+                else:
+                    writer.add(name, record)
+                    summary.bytes += len(record)
+                    labels.add(label)
         summary.records, summary.classes = writer.records, len(names or labels)
         if not summary.records:
             first = "; the first, {}: {}".format(*summary.skipped[0]) if summary.skipped else ""
@@ -90,14 +78,20 @@ def convert(
     return summary
 
 
-def _record(file, label, where, resize, raw):
-    image = decode_file(file, where)  # in any case: what does not decode now would stop the training
-    if resize and min(image.size) != resize:
-        image = shorter_side(image, resize)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-        file = buffer.getvalue()
-    return raw_datum(image, label) if raw else encoded_datum(file, label)
+def _record(files, entry, resize, raw):
+    """The record of an entry (name, label), or the exception that says why there is none."""
+    name, label = entry
+    try:
+        file = files.read(name)
+        image = decode_file(file, name)  # in any case: what does not decode now would stop the training
+        if resize and min(image.size) != resize:
+            image = shorter_side(image, resize)
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+            file = buffer.getvalue()
+        return raw_datum(image, label) if raw else encoded_datum(file, label)
+    except (InputError, OSError) as error:
+        return error
 
 
 def _ahead(pool, function, items, count):

@@ -16,9 +16,14 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 # A small file can claim to be any size: read no larger image. Of this size, none takes a gigabyte to decode.
 MAX_PIXELS = 64_000_000
 TIFF_TILE = 322, 323  # tags: width and length of the tiles, which may be larger than the image
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked instead
-warnings.filterwarnings("ignore", module="PIL")  # of oddities that do not keep a file from being read
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+def silence_pillow():
+    """Keep Pillow from printing warnings, in the whole process: about odd files that can be read, and about large
+    images, which MAX_PIXELS refuses. Commands call it; a program that imports this package decides for itself.
+    """
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def encoded_datum(file, label):

@@ -9,7 +9,7 @@ import lmdb
 
 from nptrain.data.datum import MAX_PIXELS, decode, parse_datum
 from nptrain.data.lmdb_file import LmdbError, leaves
-from nptrain.errors import InputError
+from nptrain.errors import InputError, reason
 from nptrain.files import sync_folder
 
 MAX_RECORD = 3 * MAX_PIXELS + (1 << 16)  # bytes: three raw planes, and what stands around them
@@ -43,8 +43,7 @@ class LmdbDataset:
                 self._offsets.frombytes(offsets.tobytes())
                 self._sizes.frombytes(sizes.tobytes())
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-            why = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: no LMDB: {data} cannot be read: {why}") from None
+            raise InputError(f"{path}: no LMDB: {data} cannot be read: {reason(error)}") from None
         except LmdbError as error:
             raise InputError(f"{path}: {error}") from None
         if not len(self):

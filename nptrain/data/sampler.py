@@ -37,8 +37,8 @@ def record_indices(seed, iteration, worker, *, phase=0, pass_=0, iter_size=1, wo
         return places
     indices = np.empty(batch_size, np.int64)
     for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-        here = epochs == epoch
-        indices[here] = permutation(seed, epoch, records, phase)[places[here]]
+        in_epoch = epochs == epoch
+        indices[in_epoch] = permutation(seed, epoch, records, phase)[places[in_epoch]]
     return indices
 
 

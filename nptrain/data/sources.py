@@ -13,7 +13,7 @@ import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from nptrain.errors import InputError
+from nptrain.errors import InputError, reason
 
 SPLITS = {"train", "val", "test", "valid", "validation"}
 MAX_LABEL = 2**31 - 1  # a Datum's label is an int32
@@ -36,14 +36,14 @@ class Folder:
 
     def names(self):
         """Sorted names of all files, and of all folders with a "/" at the end."""
-        found = []
+        names = []
         for place, folders, files in os.walk(self.path, followlinks=True):
             folders[:] = [name for name in folders if not name.startswith(".")]
             base = Path(place).relative_to(self.path).as_posix() + "/"
             base = base.removeprefix("./")
-            found += [f"{base}{name}/" for name in folders]
-            found += [base + name for name in files if not name.startswith(".")]
-        return sorted(found)
+            names += [f"{base}{name}/" for name in folders]
+            names += [base + name for name in files if not name.startswith(".")]
+        return sorted(names)
 
     def __contains__(self, name):
         return os.path.isfile(os.path.join(self.path, name))
@@ -75,7 +75,7 @@ class Tar:
             expected = "a folder or a whole .tar, .tar.gz, .tar.xz or .tar.bz2"
             raise InputError(f"{path}: found no tar archive ({error}), expected {expected}") from None
         except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-            raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            raise InputError(f"{path}: cannot be read: {reason(error)}") from None
 
     def _index(self, archive):
         while member := archive.next():

@@ -14,24 +14,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nptrain.caffe import state
 from nptrain.caffe.blobs import read_blob
 from nptrain.caffe.caffe_pb2 import NetParameter, SolverParameter
 from nptrain.caffe.model import V1_TYPES, layers_of
-from nptrain.caffe.state import read_solverstate
 from nptrain.caffe.text import parse, text_of
 from nptrain.caffe.wire import I32, I64, LEN, VARINT, open_message
 from nptrain.data.datum import FORMATS
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.lmdb_file import MAGIC
-from nptrain.errors import InputError
+from nptrain.errors import InputError, reason
 from nptrain.files import check_regular
-from nptrain.run.checkpoint import of_manifest, verify
+from nptrain.run.checkpoint import from_manifest, verify
 
 # The wire types of the fields of Caffe's messages, by which they are told apart, and the fields one must have.
 WIRE_TYPES = {
     "caffemodel": ({1: (LEN,), 2: (LEN,), 3: (LEN,), 5: (VARINT,), 6: (LEN,), 7: (VARINT,), 8: (LEN,), 100: (LEN,)},
                    (2, 100)),
-    "solverstate": ({1: (VARINT,), 2: (LEN,), 3: (LEN,), 4: (VARINT,), 5: (I32,), 6: (VARINT,)}, (1,)),
+    "solverstate": ({number: (wire,) for number, wire in state.WIRE_TYPES.items()}, (1,)),
     "blob": ({1: (VARINT,), 2: (VARINT,), 3: (VARINT,), 4: (VARINT,), 5: (LEN, I32), 6: (LEN, I32), 7: (LEN,),
               8: (LEN, I64), 9: (LEN, I64)}, (5, 8)),
 }  # fmt: skip
@@ -45,11 +45,11 @@ def summary(path, records=None, progress=lambda indices: indices):
     path = Path(path)
     kind = _kind(path)
     if kind == "lmdb":
-        found = _lmdb(path if path.is_dir() else path.parent, records, progress)
+        contents = _lmdb(path if path.is_dir() else path.parent, records, progress)
     else:
         path = path / "run.json" if path.is_dir() else path
-        found = {"bytes": path.stat().st_size, **_READERS[kind](path)}
-    return {"file": str(path), "kind": found.pop("kind", kind), **found}
+        contents = {"bytes": path.stat().st_size, **_READERS[kind](path)}
+    return {"file": str(path), "kind": contents.pop("kind", kind), **contents}
 
 
 def _kind(path):
@@ -64,7 +64,7 @@ def _kind(path):
         with open(path, "rb") as file:
             head = file.read(4096)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     if not head:
         raise InputError(f"{path}: is empty")
     if head[:4] == b"\x89HDF":
@@ -116,14 +116,14 @@ def _caffemodel(path):
 
 
 def _solverstate(path):
-    state = read_solverstate(path)
+    found = state.read_solverstate(path)
     return {
-        "iteration": state.iteration,
-        "learned_net": state.learned_net,
-        "current_step": state.current_step,
-        "minimum_loss": _number(state.minimum_loss),
-        "iter_last_event": state.iter_last_event,
-        "history": [_blob(blob) for blob in state.history],
+        "iteration": found.iteration,
+        "learned_net": found.learned_net,
+        "current_step": found.current_step,
+        "minimum_loss": _number(found.minimum_loss),
+        "iter_last_event": found.iter_last_event,
+        "history": [_blob(blob) for blob in found.history],
     }
 
 
@@ -230,7 +230,7 @@ def _json(path):
             return {"kind": "run", "recipe": entry["recipe"], "arguments": entry["arguments"],
                     "versions": entry["versions"], "hosts": len(entry["hosts"])}  # fmt: skip
         if {"phase", "iteration", "files"} <= set(entry):
-            checkpoint = of_manifest(path, entry)
+            checkpoint = from_manifest(path, entry)
             if checkpoint.manifest.resolve() == path.resolve():
                 sizes = {str(name): file["bytes"] for name, file in entry["files"].items()}
                 return {"kind": "checkpoint", "phase": entry["phase"], "iteration": entry["iteration"],

@@ -5,106 +5,107 @@ from collections import Counter
 
 from nptrain.caffe.state import NO_LOSS
 from nptrain.errors import printable
+from nptrain.report.table import WIDTH, columns
 
-WIDTH = 80
 
-
-def summary_text(found):
-    """The lines of what nptrain/summary.py found in a file."""
-    lines = [f"{found['file']}:", *_WRITERS[found["kind"]](found)]
+def summary_text(summary):
+    """The lines of what nptrain/inspect/summary.py says of a file."""
+    lines = [f"{summary['file']}:", *_WRITERS[summary["kind"]](summary)]
     return "".join(f"{printable(line.rstrip(), 1000)}\n" for line in lines)
 
 
-def _caffemodel(found):
-    old = ", layers as before 2014" if found["format"] == "V1LayerParameter" else ""
-    yield f"  weights of the net {_clip(found['net'], 50) or '(no name)'} ({_size(found)}{old})"
+def _caffemodel(summary):
+    old = ", layers as before 2014" if summary["format"] == "V1LayerParameter" else ""
+    yield f"  weights of the net {_clip(summary['net'], 50) or '(no name)'} ({_size(summary)}{old})"
     rows = [("layer", "type", "blob", "", "L2 norm")]
-    for layer in found["layers"]:
+    for layer in summary["layers"]:
         for index, blob in enumerate(layer["blobs"]):
             names = (layer["name"], layer["type"]) if index == 0 else ("", "")
             rows.append((*names, *_blob(blob)))
     yield from _table(rows, (26, 18, 20, 7, 16), right=(4,))
-    blobs = [blob for layer in found["layers"] for blob in layer["blobs"]]
-    full = sum(bool(layer["blobs"]) for layer in found["layers"])
-    yield f"  {full} of {len(found['layers'])} layers have weights: {_total(blobs)}"
-    empty = Counter(layer["type"] for layer in found["layers"] if not layer["blobs"])
+    blobs = [blob for layer in summary["layers"] for blob in layer["blobs"]]
+    full = sum(bool(layer["blobs"]) for layer in summary["layers"])
+    yield f"  {full} of {len(summary['layers'])} layers have weights: {_total(blobs)}"
+    empty = Counter(layer["type"] for layer in summary["layers"] if not layer["blobs"])
     if empty:
         yield from _wrap("without: ", (f"{n} {_clip(kind, 30) or '(no type)'}" for kind, n in empty.most_common()))
-    twice = [name for name, n in Counter(layer["name"] for layer in found["layers"] if layer["blobs"]).items() if n > 1]
-    if twice:
-        yield from _wrap("more than once, the last one counts: ", (_clip(name, 30) for name in twice))
+    uses = Counter(layer["name"] for layer in summary["layers"] if layer["blobs"])
+    repeated = [name for name, n in uses.items() if n > 1]
+    if repeated:
+        yield from _wrap("more than once, the last one counts: ", (_clip(name, 30) for name in repeated))
 
 
-def _solverstate(found):
-    iteration, step = found["iteration"], found["current_step"]
-    yield f"  state of a solver after {iteration} iterations, rate step {step} ({_size(found)})"
-    yield f"  weights in {_clip(found['learned_net'], 60) or '(no name)'}"
-    loss, event = found["minimum_loss"], found["iter_last_event"]
+def _solverstate(summary):
+    iteration, step = summary["iteration"], summary["current_step"]
+    yield f"  state of a solver after {iteration} iterations, rate step {step} ({_size(summary)})"
+    yield f"  weights in {_clip(summary['learned_net'], 60) or '(no name)'}"
+    loss, event = summary["minimum_loss"], summary["iter_last_event"]
     if loss != NO_LOSS:
         yield f"  plateau: least smoothed loss {loss}, last event in iteration {event}"
     rows = [("history", "blob", "", "L2 norm")]
-    rows += [(str(index), *_blob(blob)) for index, blob in enumerate(found["history"])]
+    rows += [(str(index), *_blob(blob)) for index, blob in enumerate(summary["history"])]
     yield from _table(rows, (7, 30, 7, 16), right=(0, 3))
-    yield f"  {_total(found['history'])}"
+    yield f"  {_total(summary['history'])}"
 
 
-def _mean(found):
-    shape, dtype, norm = _blob(found["blob"])
-    yield f"  one blob, as a mean image is: {shape}, {dtype}, L2 norm {norm} ({_size(found)})"
-    if "channel_means" in found["blob"]:
-        means = ("?" if mean is None else f"{mean:.6g}" for mean in found["blob"]["channel_means"])
+def _mean(summary):
+    shape, dtype, norm = _blob(summary["blob"])
+    yield f"  one blob, as a mean image is: {shape}, {dtype}, L2 norm {norm} ({_size(summary)})"
+    if "channel_means" in summary["blob"]:
+        means = ("?" if mean is None else f"{mean:.6g}" for mean in summary["blob"]["channel_means"])
         yield from _wrap("means of the channels: ", means)
 
 
-def _lmdb(found):
-    part = "" if found["read"] == found["records"] else f", {found['read']} of them read"
-    yield f"  LMDB of {found['records']} records ({_size(found)}, {found['record_bytes']:.0f} bytes a record){part}"
-    yield from _wrap("first keys: ", (_clip(key, 60) for key in found["first_keys"]))
-    yield from _wrap("coding: ", (f"{kind} {n}" for kind, n in found["codings"].items()))
-    yield from _wrap("channels: ", (f"{planes} in {n}" for planes, n in found["channels"].items()))
-    if found["mean_size"]:
-        mean = "{:.1f}x{:.1f}".format(*found["mean_size"])
-        sizes = (f"{width}x{height} in {n}" for width, height, n in found["common_sizes"])
-        yield from _wrap(f"width x height: {found['sizes']} different, mean {mean}; ", sizes)
-    labels = found["labels"]
+def _lmdb(summary):
+    part = "" if summary["read"] == summary["records"] else f", {summary['read']} of them read"
+    size = f"{_size(summary)}, {summary['record_bytes']:.0f} bytes a record"
+    yield f"  LMDB of {summary['records']} records ({size}){part}"
+    yield from _wrap("first keys: ", (_clip(key, 60) for key in summary["first_keys"]))
+    yield from _wrap("coding: ", (f"{kind} {n}" for kind, n in summary["codings"].items()))
+    yield from _wrap("channels: ", (f"{planes} in {n}" for planes, n in summary["channels"].items()))
+    if summary["mean_size"]:
+        mean = "{:.1f}x{:.1f}".format(*summary["mean_size"])
+        sizes = (f"{width}x{height} in {n}" for width, height, n in summary["common_sizes"])
+        yield from _wrap(f"width x height: {summary['sizes']} different, mean {mean}; ", sizes)
+    labels = summary["labels"]
     if labels:
         few, many = min(labels.values()), max(labels.values())
         records = f"{few} to {many} records" if few < many else f"{few} records"
         yield f"  labels {min(labels)}..{max(labels)}: {len(labels)} classes, {records} each"
         if few < many and len(labels) <= 40:
             yield from _wrap("label: records: ", (f"{label}: {n}" for label, n in labels.items()))
-    if found["bad"]:
-        yield from _wrap(f"BAD RECORDS: {found['bad']}; the first: ", found["first_bad"].split(" "), " ")
+    if summary["bad"]:
+        yield from _wrap(f"BAD RECORDS: {summary['bad']}; the first: ", summary["first_bad"].split(" "), " ")
 
 
-def _message(found):
-    what = {"SolverParameter": "text of a solver", "NetParameter": "text of a net"}[found["kind"]]
-    yield f"  {what}, {found['kind']} ({_size(found)})"
-    for name, value in found["fields"].items():
+def _message(summary):
+    what = {"SolverParameter": "text of a solver", "NetParameter": "text of a net"}[summary["kind"]]
+    yield f"  {what}, {summary['kind']} ({_size(summary)})"
+    for name, value in summary["fields"].items():
         value = ", ".join(map(_value, value)) if isinstance(value, list) else _value(value)
         yield f"  {name}: {_clip(value, WIDTH - 4 - len(name))}"
-    if "layers" in found:
-        kinds = Counter(layer["type"] for layer in found["layers"])
-        yield f"  {len(found['layers'])} layers"
+    if "layers" in summary:
+        kinds = Counter(layer["type"] for layer in summary["layers"])
+        yield f"  {len(summary['layers'])} layers"
         yield from _wrap("", (f"{n} {_clip(kind, 30) or '(no type)'}" for kind, n in kinds.most_common()))
-    if "unknown" in found:
-        yield from _wrap("not known here, skipped: ", found["unknown"].split(" "), " ")
+    if "unknown" in summary:
+        yield from _wrap("not known here, skipped: ", summary["unknown"].split(" "), " ")
 
 
-def _run(found):
-    recipe, arguments = found["recipe"], found["arguments"]
-    yield f"  description of a run on {found['hosts']} ranks ({_size(found)})"
-    for title, entries in (("recipe", recipe), ("arguments", arguments), ("versions", found["versions"])):
+def _run(summary):
+    recipe, arguments = summary["recipe"], summary["arguments"]
+    yield f"  description of a run on {summary['hosts']} ranks ({_size(summary)})"
+    for title, entries in (("recipe", recipe), ("arguments", arguments), ("versions", summary["versions"])):
         plain = {k: v for k, v in entries.items() if v is not None and not isinstance(v, (list, dict))}
         yield from _wrap(f"{title}: ", (f"{k} {_clip(_value(v), 60)}" for k, v in plain.items()))
 
 
-def _checkpoint(found):
-    yield f"  checkpoint of phase {_value(found['phase'])} at iteration {_value(found['iteration'])}"
-    for name, size in found["files"].items():
+def _checkpoint(summary):
+    yield f"  checkpoint of phase {_value(summary['phase'])} at iteration {_value(summary['iteration'])}"
+    for name, size in summary["files"].items():
         yield f"  {_clip(name, 60)}: {size} bytes"
-    if found["damage"]:
-        yield from _wrap("DAMAGED: ", found["damage"].split(" "), " ")
+    if summary["damage"]:
+        yield from _wrap("DAMAGED: ", summary["damage"].split(" "), " ")
     else:
         yield "  its files are there, and have its checksums"
 
@@ -125,8 +126,8 @@ def _total(blobs):
     return f"{len(blobs)} blobs, {sum(math.prod(blob['shape']) for blob in blobs)} numbers"
 
 
-def _size(found):
-    size = found["bytes"]
+def _size(summary):
+    size = summary["bytes"]
     return f"{size} bytes" if size < 1000 else f"{size / 1e3:.1f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB"
 
 
@@ -144,14 +145,8 @@ def _clip(text, limit):
 
 def _table(rows, limits, right):
     """Lines of columns, none wider than its limit."""
-    rows = [[_clip(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  " + "  ".join(cells)
+    clipped = [[_clip(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in rows]
+    return ("  " + line for line in columns(clipped, right))
 
 
 def _wrap(title, items, separator=", "):

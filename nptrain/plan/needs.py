@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from nptrain.network.layers import STATISTICS, STEM, layers, walk
+from nptrain.network.layers import STATISTICS, STEM, Convolution, layers, walk
 from nptrain.network.slots import inference_slots, training_slots
 from nptrain.recipes.recipe import IMAGENET
 from nptrain.reduction.plain_sum import sum_dtype
@@ -18,7 +18,7 @@ PROCESS_BYTES = 0.3e9  # Python, NumPy, Numba and its compiled kernels, MPI; wor
 class Step:
     """A convolution at work: its maps' heights, and floating point operations for one image."""
 
-    conv: object
+    conv: Convolution
     height: int
     out: int
 
@@ -35,7 +35,7 @@ class Step:
 
 def steps_of(recipe):
     """A Step for each convolution of the network, in the order of the net file."""
-    return [Step(*each) for each in walk(recipe.crop_size, recipe.depth, recipe.downsample)]
+    return [Step(*convolution) for convolution in walk(recipe.crop_size, recipe.depth, recipe.downsample)]
 
 
 def classifier_flops(recipe):
@@ -66,11 +66,11 @@ def gradients(recipe):
         three = convolutions[3 * index : 3 * index + 3]  # convolution, batch norm, scale
         sizes.append(_trained(three) + 2 * steps[index].conv.outputs)
         flops.append(steps[index].backward_flops)
-    done, whole, found = 0, sum(flops), []
-    for size, more in zip(sizes, flops, strict=True):
-        done += more
-        found.append((size, done / whole))
-    return found
+    done, total, ready = 0, sum(flops), []
+    for size, layer_flops in zip(sizes, flops, strict=True):
+        done += layer_flops
+        ready.append((size, done / total))
+    return ready
 
 
 def _trained(table):
@@ -126,13 +126,13 @@ def disk_bytes(recipe):
 
     A record is taken to shrink with the pixels of a crop. A checkpoint is weights, running statistics and momentum.
     """
-    each = RECORD_BYTES * (recipe.crop_size / 224) ** 2
+    record = RECORD_BYTES * (recipe.crop_size / 224) ** 2
     training, held_out = recipe.records
     parameters = parameter_bytes(recipe)
     checkpoint = 2 * parameters["weights"]  # the momentum file has zeros where the other has statistics
     return {
-        "training": int(training * each),
-        "held-out": int(held_out * each),
+        "training": int(training * record),
+        "held-out": int(held_out * record),
         "checkpoints": checkpoint * sum(map(checkpoints, recipe.phases)),
     }
 

@@ -1,14 +1,12 @@
 """A recipe: every value of a training run. A Recipe is a tuple of Phases and what they have in common."""
 
 from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
-from nptrain.data.augment import KINDS, Transform
+from nptrain.data.augment import Transform
 from nptrain.errors import InputError
-from nptrain.network.layers import DEPTHS, DOWNSAMPLE, STATISTICS, layers
-from nptrain.recipes.schedule import check_policy
+from nptrain.recipes.check import check, expect
 
 IMAGENET = (1_281_167, 50_000)  # records to train on and held out
 RENAMED = {"blobs": "blob_overrides"}  # fields of a Recipe that run.json had under another name
@@ -99,7 +97,7 @@ class Recipe:
     test_batch_size: int | None = None  # None: batch_size
 
     def __post_init__(self):
-        _check(self)
+        check(self)
 
     def test_transform(self):
         """What happens to a test image: shorter side to test_resize, centre crop."""
@@ -117,81 +115,6 @@ class Recipe:
         raise InputError(f"phase: found {name!r}, expected one of {', '.join(p.name for p in self.phases)}")
 
 
-def _check(recipe):
-    positive = ("classes", "workers", "batch_size", "scale")
-    for field in positive:
-        _expect(getattr(recipe, field) > 0, field, getattr(recipe, field), "a positive number")
-    _expect(recipe.bn_eps >= 0, "bn_eps", recipe.bn_eps, "0 or more")
-    _expect(0 <= recipe.moving_average_fraction <= 1, "moving_average_fraction", recipe.moving_average_fraction,
-            "a number from 0 to 1")  # fmt: skip
-    _expect(recipe.crop_size >= 32, "crop_size", recipe.crop_size, "32 or more")
-    _expect(recipe.depth in DEPTHS, "depth", recipe.depth, f"one of {', '.join(map(str, DEPTHS))}")
-    _expect(recipe.downsample in DOWNSAMPLE, "downsample", recipe.downsample, f"one of {', '.join(DOWNSAMPLE)}")
-    _expect(recipe.downsample == "3x3" or DEPTHS[recipe.depth][1], "downsample", recipe.downsample,
-            f"3x3: the blocks of depth {recipe.depth} have no 1x1 convolution")  # fmt: skip
-    _check_blob_overrides(recipe)
-    _expect(recipe.test_batch_size is None or recipe.test_batch_size > 0, "test_batch_size", recipe.test_batch_size,
-            "none, or a positive number")  # fmt: skip
-    _expect(len(recipe.mean_bgr) == 3, "mean_bgr", recipe.mean_bgr, "three values")
-    prefixes = [phase.snapshot_prefix for phase in recipe.phases if phase.snapshot_prefix is not None]
-    _expect(len(set(prefixes)) == len(prefixes), "snapshot_prefix", ", ".join(prefixes), "another in every phase")
-    for phase in recipe.phases:
-        name = f"{phase.name}."
-        for field in ("base_lr", "max_iter", "iter_size", "average_loss", "prefetch"):
-            _expect(getattr(phase, field) > 0, name + field, getattr(phase, field), "a positive number")
-        for field in ("weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "display", "test_interval",
-                      "pad"):  # fmt: skip
-            _expect(getattr(phase, field) >= 0, name + field, getattr(phase, field), "0 or more")
-        _expect(phase.test_iter is None or phase.test_iter > 0, name + "test_iter", phase.test_iter,
-                "none, or a positive number")  # fmt: skip
-        _expect(0 <= phase.momentum < 1, name + "momentum", phase.momentum, "a number from 0 to below 1")
-        _expect(phase.type in ("SGD", "Nesterov"), name + "type", phase.type, "SGD or Nesterov")
-        _expect(phase.type == "SGD" or not phase.momentum_correction, name + "momentum_correction", True,
-                "false: the original has it for SGD alone")  # fmt: skip
-        _expect(phase.regularization in ("L1", "L2"), name + "regularization", phase.regularization, "L1 or L2")
-        kinds = [kind for kind in KINDS if kind != "test"]
-        _expect(phase.augmentation in kinds, name + "augmentation", phase.augmentation, f"one of {', '.join(kinds)}")
-        check_policy(phase)
-        _expect(phase.resize is None or phase.resize >= recipe.crop_size, name + "resize", phase.resize,
-                f"none, or crop_size ({recipe.crop_size}) or more")  # fmt: skip
-        phase.train_transform(recipe)  # which checks its values
-    _expect(recipe.test_resize is None or recipe.test_resize >= recipe.crop_size, "test_resize", recipe.test_resize,
-            f"none, or crop_size ({recipe.crop_size}) or more")  # fmt: skip
-    for prefix, owner in (("", recipe), *((f"{phase.name}.", phase) for phase in recipe.phases)):
-        for field in fields(owner):
-            value = getattr(owner, field.name)
-            _expect(not isinstance(value, float) or isfinite(value), prefix + field.name, value, "a finite number")
-            _expect(not isinstance(value, int) or value < 2**31, prefix + field.name, value, "at most 2147483647")
-
-
-def _check_blob_overrides(recipe):
-    if not recipe.blob_overrides:
-        return
-    table = {layer.name: len(layer.blobs) for layer in layers(recipe.depth) if layer.kind != STATISTICS}
-    for change in recipe.blob_overrides:
-        _expect(len(change) == 4, "blob_overrides", change, "(layer, index, field, value)")
-        name, index, field, value = change
-        _expect(
-            index in range(table.get(name, 0)),
-            "blob_overrides",
-            change,
-            "a blob of a layer of the network that is trained",
-        )
-        numbers = {"lr_mult": True, "decay_mult": True, "value": True, "std": False, "bound": False}  # else also None
-        _expect(field in numbers, "blob_overrides", change, f"one of {', '.join(numbers)}")
-        _expect(
-            isinstance(value, int | float) or (value is None and not numbers[field]),
-            "blob_overrides",
-            change,
-            "a number",
-        )
-
-
-def _expect(condition, field, found, expected):
-    if not condition:
-        raise InputError(f"{field}: found {found}, expected {expected}")
-
-
 def to_dict(recipe):
     """The recipe in full, as JSON can hold it."""
     return asdict(recipe)
@@ -207,7 +130,7 @@ def from_dict(values):
 def _build(kind, values):
     names = {field.name for field in fields(kind)}
     for name in values:
-        _expect(name in names, name, "an unknown field", f"one of {', '.join(sorted(names))}")
+        expect(name in names, name, "an unknown field", f"one of {', '.join(sorted(names))}")
     try:
         return kind(**{name: _frozen(value) for name, value in values.items()})
     except TypeError as error:
@@ -228,12 +151,12 @@ def override(recipe, assignments):
     known = [field.name for field in fields(Phase) if field.name != "name"]
     for assignment in assignments:
         target, equals, text = assignment.partition("=")
-        _expect(equals, "--set", repr(assignment), "FIELD=VALUE or PHASE.FIELD=VALUE")
+        expect(equals, "--set", repr(assignment), "FIELD=VALUE or PHASE.FIELD=VALUE")
         phase_name, dot, field = target.rpartition(".")
         if not dot and field in {f.name for f in fields(Recipe)} - {"name", "phases", "blob_overrides"}:
             changes[field] = _parsed(Recipe, field, text)
             continue
-        _expect(field in known, "--set", f"the unknown field {field!r}",
+        expect(field in known, "--set", f"the unknown field {field!r}",
                 f"a field of the recipe or of a phase: {', '.join(known)}")  # fmt: skip
         for name in [recipe.phase(phase_name).name] if dot else of_phases:
             of_phases[name][field] = _parsed(Phase, field, text)

@@ -40,7 +40,7 @@ class PendingAllreduce:
 class Buckets:
     """Sums the gradients of one step over all ranks, in parts that become final from their end on.
 
-    sums          `plain_sum.PlainSum`, or another with its interface
+    sums          `gradient_sum.GradientSum`
     reducer       `nptrain.world.Reducer`
     bucket_bytes  a bucket leaves when it has so many: small ones cost latency, large ones hide little
     pending       every `PendingAllreduce` of the step, in order; of them, `buckets` are (slice, PendingAllreduce)

@@ -1,8 +1,4 @@
-"""Gradients of all workers on all ranks, added up as they come.
-
-This is also the interface of the other two sums, `tree_sum.TreeSum` and `compressed_sum.CompressedSum`: what a
-training step asks of a sum, in the order in which it asks.
-"""
+"""Gradients of all workers on all ranks, added up as they come."""
 
 import numpy as np
 
@@ -23,7 +19,7 @@ def sum_buffer(gradients, terms):
 
 
 class PlainSum:
-    """Sums by the ranks' allreduce.
+    """A `gradient_sum.GradientSum` by the ranks' allreduce.
 
     world      `nptrain.world.World`
     ops        the kernels, `fast` or `naive`

@@ -36,7 +36,7 @@ def round_for_exact_sum(loss):
 
 
 class TreeSum:
-    """Sums in the order of the tree, with the interface of `plain_sum.PlainSum`.
+    """A `gradient_sum.GradientSum` in the order of the tree.
 
     world      `nptrain.world.World`
     gradients  the flat array to which a backward pass adds

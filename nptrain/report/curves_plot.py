@@ -1,12 +1,11 @@
 """Runs as curves: the loss of every iteration, smoothed, and top-1 of every test."""
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from nptrain.report import picture
 from nptrain.run import metrics
+from nptrain.run.run_folder import RunFolder
 
 
 def read(folder):
@@ -14,7 +13,7 @@ def read(folder):
     count on from phase to phase. Raises InputError for a file that is missing or damaged, or has no iteration.
     """
     losses, tests, begin, at = [], [], 0, None
-    for phase, iteration, loss, top1 in metrics.read(Path(folder) / "metrics.jsonl", _values):
+    for phase, iteration, loss, top1 in metrics.read(RunFolder(folder).metrics, _values):
         if phase != at:
             at, begin = phase, losses[-1][0] if losses else 0
         if top1 is None:

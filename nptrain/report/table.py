@@ -1,8 +1,8 @@
-"""A result as text of up to 80 columns: its rows as tables, then its other values in a few lines."""
+"""Tables as text, and a whole result as text of up to 80 columns: its tables, then its other values in a few lines."""
 
 import textwrap
 
-WIDTH = 80
+WIDTH = 80  # columns of all that commands print
 HEADINGS = {
     "crop_size": "crop", "gflops": "GFLOP/s", "of_peak": "of peak", "images_per_s": "images/s",
     "peak_gflops": "FMA peak GFLOP/s", "memory_mb": "peak memory MB", "bandwidth": "bandwidth GB/s",
@@ -29,13 +29,21 @@ def report(result):
 
 def table(rows):
     """Rows (dictionaries with the same keys) in columns: words to the left, numbers to the right."""
-    columns = []
-    for name in rows[0]:
-        cells = [heading(name), *(cell(name, row[name]) for row in rows)]
-        width = max(map(len, cells))
-        words = isinstance(rows[0][name], str)
-        columns.append([text.ljust(width) if words else text.rjust(width) for text in cells])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+    names = list(rows[0])
+    right = [index for index, name in enumerate(names) if not isinstance(rows[0][name], str)]
+    cells = [[cell(name, row[name]) for name in names] for row in rows]
+    return "\n".join(columns([[heading(name) for name in names], *cells], right))
+
+
+def columns(rows, right=()):
+    """The lines of a table of texts, its columns two spaces apart, flush left, or flush right where `right` has their
+    index.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (text.rjust(width) if index in right else text.ljust(width)
+                 for index, (text, width) in enumerate(zip(row, widths, strict=True)))  # fmt: skip
+        yield "  ".join(cells).rstrip()
 
 
 def heading(name):

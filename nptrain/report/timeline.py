@@ -34,33 +34,33 @@ class Timeline:
 
     def spent(self):
         """{name: ms} in all of each kind of span."""
-        found = {}
+        totals = {}
         for name, begin, end in self.spans:
-            found[name] = found.get(name, 0) + end - begin
-        return found
+            totals[name] = totals.get(name, 0) + end - begin
+        return totals
 
 
 def read(path, phase=None, iteration=None):
     """[Timeline] of a metrics.jsonl, of one phase or iteration, or of all. Raises InputError for a file that is missing
     or damaged, or has no such iteration.
     """
-    found = [line for line in metrics.read(path, _timeline) if line]
-    names = list(dict.fromkeys(line.phase for line in found))
+    timelines = [timeline for timeline in metrics.read(path, _timeline) if timeline]
+    names = list(dict.fromkeys(timeline.phase for timeline in timelines))
     if phase is not None and phase not in names:
         raise InputError(f"--phase: found {phase!r}, expected one of {', '.join(names)}")
-    found = [line for line in found if phase in (None, line.phase)]
+    timelines = [timeline for timeline in timelines if phase in (None, timeline.phase)]
     if iteration is None:
-        return found
-    last = max(line.iteration for line in found)
-    found = [line for line in found if line.iteration == iteration]
-    if not found:
+        return timelines
+    last = max(timeline.iteration for timeline in timelines)
+    timelines = [timeline for timeline in timelines if timeline.iteration == iteration]
+    if not timelines:
         raise InputError(f"--iteration: found {iteration}, expected one of the run's, up to {last}")
-    return found
+    return timelines
 
 
 def median(timelines):
     """The one of median duration; of an even number, the shorter of the two in the middle."""
-    return sorted(timelines, key=lambda line: line.duration)[(len(timelines) - 1) // 2]
+    return sorted(timelines, key=lambda timeline: timeline.duration)[(len(timelines) - 1) // 2]
 
 
 def _timeline(entry):
@@ -80,11 +80,11 @@ def _spans(marks, waits):
     """What was marked, cut where the rank waited."""
     begin = 0.0
     for name, end in marks:
-        for asked, home in waits:
-            if begin <= asked < home <= end:
-                yield from [(name, begin, asked)] * (begin < asked)
-                yield "waiting", asked, home
-                begin = home
+        for wait_begin, wait_end in waits:
+            if begin <= wait_begin < wait_end <= end:
+                yield from [(name, begin, wait_begin)] * (begin < wait_begin)
+                yield "waiting", wait_begin, wait_end
+                begin = wait_end
         if begin < end:
             yield name, begin, end
         begin = end

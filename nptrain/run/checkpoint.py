@@ -78,7 +78,7 @@ def list_complete(folder, phases):
     found = []
     for manifest in Path(folder).glob("phase*_iter_*.json"):
         try:
-            checkpoint = of_manifest(manifest, json.loads(manifest.read_bytes()))
+            checkpoint = from_manifest(manifest, json.loads(manifest.read_bytes()))
         except (ValueError, KeyError, TypeError):
             continue  # no manifest of ours
         if checkpoint.phase in order and checkpoint.manifest == manifest:
@@ -86,7 +86,7 @@ def list_complete(folder, phases):
     return sorted(found, key=lambda c: (order[c.phase], c.iteration))
 
 
-def of_manifest(path, entry):
+def from_manifest(path, entry):
     """The Checkpoint whose manifest, the file `path`, has the content `entry`. Raises KeyError or TypeError for another
     thing than a manifest.
     """

@@ -71,9 +71,9 @@ class Log:
 def rounded(value):
     """Numbers in dictionaries and lists, seconds to 0.1 ms."""
     if isinstance(value, dict):
-        return {name: rounded(of) for name, of in value.items()}
+        return {name: rounded(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [rounded(of) for of in value]
+        return [rounded(item) for item in value]
     return round(value, 4) if isinstance(value, float) else value
 
 

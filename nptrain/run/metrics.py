@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from nptrain.errors import InputError
+from nptrain.errors import InputError, reason
 from nptrain.files import atomic_write
 
 
-def read(path, of):
+def read(path, parse):
     """[what `of` makes of a line's entry] of all lines; one at the end that is still being written is left out.
 
     Raises InputError for a file that is missing, damaged or without an iteration, or with a line that `of` raises
@@ -15,14 +15,15 @@ def read(path, of):
     """
     try:
         *lines, _ = Path(path).read_text().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not text"
-        raise InputError(f"{path}: {why}, expected the metrics of a run") from None
-    found, iterations = [], 0
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}, expected the metrics of a run") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not text, expected the metrics of a run") from None
+    results, iterations = [], 0
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            found.append(of(entry))
+            results.append(parse(entry))
             iterations += "loss" in entry
         except KeyError as error:
             raise InputError(f"{path}: line {number}: found no {error}, expected {error} in an iteration") from None
@@ -30,7 +31,7 @@ def read(path, of):
             raise InputError(f"{path}: line {number}: damaged, expected an iteration or a test as JSON") from None
     if not iterations:
         raise InputError(f"{path}: found no iteration, expected one at least")
-    return found
+    return results
 
 
 def forget_after(path, checkpoint, phases):

@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,11 +34,9 @@ class RunFolder:
         """
         if not self.description.exists():
             raise InputError(f"--resume: {self.description} does not exist, expected a run begun before")
-        try:
+        with _expect_description(self.description):
             before = json.loads(self.description.read_bytes())
             old, old_seed = to_dict(from_dict(before["recipe"])), before["arguments"]["seed"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{self.description}: not the description of a run") from None
         if seed != old_seed:
             raise InputError(f"--seed: found {seed}, but the run in {self.path} began with {old_seed}")
         for field, (was, is_now) in _differences(old, to_dict(recipe)):
@@ -54,13 +53,20 @@ class RunFolder:
 
 def recipe_of(path):
     """The recipe of the run in a folder, or None if there is no run."""
-    description = Path(path) / "run.json"
+    description = RunFolder(path).description
     if not description.is_file():
         return None
-    try:
+    with _expect_description(description):
         return from_dict(json.loads(description.read_bytes())["recipe"])
+
+
+@contextmanager
+def _expect_description(path):
+    """Raises InputError for whatever a file that is no run.json raises in the block."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{description}: not the description of a run") from None
+        raise InputError(f"{path}: not the description of a run") from None
 
 
 def _differences(old, new, prefix=""):
@@ -88,17 +94,3 @@ def versions(library):
 def package_versions():
     """{name: version} of Python and of the packages that compute."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def host_table(entries):
-    """The hosts of a run as text, a line a rank: entries are dictionaries of host, rank, cores, threads,
-    communication_cores (cores as text), workers (numbers).
-    """
-    rows = [("host", "rank", "cores", "threads", "communication cores", "workers")]
-    for e in entries:
-        workers = f"{e['workers'][0]}..{e['workers'][-1]}" if e["workers"] else "none"
-        rows.append((e["host"][:20], e["rank"], e["cores"], e["threads"], e["communication_cores"], workers))
-    rows = [[str(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:-1], widths[1:-1]), row[-1]] for row in rows)
-    return "\n".join("  ".join(line) for line in lines)
