@@ -115,14 +115,14 @@ def _accumulate(network, recipe, phase, batches, reduction, buckets, timer, send
     send_loss(the sum of their losses), called before the last backward pass, so that the loss travels first.
     """
     arena, sums, workers = network.arena, reduction.sums, reduction.workers
-    statistics, whole = arena.gradients[arena.size :], slice(0, arena.gradients.size)
+    whole = slice(0, arena.gradients.size)
     total_loss, pending = 0.0, None
     sums.begin_step()
     for worker in workers:
         sums.begin_worker()
         for turn in range(phase.iter_size):
             if turn:
-                statistics *= recipe.moving_average_fraction
+                arena.begin_next_pass(recipe.moving_average_fraction)
             batch = next(batches)
             timer.mark("data")
             x = network.pack_images(batch.images, recipe.mean_bgr, recipe.scale)

@@ -100,6 +100,12 @@ class Arena:
                 values = np.full(blob.shape, blob.value)
             parameter.w[...] = self.pack(values)
 
+    def begin_next_pass(self, fraction):
+        """Before another batch of the same worker: what its batches so far have added to the batch statistics counts
+        `fraction` less, as in `blend_statistics`.
+        """
+        self.batch_statistics *= fraction
+
     def blend_statistics(self, fraction, passes, workers):
         """Caffe's running statistics after `passes` batches of each worker, averaged over workers:
         running = fraction * running + batch, for the sums, and for the factor with 1.
