@@ -34,7 +34,7 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="a
         dbias += channel_sums(dy)[0].astype(dbias.dtype)
     if uses_winograd(winograd, dw.shape, dy.shape, stride, pad):
         return winograd_backward_weights(x, dy, dw)
-    if is_pointwise(dw.shape, stride):  # the pixels of a row count as images
+    if is_pointwise(dw.shape, stride, pad):  # the pixels of a row count as images
         x, dy = (a.reshape(a.shape[0], a.shape[1], 1, -1, a.shape[4]) for a in (x, dy))
     pieces = weight_gradient_pieces(dw.shape, dy.shape[1])
     partial = scratch("partial dw", (pieces, dw.size))

@@ -38,13 +38,13 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilo
     if by_winograd:
         pieces = convolution_tiling(w.shape, y.shape).pieces
     else:
-        pieces = convolution_pieces(w.shape, y.shape, stride)
+        pieces = convolution_pieces(w.shape, y.shape, stride, pad)
     if sums:
         epilogue = with_sums(epilogue, k_blocks, pieces)
     k_parts = part_count(k_blocks, pieces)
     if by_winograd:
         winograd_convolve(x, w, y, direction < 0, accumulate, epilogue)
-    elif is_pointwise(w.shape, stride):
+    elif is_pointwise(w.shape, stride, pad):
         x, y = x.reshape(c_blocks, -1), y.reshape(k_blocks, -1)
         _pointwise(x, w.reshape(-1), y, pointwise_piece(y.shape[1] // 16), pieces, k_parts, accumulate, epilogue)
     else:

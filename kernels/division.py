@@ -17,9 +17,9 @@ def part_count(k_blocks, pieces):
     return min(k_blocks, -(-TASKS // pieces))
 
 
-def is_pointwise(w, stride):
+def is_pointwise(w, stride, pad):
     """Whether a convolution computes each pixel of the result from the same pixel of the input alone."""
-    return w[2] == w[3] == stride == 1 and w[4] == 16
+    return w[2] == w[3] == stride == 1 and pad == 0 and w[4] == 16
 
 
 def pointwise_piece(pixels):
@@ -27,10 +27,10 @@ def pointwise_piece(pixels):
     return POINTWISE_PIXELS if pixels >= POINTWISE_PIXELS * TASKS / 2 else POINTWISE_PIXELS // 2
 
 
-def convolution_pieces(w, y, stride):
+def convolution_pieces(w, y, stride, pad):
     """Pieces of a direct convolution's result: rows, or where it is pointwise, ranges of all pixels."""
     _, height, width, images, _ = y
-    if not is_pointwise(w, stride):
+    if not is_pointwise(w, stride, pad):
         return height
     pixels = height * width * images
     return -(-pixels // pointwise_piece(pixels))
