@@ -9,11 +9,11 @@ import numba
 import numpy as np
 
 from kernels.check import expect, expect_stored
+from kernels.division import PIECES
 from kernels.epilogue import mean_and_variance, norm_factors, normalised, reduce_pieces
 from kernels.jit import parallel_jit
+from kernels.ranges import nth_range
 from kernels.vector import fused, load, splat, store, where_above, where_below, widen, zero64
-
-PIECES = 14  # of each block, the same for every number of threads
 
 
 def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None, statistics=None):
@@ -97,7 +97,8 @@ def _moments(x, pixels, sums):
     for task in numba.prange(sums.shape[0] * PIECES):
         block, piece = task // PIECES, task % PIECES
         total, squares = zero64(), zero64()
-        for p in range(piece * pixels // PIECES, (piece + 1) * pixels // PIECES):
+        first, last = nth_range(piece, PIECES, pixels)
+        for p in range(first, last):
             value = widen(load(x, (block * pixels + p) * 16))
             total = total + value
             squares = squares + value * value
@@ -115,7 +116,8 @@ def _normalise(x, factors, residual, add, floor, y):
     for task in numba.prange(channels // 16 * PIECES):
         block, piece = task // PIECES, task % PIECES
         mean, scale, shift = load(means, block * 16), load(scales, block * 16), load(shifts, block * 16)
-        for p in range(piece * pixels // PIECES, (piece + 1) * pixels // PIECES):
+        first, last = nth_range(piece, PIECES, pixels)
+        for p in range(first, last):
             at = (block * pixels + p) * 16
             value = normalised(load(x, at), mean, scale, shift)
             if add:
@@ -132,7 +134,8 @@ def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
         block, piece = task // PIECES, task % PIECES
         centre = load(mean, block * 16)
         total, sum_d_centred = zero64(), zero64()
-        for p in range(piece * pixels // PIECES, (piece + 1) * pixels // PIECES):
+        first, last = nth_range(piece, PIECES, pixels)
+        for p in range(first, last):
             at = (block * pixels + p) * 16
             d = load(dy, at)
             if relu:
@@ -153,7 +156,8 @@ def _gradient(dy, x, y, factors, relu, pixels, dx, dresidual, keep):
         block, piece = task // PIECES, task % PIECES
         mean, scale = load(means, block * 16), load(scales, block * 16)
         slope, level = load(slopes, block * 16), load(levels, block * 16)
-        for p in range(piece * pixels // PIECES, (piece + 1) * pixels // PIECES):
+        first, last = nth_range(piece, PIECES, pixels)
+        for p in range(first, last):
             at = (block * pixels + p) * 16
             d = load(dy, at)
             if relu:

@@ -9,6 +9,7 @@ from kernels.epilogue import NO_EPILOGUE, backward_epilogue
 from kernels.jit import parallel_jit
 from kernels.layout import FEW
 from kernels.scratch import scratch
+from kernels.sizes import convolved_size
 
 
 def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False, fused_norm=None, *,
@@ -18,11 +19,11 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     `size` is x's (height, width), which a stride leaves open. `accumulate` adds to `out` in place. Returns dx; with
     `fused_norm`, the `epilogue.FusedBatchNorm` that made x, (d, sums): d is dx where its y > 0, else 0, sums are
     float64 (2, channels), sum d and sum d (x - mean). dy, w and dx as in `layout`; `winograd` as in
-    `winograd.uses_winograd`. Raises ValueError on shapes that do not fit.
+    `winograd_division.uses_winograd`. Raises ValueError on shapes that do not fit.
     """
     expect_stored(dy=(dy, 5), w=(w, 6))
     expect(dy.shape[0] == w.shape[0], f"dy {dy.shape} has other channels than w {w.shape}")
-    expected = tuple((size[i] + 2 * pad - w.shape[2 + i]) // stride + 1 for i in (0, 1))
+    expected = tuple(convolved_size(size[i], w.shape[2 + i], stride, pad) for i in (0, 1))
     expect(dy.shape[1:3] == expected, f"dy {dy.shape} is no gradient of a {size} image, expected {expected}")
     few = w.shape[4] <= FEW
     shape = (w.shape[1], *size, dy.shape[3], FEW if few else 16)

@@ -6,13 +6,15 @@ import numba
 
 from kernels.batchnorm import channel_sums
 from kernels.check import expect, expect_stored
+from kernels.division import is_pointwise, part_count, weight_gradient_pieces
 from kernels.jit import parallel_jit
+from kernels.ranges import nth_range
 from kernels.scratch import scratch
+from kernels.sizes import convolved_size
 from kernels.tiles import outer_tile
-from kernels.winograd import uses_winograd, winograd_backward_weights
+from kernels.winograd import winograd_backward_weights
+from kernels.winograd_division import uses_winograd
 
-TASKS = 56  # as in convolve
-PARTIAL_BYTES = 2 << 20  # of the sums of one piece of the image: they stay in a core's L2 cache
 BAND_BYTES = 256 << 10  # of the smaller operand in a band: it is read once for every block of the other
 
 
@@ -20,23 +22,24 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="a
     """dw[k, c, r, s] += sum over n, h, w of x[n, c, h * stride - pad + r, ...] * dy[n, k, h, w].
 
     Adds to dw in place, and the sum of dy to dbias; all arrays as in `layout`; `winograd` as in
-    `winograd.uses_winograd`. Raises ValueError on shapes that do not fit.
+    `winograd_division.uses_winograd`. Raises ValueError on shapes that do not fit.
     """
     expect_stored(x=(x, 5), dy=(dy, 5), dw=(dw, 6))
     k_blocks, c_blocks, rows, cols, lanes, _ = dw.shape
     expect(x.shape[0] == c_blocks and x.shape[4] >= lanes, f"x {x.shape} has other channels than dw {dw.shape}")
-    size = tuple((x.shape[1 + i] + 2 * pad - dw.shape[2 + i]) // stride + 1 for i in (0, 1))
+    size = (convolved_size(x.shape[1 + i], dw.shape[2 + i], stride, pad) for i in (0, 1))
     expected = (k_blocks, *size, x.shape[3], 16)
     expect(dy.shape == expected, f"dy is {dy.shape}, expected {expected}")
     if dbias is not None:
         dbias += channel_sums(dy)[0].astype(dbias.dtype)
     if uses_winograd(winograd, dw.shape, dy.shape, stride, pad):
         return winograd_backward_weights(x, dy, dw)
-    if rows == cols == stride == 1:  # one row of all pixels
+    if is_pointwise(dw.shape, stride, pad):  # the pixels of a row count as images
         x, dy = (a.reshape(a.shape[0], a.shape[1], 1, -1, a.shape[4]) for a in (x, dy))
-    pieces = max(1, min(14, dy.shape[1], PARTIAL_BYTES // dw.nbytes))
+    pieces = weight_gradient_pieces(dw.shape, dy.shape[1])
     partial = scratch("partial dw", (pieces, dw.size))
-    _outer_for(lanes, x.shape[4])(x, dy, dw, partial, stride, pad, rows, cols)
+    k_parts = part_count(k_blocks, pieces)
+    _outer_for(lanes, x.shape[4])(x, dy, dw, partial, stride, pad, rows, cols, k_parts)
 
 
 @functools.cache
@@ -44,7 +47,7 @@ def _outer_for(lanes, pitch):
     """The kernel for one size of input block; the ints are literals inside it and part of its key."""
 
     @parallel_jit
-    def _outer(x, dy, dw, partial, stride, pad, rows, cols):
+    def _outer(x, dy, dw, partial, stride, pad, rows, cols, k_parts):
         # The sums of each piece (a range of rows) are taken in `partial`, and then added up in order.
         c_blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
         k_blocks, h_out, w_out = dy.shape[0], dy.shape[1], dy.shape[2]
@@ -55,13 +58,12 @@ def _outer_for(lanes, pitch):
         tap = lanes * 16
         k_size = c_blocks * rows * cols * tap
         size = k_blocks * k_size
-        k_parts = min(k_blocks, (TASKS + pieces - 1) // pieces)
         k_is_outer = k_blocks >= c_blocks
         band = max(1, BAND_BYTES // (min(c_blocks * x_row * stride, k_blocks * y_row) * 4))
         for task in numba.prange(pieces * k_parts):
             piece, part = task // k_parts, task % k_parts
-            k_first, k_last = part * k_blocks // k_parts, (part + 1) * k_blocks // k_parts
-            h_first, h_last = piece * h_out // pieces, (piece + 1) * h_out // pieces
+            k_first, k_last = nth_range(part, k_parts, k_blocks)
+            h_first, h_last = nth_range(piece, pieces, h_out)
             pf[piece * size + k_first * k_size : piece * size + k_last * k_size] = 0
             for top in range(h_first, h_last, band):
                 bottom = min(top + band, h_last)

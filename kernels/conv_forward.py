@@ -5,14 +5,15 @@ import numpy as np
 from kernels.check import expect, expect_stored
 from kernels.convolve import convolve
 from kernels.epilogue import NO_EPILOGUE, Epilogue, mean_and_variance
+from kernels.sizes import convolved_size
 
 
 def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, *, winograd="auto"):
     """y[n, k, h, w] = bias[k] + sum over c, r, s of x[n, c, h * stride - pad + r, ...] * w[k, c, r, s].
 
     x, w, bias and y (written to `out` if given) as in `layout`. `statistics`, float64 (2, channels), is filled with
-    y's mean and biased variance. `winograd`: as in `winograd.uses_winograd`. Raises ValueError on shapes that do not
-    fit.
+    y's mean and biased variance. `winograd`: the mode of `winograd_division.uses_winograd`. Raises ValueError on shapes
+    that do not fit.
     """
     epilogue = NO_EPILOGUE if bias is None else Epilogue(bias=bias)
     y, sums = _convolved(x, w, stride, pad, out, epilogue, statistics is not None, winograd)
@@ -24,8 +25,8 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, *,
 def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None, *, winograd="auto"):
     """[relu](conv_forward [+ residual]): a convolution with its batch norm folded into w and bias.
 
-    x, w, bias, residual and y (written to `out` if given) as in `layout`; `winograd` as in `winograd.uses_winograd`.
-    Raises ValueError on shapes that do not fit.
+    x, w, bias, residual and y (written to `out` if given) as in `layout`. `winograd`: the mode of
+    `winograd_division.uses_winograd`. Raises ValueError on shapes that do not fit.
     """
     epilogue = Epilogue(bias=bias, floor=np.float32(0 if relu else -np.inf))
     if residual is not None:
@@ -37,7 +38,7 @@ def _convolved(x, w, stride, pad, out, epilogue, sums, winograd):
     expect_stored(x=(x, 5), w=(w, 6))
     rows, cols, lanes, _ = w.shape[2:]
     expect(x.shape[0] == w.shape[1] and x.shape[4] >= lanes, f"x {x.shape} has other channels than w {w.shape}")
-    h, width = ((x.shape[1 + i] + 2 * pad - w.shape[2 + i]) // stride + 1 for i in (0, 1))
+    h, width = (convolved_size(x.shape[1 + i], w.shape[2 + i], stride, pad) for i in (0, 1))
     expect(h > 0 and width > 0, f"a {rows}x{cols} kernel with pad {pad} does not fit into x {x.shape}")
     shape = (w.shape[0], h, width, x.shape[3], 16)
     y = np.empty(shape, np.float32) if out is None else out

@@ -8,15 +8,21 @@ import functools
 
 import numba
 
+from kernels.division import (
+    FEW_PIXELS,
+    PIXELS,
+    convolution_pieces,
+    is_pointwise,
+    part_count,
+    pointwise_piece,
+)
 from kernels.epilogue import NO_EPILOGUE, apply_epilogue, reduce_pieces, with_sums
 from kernels.jit import inlined_jit, parallel_jit
+from kernels.ranges import nth_range
 from kernels.taps import taps
 from kernels.tiles import product_tile
-from kernels.winograd import uses_winograd, winograd_convolve, winograd_pieces
-
-TASKS = 56  # of a kernel, at least, where the shape allows: the same for every number of threads
-PIXELS, FEW_PIXELS = 16, 4  # of a register tile: a usual batch is a multiple of them
-PIECE_PIXELS = 64  # of a pointwise convolution: they stay in the cache while all outputs are computed from them
+from kernels.winograd import winograd_convolve
+from kernels.winograd_division import convolution_tiling, uses_winograd
 
 
 def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilogue=NO_EPILOGUE, sums=False,
@@ -26,26 +32,24 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilo
     A tap's pixel in each direction is (out * scale + offset + direction * tap) / divisor, where it exists.
     Returns the epilogue's sums over all pixels, float64 (2, channels), if `sums`.
     """
-    k_blocks, h = y.shape[:2]
-    rows, cols, lanes = w.shape[2:5]
-    pointwise = rows == cols == scale == divisor == 1 and lanes == 16
-    by_winograd = uses_winograd(winograd, w.shape, y.shape, scale * divisor, abs(offset))
-    if pointwise:
-        pixels = y[0].size // 16
-        piece_pixels = PIECE_PIXELS if pixels >= PIECE_PIXELS * TASKS / 2 else PIECE_PIXELS // 2
-        pieces = -(-pixels // piece_pixels)
+    k_blocks, c_blocks, rows, cols, lanes, _ = w.shape
+    stride, pad = scale * divisor, abs(offset)  # one of scale and divisor is 1
+    by_winograd = uses_winograd(winograd, w.shape, y.shape, stride, pad)
+    if by_winograd:
+        pieces = convolution_tiling(w.shape, y.shape).pieces
     else:
-        pieces = winograd_pieces(y.shape) if by_winograd else h
+        pieces = convolution_pieces(w.shape, y.shape, stride, pad)
     if sums:
         epilogue = with_sums(epilogue, k_blocks, pieces)
+    k_parts = part_count(k_blocks, pieces)
     if by_winograd:
         winograd_convolve(x, w, y, direction < 0, accumulate, epilogue)
-    elif pointwise:
-        x, y = x.reshape(x.shape[0], -1), y.reshape(k_blocks, -1)
-        _pointwise(x, w.reshape(-1), y, piece_pixels, accumulate, epilogue)
+    elif is_pointwise(w.shape, stride, pad):
+        x, y = x.reshape(c_blocks, -1), y.reshape(k_blocks, -1)
+        _pointwise(x, w.reshape(-1), y, pointwise_piece(y.shape[1] // 16), pieces, k_parts, accumulate, epilogue)
     else:
         kernel = _convolve_for(lanes, x.shape[4])
-        kernel(x, w.reshape(-1), y, scale, offset, direction, divisor, rows, cols, accumulate, epilogue)
+        kernel(x, w.reshape(-1), y, scale, offset, direction, divisor, rows, cols, k_parts, accumulate, epilogue)
     return reduce_pieces(epilogue.sums, epilogue.pieces) if sums else None
 
 
@@ -69,16 +73,15 @@ def _products(lanes, pitch, x, x0, x_block, x_row, x_col, w, w0, w_block, w_row,
 
 
 @parallel_jit
-def _pointwise(x, w, y, piece_pixels, accumulate, epilogue):
+def _pointwise(x, w, y, piece_pixels, pieces, k_parts, accumulate, epilogue):
     """A 1x1 convolution, all its pixels in a row. A piece of them stays in the cache for every output."""
     c_blocks, k_blocks, pixels = x.shape[0], y.shape[0], y.shape[1] // 16
     xf, yf = x.reshape(-1), y.reshape(-1)
-    pieces = (pixels + piece_pixels - 1) // piece_pixels
-    k_parts = min(k_blocks, (TASKS + pieces - 1) // pieces)
     for task in numba.prange(pieces * k_parts):
         piece, part = task // k_parts, task % k_parts
         first, last = piece * piece_pixels, min(piece * piece_pixels + piece_pixels, pixels)
-        for k in range(part * k_blocks // k_parts, (part + 1) * k_blocks // k_parts):
+        k_first, k_last = nth_range(part, k_parts, k_blocks)
+        for k in range(k_first, k_last):
             _products(16, 16, xf, first * 16, pixels * 16, 0, 0, w, k * c_blocks * 256, 256, 0, 0,
                       yf, (k * pixels + first) * 16, c_blocks, 1, 1, accumulate, last - first)  # fmt: skip
             apply_epilogue(epilogue, yf, (k * pixels + first) * 16, last - first, k, piece)
@@ -89,17 +92,17 @@ def _convolve_for(lanes, pitch):
     """The kernel for one register tile; the ints are literals inside it and part of its key in the cache."""
 
     @parallel_jit
-    def _convolve(x, w, y, scale, offset, direction, divisor, rows, cols, accumulate, epilogue):
+    def _convolve(x, w, y, scale, offset, direction, divisor, rows, cols, k_parts, accumulate, epilogue):
         c_blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
         k_blocks, h_out, w_out = y.shape[0], y.shape[1], y.shape[2]
         xf, yf = x.reshape(-1), y.reshape(-1)
         x_pixel, x_row, x_block = images * pitch, w_in * images * pitch, h_in * w_in * images * pitch
         w_tap, w_block = lanes * 16, rows * cols * lanes * 16
-        k_parts = min(k_blocks, (TASKS + h_out - 1) // h_out)
         for task in numba.prange(h_out * k_parts):
             h, part = task // k_parts, task % k_parts
             r, n_rows, h_first = taps(h, scale, offset, direction, divisor, rows, h_in)
-            for k in range(part * k_blocks // k_parts, (part + 1) * k_blocks // k_parts):
+            k_first, k_last = nth_range(part, k_parts, k_blocks)
+            for k in range(k_first, k_last):
                 column = 0
                 while column < w_out:
                     s, n_cols, w_first = taps(column, scale, offset, direction, divisor, cols, w_in)

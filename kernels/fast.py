@@ -27,7 +27,7 @@ from kernels.linear import linear_backward, linear_forward
 from kernels.pooling import average_backward, average_forward, maxpool_backward, maxpool_forward
 from kernels.sgd import add_into, sgd_update, squared_norm
 from kernels.softmax_loss import cross_entropy, softmax_loss, softmax_loss_backward, top_k
-from kernels.winograd import MODES
+from kernels.winograd_division import MODES
 
 IN_PLACE = True  # results go to the `out` they are given: buffers are worth keeping
 

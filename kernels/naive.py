@@ -7,6 +7,7 @@ activations, KCRS weights and (C,) vectors. A result is a new array: `out` is fi
 import numpy as np
 
 from kernels.naive_flat import add_into, bf16_add_into, bf16_split, sgd_update, squared_norm  # noqa: F401
+from kernels.sizes import convolved_size, pooled_size
 from kernels.softmax_loss import (  # noqa: F401  (plain arrays already)
     cross_entropy,
     softmax_loss,
@@ -29,7 +30,7 @@ def _into(out, value):
 
 def _taps(h, w, rows, cols, stride, pad):
     """(r, s, slices of the padded image that tap (r, s) meets) for every tap, and the output's size."""
-    height, width = (h + 2 * pad - rows) // stride + 1, (w + 2 * pad - cols) // stride + 1
+    height, width = convolved_size(h, rows, stride, pad), convolved_size(w, cols, stride, pad)
     span_h, span_w = stride * (height - 1) + 1, stride * (width - 1) + 1
     taps = [
         (r, s, (..., slice(r, r + span_h, stride), slice(s, s + span_w, stride)))
@@ -167,9 +168,9 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
 
 
 def _windows(x, kernel, stride):
-    """Caffe's ceil mode: windows may hang over the border. (N, C, H', W', kernel * kernel), -inf outside."""
+    """(N, C, H', W', kernel * kernel), -inf outside; H' and W' as `pooled_size` says."""
     n, c, h, w = x.shape
-    height, width = -(-(h - kernel) // stride) + 1, -(-(w - kernel) // stride) + 1
+    height, width = pooled_size(h, kernel, stride), pooled_size(w, kernel, stride)
     over = ((height - 1) * stride + kernel - h, (width - 1) * stride + kernel - w)
     padded = np.pad(x, ((0, 0), (0, 0), (0, max(0, over[0])), (0, max(0, over[1]))), constant_values=-np.inf)
     view = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))

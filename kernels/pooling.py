@@ -5,12 +5,8 @@ import numpy as np
 
 from kernels.check import expect, expect_stored
 from kernels.jit import parallel_jit
+from kernels.sizes import pooled_size
 from kernels.vector import load, splat, store, where_equal, where_larger
-
-
-def pooled_size(size, kernel=3, stride=2):
-    """Caffe's ceil mode: the last window may hang over the border, where it is clipped."""
-    return -(-(size - kernel) // stride) + 1
 
 
 def maxpool_forward(x, kernel=3, stride=2, out=None, winner=None):

@@ -4,10 +4,10 @@ import numba
 import numpy as np
 
 from kernels.check import expect, expect_stored
+from kernels.division import TASKS
 from kernels.jit import parallel_jit
+from kernels.ranges import nth_range
 from kernels.vector import load, store, widen, zero64
-
-TASKS = 56
 
 
 def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False, nesterov=False):
@@ -60,7 +60,8 @@ def _squares(v, sums):
     out = sums.reshape(-1)
     for task in numba.prange(TASKS):
         total = zero64()
-        for i in range(task * vectors // TASKS, (task + 1) * vectors // TASKS):
+        first, last = nth_range(task, TASKS, vectors)
+        for i in range(first, last):
             value = widen(load(v, i * 16))
             total = total + value * value
         store(out, task * 16, total)

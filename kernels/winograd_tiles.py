@@ -10,14 +10,14 @@ import numpy as np
 from kernels.epilogue import apply_epilogue
 from kernels.jit import inlined_jit, jit, parallel_jit
 from kernels.vector import load, load_if, store
+from kernels.winograd_division import POINTS
 from kernels.winograd_transforms import gradient_points, input_points, kernel_points, kernel_values, output_values
-
-POINTS = 36
 
 
 @jit
-def transform_input(x, c, h, w, images, first, last, v, at, plane):
+def transform_input(x, c, tiling, first, last, v, at):
     """v[point, tile] = Bt d B for the 6x6 pixels d of block c, which begin one pixel above and left of the tile."""
+    h, w, images, plane = tiling.height, tiling.width, tiling.images, tiling.x_plane
     half = np.empty(POINTS * 16, np.float32)
     for tile in range(first, last):
         n, top, left = _position(tile, w, images)
@@ -40,8 +40,9 @@ def transform_input(x, c, h, w, images, first, last, v, at, plane):
 
 
 @jit
-def transform_gradient(dy, k, h, w, images, first, last, m, at, plane):
+def transform_gradient(dy, k, tiling, first, last, m, at):
     """m[point, tile] = A dy At for the 4x4 tiles of block k."""
+    h, w, images, plane = tiling.height, tiling.width, tiling.images, tiling.y_plane
     half = np.empty(POINTS * 16, np.float32)
     for tile in range(first, last):
         n, top, left = _position(tile, w, images)
@@ -63,8 +64,9 @@ def transform_gradient(dy, k, h, w, images, first, last, m, at, plane):
 
 
 @jit
-def transform_output(m, at, plane, y, k, h, w, images, first, last, accumulate):
+def transform_output(m, at, tiling, y, k, first, last, accumulate):
     """y[tile] (+)= At m A, where it lies inside the map."""
+    h, w, images, plane = tiling.height, tiling.width, tiling.images, tiling.y_plane
     half = np.empty(24 * 16, np.float32)
     for tile in range(first, last):
         n, top, left = _position(tile, w, images)
@@ -92,8 +94,9 @@ def transform_output(m, at, plane, y, k, h, w, images, first, last, accumulate):
 
 
 @inlined_jit
-def apply_epilogue_to_tiles(epilogue, y, k, h, w, images, first, last, piece):
+def apply_epilogue_to_tiles(epilogue, y, k, tiling, first, last, piece):
     """The epilogue of the tiles `first` .. `last` - 1 of a block of outputs."""
+    h, w, images = tiling.height, tiling.width, tiling.images
     tile = first
     while tile < last:
         n, top, left = _position(tile, w, images)

@@ -8,7 +8,7 @@ from tensors import RTOL, blocked, check_convolution, error, normal
 from kernels import fast, layout, naive
 from kernels.epilogue import FusedBatchNorm
 from kernels.vector import load, store
-from kernels.winograd import uses_winograd
+from kernels.winograd_division import uses_winograd
 from kernels.winograd_transforms import (
     A_T,
     B_T,

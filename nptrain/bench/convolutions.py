@@ -3,7 +3,7 @@
 import numpy as np
 
 from kernels import cpu, fast, naive
-from kernels.winograd import uses_winograd
+from kernels.winograd_division import uses_winograd
 from nptrain.bench.shapes import distinct_shapes
 from nptrain.bench.timing import conditions, seconds
 from nptrain.errors import InputError
