@@ -35,7 +35,7 @@ def claim(world, threads=None, comm_threads=None):
 
 
 def topology(system=SYSTEM):
-    """({core: NUMA node}, {core: name of its physical core}) of this machine; empty where Linux does not report them."""
+    """({core: NUMA node}, {core: name of its physical core}) of this machine; empty where it does not report them."""
     node_of, physical_of = {}, {}
     for node in system.glob("node/node[0-9]*"):
         for cpu in node.glob("cpu[0-9]*"):

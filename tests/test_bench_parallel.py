@@ -79,7 +79,7 @@ def test_the_best_size_is_the_fastest_or_of_equals_the_one_that_waits_least():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["kernels"], "kernels: found 2 ranks, expected one: only step and allreduce take more"),
+        (["kernels"], "kernels: found 2 ranks, expected one: only step and allreduce run on several"),
         (["allreduce", "--bucket-mib", "1,0"], "--bucket-mib: found '0', expected more than 0, or all"),
         (["step", "--against", "torch"], "--against torch: PyTorch is not installed"),
     ],
