@@ -1,8 +1,8 @@
-"""How every command begins and ends: the project's environment, its ranks, then one exit status.
+"""How every command starts and ends: environment, ranks, one exit status.
 
-bin/NAME calls `launch(NAME)`, which runs the command again under the project's own .venv, unless the interpreter
-belongs to it or to another of the project's environments (.venv-mpich, say). So the commands work from any folder and
-under any launcher. With NPTRAIN_PYTHON set, the interpreter stays the one that was called.
+bin/NAME calls `launch(NAME)`, which restarts the command with the interpreter of the project's .venv, unless it runs in
+one of the project's environments already (.venv-mpich is another). So the commands work from any folder and under any
+launcher. If NPTRAIN_PYTHON is set, the command is not restarted.
 """
 
 import importlib
@@ -14,11 +14,11 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
-ON_RANKS = ("train", "evaluate", "bench")  # several processes run these together; any other command is one process
+ON_RANKS = ("train", "evaluate", "bench")  # commands that run on several ranks; the others are one process
 
 
 def launch(name):
-    """Run the command `name` with the words of the command line, and end the process."""
+    """Run the command `name` with the arguments of this process, and end the process."""
     enter_environment(name)
     sys.path[0] = str(PROJECT)  # in place of bin/
 
@@ -32,11 +32,11 @@ def launch(name):
 
 
 def enter_environment(name):
-    """Go on under the project's environment; ends the process where there is none."""
+    """Restart the process in the project's environment unless it runs there; end it if there is no environment."""
     ours = {path.resolve() for path in PROJECT.glob(".venv*")}
     python = VENV / "bin" / "python"
     if python.exists() and Path(sys.prefix).resolve() not in ours and "NPTRAIN_PYTHON" not in os.environ:
-        os.environ["NPTRAIN_PYTHON"] = str(VENV)  # once only, should the environment be broken
+        os.environ["NPTRAIN_PYTHON"] = str(VENV)  # only once, even if the environment is broken
         os.execv(python, [str(python), *sys.argv])
     if find_spec("numba") is None:
         print(f"{name}: no environment in {VENV}: run `make setup` first", file=sys.stderr)
@@ -44,12 +44,13 @@ def enter_environment(name):
 
 
 def run(name, main, argv=None, world=None):
-    """Call main(argv, world) and return its exit status: 0, or 2 for a user's mistake (one line), 1 for a failure (one
-    line if it is foreseen, else the traceback), 130 when interrupted. A failure on one rank ends all ranks.
+    """Call main(argv, world) and return its exit status: 0; 2 for a user's mistake (one line is printed); 1 for a
+    failure (one line if it is an expected one, else the traceback); 130 when interrupted. A failure on one rank ends
+    all ranks.
 
-    argv   the words after the command's name (the process's own)
-    world  `mpi.world.World`, or `nptrain.world.Solo` for one process; None: MPI's where `name` is one of ON_RANKS and a
-           launcher started the process
+    argv   the command's arguments (None: those of this process)
+    world  `mpi.world.World`, or `nptrain.world.Solo` for one process (None: the former if `name` is one of ON_RANKS and
+           an MPI launcher started this process, else the latter)
     """
     from mpi.world import connect
     from nptrain.world import Solo
@@ -71,13 +72,15 @@ def run(name, main, argv=None, world=None):
 
 
 def ending(error):
-    """(a line for the user or None, exit status, whether all ranks have the same error) for what ended a command."""
+    """(line for the user or None, exit status, whether all ranks have this error) of the exception that ended a
+    command.
+    """
     from mpi.agree import AgreedError
 
     match error:
         case KeyboardInterrupt():
             return "interrupted", 130, False
-        case BrokenPipeError():  # the reader of our output has gone
+        case BrokenPipeError():  # the reader of the output has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None, 1, False
         case SystemExit(code=str(text)):

@@ -1,4 +1,4 @@
-"""Which cores a rank may use, which threads it runs there, and keeping each thread on its own."""
+"""The cores of this rank: which it may use, and pinning its threads to them."""
 
 import os
 import sys
@@ -11,11 +11,13 @@ SYSTEM = Path("/sys/devices/system")
 
 
 def claim(world, threads=None, comm_threads=None):
-    """This rank's `mpi.cores.CoreAssignment` of the cores of its host, of which `threads` compute and `comm_threads`
-    communicate (None: as many as fit). All ranks call it.
+    """Divide the cores of each host among its ranks. Returns this rank's `mpi.cores.CoreAssignment`. All ranks call it.
 
-    A launcher may have bound each rank to cores of its own, or all ranks of a host to the same set; what it
-    granted is kept to. Says so, once, where it left cores idle: some launchers bind a rank to one core.
+    threads       threads that compute (None: as many as `mpi.cores.CoreRequest` says)
+    comm_threads  threads that communicate (None: the same)
+
+    A rank gets only cores that the launcher granted it: some launchers bind each rank to cores of its own, some bind
+    all ranks of a host to the same set. Rank 0 prints a line if the launcher leaves cores of its host idle.
     """
     allowed = frozenset(os.sched_getaffinity(0))
     machine = _machine() or world.host
@@ -25,7 +27,7 @@ def claim(world, threads=None, comm_threads=None):
         _warn_of_idle_cores(len(frozenset().union(*(entry[2] for entry in neighbours))), world)
     quota, requests = _quota(), []
     for host, _, granted, asked, asked_comm, limit in neighbours:
-        if quota is not None:  # of this rank's host: no matter for those of another on the same machine
+        if quota is not None:  # of this rank's host; the limits of other hosts' ranks do not change its cores
             limit = min(limit or quota, quota / sum(entry[0] == host for entry in neighbours))
         requests.append(CoreRequest(granted, limit, asked, asked_comm, alone=world.size == 1))
     place = sum(entry[1] == machine for entry in ranks[: world.rank])
@@ -33,7 +35,7 @@ def claim(world, threads=None, comm_threads=None):
 
 
 def topology(system=SYSTEM):
-    """({core: NUMA node}, {core: name of its physical core}) of this machine; empty where it does not tell."""
+    """({core: NUMA node}, {core: name of its physical core}) of this machine; empty where it does not report them."""
     node_of, physical_of = {}, {}
     for node in system.glob("node/node[0-9]*"):
         for cpu in node.glob("cpu[0-9]*"):
@@ -41,7 +43,7 @@ def topology(system=SYSTEM):
     for cpu in system.glob("cpu/cpu[0-9]*"):
         try:
             name = [(cpu / "topology" / part).read_text().strip() for part in ("physical_package_id", "core_id")]
-            die = cpu / "topology" / "die_id"  # numbers of cores may begin anew on each
+            die = cpu / "topology" / "die_id"  # core ids may start again on each die
             physical_of[int(cpu.name[3:])] = (*name, die.read_text().strip() if die.exists() else "")
         except OSError:  # a core that is switched off
             continue
@@ -55,19 +57,22 @@ def tasks():
 
 @contextmanager
 def started(threads):
-    """Appends to the list `found` the ids of the threads that the process started in the block and that run on."""
+    """Append to the list `threads` the ids of the threads that the block starts and that still run at its end."""
     before = tasks()
     yield
     threads.extend(sorted(tasks() - before))
 
 
 def pin(assignment, pool, main_computes=True):
-    """Keep this thread and those of `pool` (ids), which compute together, to the cores of `assignment`: one thread a
-    core where there is one for each; fewer threads than cores on all cores of the rank, so that the system can avoid
-    what others use; and where cores are crowded nothing is pinned, so that it can even out.
+    """Pin the threads that compute, this one and those of `pool` (thread ids), to the cores of `assignment`.
 
-    `main_computes`: this thread is one of them, and does not only wait. Threads that it starts later begin on its
-    core: they call `release`. Raises OSError where the system does not let us.
+    With a thread for each core, every thread gets a core. With fewer threads, each may run on all cores of the rank, so
+    that Linux can avoid busy ones. Where cores are crowded nothing is pinned, and Linux balances the load.
+
+    main_computes  whether this thread computes, too; else it only waits for the pool
+
+    Threads that this one starts later inherit its core: they have to call `release`. Raises OSError where pinning is
+    not permitted.
     """
     if assignment.crowded:
         return
@@ -75,18 +80,18 @@ def pin(assignment, pool, main_computes=True):
     if assignment.full and main_computes:
         main_cores, cores = assignment.compute[:1], assignment.compute[1:]
     os.sched_setaffinity(0, main_cores)
-    for place, task in enumerate(pool):  # some pools have more threads than work: those sleep anywhere
+    for place, task in enumerate(pool):  # a pool may have more threads than compute: those only sleep
         os.sched_setaffinity(task, [cores[place]] if assignment.full and place < len(cores) else assignment.others)
 
 
 def release(assignment):
-    """Let the calling thread run on every core of the rank that is not set apart: it is no computing one."""
+    """Let the calling thread, which does not compute, run on all cores of the rank but those for communication."""
     _move(assignment, assignment.others)
 
 
 def to_communication(assignment):
-    """Put the calling thread on the cores set apart for communication, if there are any, else as `release`; where
-    the rank's threads are not pinned, nowhere.
+    """Move the calling thread to the cores for communication; without such cores, do as `release`. Does nothing where
+    the rank's threads are not pinned.
     """
     if assignment.pinned:
         _move(assignment, assignment.communication or assignment.others)
@@ -94,12 +99,12 @@ def to_communication(assignment):
 
 def _move(assignment, cores):
     if not assignment.crowded:
-        with suppress(OSError):  # not permitted: `pin` has been refused before, and that was said
+        with suppress(OSError):  # not permitted, as the caller of `pin` has reported
             os.sched_setaffinity(0, cores)
 
 
 def _machine():
-    """A name for the kernel that runs this process: containers on one machine share it, and its cores."""
+    """An id of the running Linux kernel: containers on one machine share it, and the machine's cores."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -107,13 +112,13 @@ def _machine():
 
 
 def _slurm_limit():
-    """The cores that Slurm gave each task, which not every cluster makes it enforce; None without Slurm."""
+    """The cores that Slurm gave each task, or None without Slurm. Not every cluster enforces them."""
     count = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return int(count) if count.isdigit() and int(count) else None
 
 
 def _warn_of_idle_cores(used, world):
-    """The launcher, our parent, is not bound itself: what it may use and its ranks may not, lies idle."""
+    """Print a line if the launcher, this rank's parent process, may use more cores than the ranks it started here."""
     if world.library == "none":
         return
     try:
@@ -121,12 +126,12 @@ def _warn_of_idle_cores(used, world):
     except OSError:
         return
     if used < granted:
-        print(f"{world.host}: the launcher bound its ranks to {used} of {granted} cores; to use all of them,"
-              " tell it not to (--bind-to none; Intel MPI: I_MPI_PIN=off)", file=sys.stderr, flush=True)  # fmt: skip
+        print(f"{world.host}: the launcher bound its ranks to {used} of {granted} cores; to use all of them, turn"
+              " binding off (--bind-to none; Intel MPI: I_MPI_PIN=off)", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def _quota():
-    """The cores' worth of time that the control group (version 2, or 1) grants; None if it sets no limit."""
+    """The CPU time that the control group (version 2, or 1) grants, in cores; None if it sets no limit."""
     root = Path("/sys/fs/cgroup")
     try:
         limit, period = (root / "cpu.max").read_text().split()

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 
 class AgreedError(Exception):
-    """An error that every rank raises at the same place: none is left waiting for another. `line` says what is wrong,
-    on rank 0 only; elsewhere it is None.
+    """An error that all ranks raise at the same point, so that none waits for another. `line` is the message on rank 0,
+    None on the others.
     """
 
     def __init__(self, line, exit_status):
@@ -16,9 +16,9 @@ class AgreedError(Exception):
 
 @contextmanager
 def raise_together(world, error_type):
-    """Run a block on every rank; if it raised an `error_type` (which has an `exit_status`) on any, all ranks raise
-    AgreedError after the block, with the first failing rank's line, and which rank and host if not all failed with the
-    same. The block must not talk to other ranks.
+    """Run a block on every rank. If it raises an `error_type` (which has an `exit_status`) on any, all ranks raise
+    AgreedError after the block, with the message of the first rank that failed; its number and host are named unless
+    all failed with the same message. The block must not communicate.
     """
     error = None
     try:
@@ -36,13 +36,13 @@ def raise_together(world, error_type):
 
 
 def expect_same(world, facts, error_type):
-    """Raise AgreedError on all ranks unless all have the same `facts` as rank 0, a dictionary of texts or numbers: with
-    the first rank that differs, its host, and the first fact in which it does. All ranks call it.
+    """Raise AgreedError on all ranks unless all have the same `facts`, a dictionary of texts or numbers. The message
+    names the first rank that differs from rank 0, its host, and the first fact that differs. All ranks call it.
     """
     digests = world.allgather(hashlib.sha256(repr(sorted(facts.items())).encode()).digest())
     other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
     if other is None:
-        return  # the usual case: the facts themselves need not travel
+        return  # the usual case: only digests are sent
     host, found = world.allgather((world.host, facts))[other]
     expected = world.bcast(facts)
     name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))

@@ -1,24 +1,24 @@
-"""Who gets which cores: a host's cores divided among its ranks. Pure functions; `mpi.affinity` asks the machine.
+"""A host's cores, divided among its ranks. Pure functions: `mpi.affinity` asks the machine.
 
-A *core* is what Linux numbers as a CPU: one of the hyper-threads of a *physical core*, or all of it.
+A *core* is what Linux numbers as a CPU: a *physical core*, or one of its hyper-threads.
 """
 
 import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
-ENOUGH_TO_SPARE_ONE = 8  # physical cores from which a rank keeps one for communication
+ENOUGH_TO_SPARE_ONE = 8  # a rank of this many physical cores keeps one of them for communication
 
 
 @dataclass(frozen=True)
 class CoreRequest:
-    """What a rank was granted, and what it was told.
+    """What a rank may use, and what the user asked for.
 
-    granted       the cores that it may use
-    limit         the cores' worth of time that it may use at most (None: no limit)
-    threads       None: one on each of its physical cores
-    comm_threads  None: one, if it has enough physical cores and `alone` is not set
-    alone         there is no other rank in the run, on whatever host
+    granted       cores that it may use
+    limit         CPU time that it may use, in cores (None: no limit)
+    threads       threads that compute (None: one on each of its physical cores)
+    comm_threads  threads that communicate (None: one, if the rank has enough physical cores and is not `alone`)
+    alone         the run has no other rank on any host
     """
 
     granted: frozenset
@@ -30,14 +30,14 @@ class CoreRequest:
 
 @dataclass(frozen=True)
 class CoreAssignment:
-    """What a rank got.
+    """The cores that a rank gets.
 
-    cores          all that it may run on, one of each of its physical cores first
+    cores          all that it may run on; first one of each of its physical cores
     compute        the core of each thread that computes
     communication  the core of each thread that communicates
-    full           there is a thread for each of its physical cores: none was left for something else
-    crowded        some core of the host has more than one thread to run
-    pinned         threads are kept to these cores
+    full           each of its physical cores has a thread
+    crowded        a core of the host has more than one thread
+    pinned         threads stay on their cores
     """
 
     cores: tuple
@@ -49,28 +49,30 @@ class CoreAssignment:
 
     @property
     def threads(self):
-        """How many compute."""
+        """How many threads compute."""
         return len(self.compute)
 
     @property
     def others(self):
-        """Where threads may run that neither compute nor communicate: not on cores set apart for communication."""
+        """Where threads run that neither compute nor communicate: on all cores but those for communication."""
         return tuple(core for core in self.cores if core in self.compute or core not in self.communication)
 
     def table(self):
-        """What people are told of it: cores as text ("any": not pinned), threads, and cores set apart as text."""
+        """What the table of hosts shows: cores as text ("any": not pinned), threads, communication cores as text."""
         compute = ranges(self.compute if self.full else self.others) if self.pinned else "any"
         return {"cores": compute, "threads": self.threads,
                 "communication_cores": ranges(self.communication if self.pinned else ())}  # fmt: skip
 
 
 def split(requests, node_of=None, physical_of=None):
-    """Divide a host's cores: a CoreAssignment for each of its ranks' `requests`.
+    """Divide a host's cores among its ranks: a CoreAssignment for each of their `requests`.
 
-    Every physical core goes to one rank, as evenly as the grants permit, and each rank's to as few NUMA nodes as
-    possible. A rank for which none is left shares with others: a free hyper-thread, if there is one, else the core
-    with the fewest threads. `node_of` {core: NUMA node}, `physical_of` {core: name of its physical core}; what they
-    leave out is on node 0, or is a physical core of its own.
+    node_of      {core: NUMA node}; a core that is missing is on node 0
+    physical_of  {core: name of its physical core}; a core that is missing is a physical core
+
+    Every physical core goes to one rank, as evenly as the grants permit, and a rank's cores are on as few NUMA nodes as
+    possible. A rank for which no physical core is left shares one: it gets a free hyper-thread, if there is one, else
+    the core with the fewest threads.
     """
     node_of, physical_of = node_of or {}, physical_of or {}
     units = {}  # {physical core: its cores, in order}
@@ -98,11 +100,12 @@ def split(requests, node_of=None, physical_of=None):
 
 
 def _deal(allowed, nodes, first):
-    """The physical cores of each rank, in order of NUMA node and number, of those `allowed` to each.
+    """The physical cores of each rank, in order of NUMA node and number, among those `allowed` to it.
 
-    Dealt one at a time to the rank that has the fewest. It takes what the fewest other ranks could, of its own
-    node if it has one, else of the node with the most to offer to each rank that is there. At the end ranks swap
-    what is alike (same node, allowed to the same ranks), so that each has neighbours, which share a cache.
+    Cores are dealt one at a time, to the rank that has the fewest. It takes a core that the fewest ranks may have;
+    among these, one on the node where it has the most cores already; among these, one on the node with the most free
+    cores for each rank there. At the end ranks swap equivalent cores (on the same node, allowed to the same ranks), so
+    that each rank has neighbouring cores, which share a cache.
     """
     taken, free = [[] for _ in allowed], set(nodes)
     demand = Counter(unit for units in allowed for unit in units)
@@ -123,7 +126,7 @@ def _deal(allowed, nodes, first):
         taken[rank].append(best)
         free.remove(best)
 
-    groups = defaultdict(list)  # {kind of core: [(rank, core)]}
+    groups = defaultdict(list)  # {(node, ranks that may have it): [(rank, core)]}
     for rank, units in enumerate(taken):
         for unit in units:
             groups[nodes[unit], tuple(unit in others for others in allowed)].append((rank, unit))
@@ -135,8 +138,8 @@ def _deal(allowed, nodes, first):
 
 
 def _assign(request, cores, physical):
-    """The CoreAssignment of a rank on the cores `line`, of which the first `physical` are of different physical cores:
-    each of its threads gets the next, those that compute first; from the beginning again where cores run out.
+    """The CoreAssignment of a rank on `cores`, of which the first `physical` belong to different physical cores. Each
+    thread gets the next core, first those that compute; where cores run out, they start again from the first.
     """
     limit = physical if request.limit is None else max(1, min(physical, int(request.limit)))
     comm = request.comm_threads

@@ -1,6 +1,6 @@
 """Predicted time of a training step on a cluster: buckets of gradients against the backward pass.
 
-Pure arithmetic on bytes and seconds; it knows no layers and starts no MPI.
+Pure arithmetic on bytes and seconds, without layers and without MPI.
 
 The sum of n bytes over p ranks takes 2 (p - 1) / p * n / bandwidth + 2 ceil(log2 p) * latency, Rabenseifner's
 algorithm: a reduce-scatter by halving, an allgather by doubling (Thakur, Rabenseifner and Gropp, Optimization of
@@ -22,10 +22,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Gradients that travel together: `size` in bytes, the rest in seconds after the start of backward.
+    """Gradients that are sent together. Times are in seconds after the start of backward.
 
-    ready: its last gradient is computed. start and end: of its sum over the ranks, which may have to wait for the
-    buckets before.
+    size        bytes
+    ready       when its last gradient is computed
+    start, end  of its sum over the ranks, which may have to wait for earlier buckets
     """
 
     size: int
@@ -43,22 +44,22 @@ class Timeline:
 
     @property
     def communication(self):
-        """Seconds in which anything is on its way."""
+        """Seconds during which buckets are in flight."""
         return sum(bucket.end - bucket.start for bucket in self.buckets)
 
     @property
     def exposed(self):
-        """Seconds for which the ranks wait after backward, until the last bucket is home."""
+        """Seconds that the ranks wait after backward for the sum of the last bucket."""
         return max(0.0, self.buckets[-1].end - self.backward) if self.buckets else 0.0
 
     @property
     def hidden(self):
-        """The share of communication behind which something is computed; 1 where there is none."""
+        """The share of communication during which the ranks compute; 1 if there is no communication."""
         return 1 - self.exposed / self.communication if self.communication else 1.0
 
 
 def allreduce_seconds(size, ranks, network):
-    """Seconds to sum `size` bytes over `ranks` ranks; none for one rank."""
+    """Seconds to sum `size` bytes over `ranks` ranks; 0 for one rank."""
     if ranks == 1:
         return 0.0
     rounds = (ranks - 1).bit_length()  # ceil(log2 ranks)
@@ -66,7 +67,7 @@ def allreduce_seconds(size, ranks, network):
 
 
 def into_buckets(gradients, least):
-    """[(bytes, ready)] of the buckets for [(bytes, ready)] of gradients in backward order.
+    """[(bytes, ready)] of buckets, from [(bytes, ready)] of gradients in backward order.
 
     A bucket is closed as soon as it holds `least` bytes. Gradients are not split: a large one makes a large bucket.
     """
@@ -82,10 +83,10 @@ def into_buckets(gradients, least):
 def timeline(gradients, backward, ranks, network, least, overlap=True):
     """The Timeline of a backward pass.
 
-    gradients  (bytes, seconds after the start of backward when it is ready), in backward order
+    gradients  [(bytes, seconds after the start of backward at which it is ready)], in backward order
     backward   its length in seconds
-    least      bytes that close a bucket
-    overlap    whether a bucket leaves as soon as it is ready, or all after backward
+    least      bytes at which a bucket is closed
+    overlap    whether a bucket is sent as soon as it is ready; else all are sent after backward
     """
     if ranks == 1:
         return Timeline(backward, ())
@@ -98,9 +99,9 @@ def timeline(gradients, backward, ranks, network, least, overlap=True):
 
 
 def slowest(ranks, spread):
-    """How much longer than the mean the slowest of `ranks` takes for the same work, as a factor from 1 on.
+    """How much longer than the mean the slowest of `ranks` takes for the same work, as a factor of 1 or more.
 
-    spread  the standard deviation of a rank's time, as a share of the mean; normal, and independent of other ranks'
+    spread  the standard deviation of a rank's time, as a share of the mean; times are normal and independent
 
     The expected largest of p normal values, by Blom's approximation.
     """

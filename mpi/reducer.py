@@ -1,15 +1,15 @@
-"""Sums over ranks that travel while the kernels compute."""
+"""Threads that sum over ranks while the kernels compute."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 
 
 class Reducer:
-    """Does what it is handed on threads of its own, which take turns: each in the order in which it was handed to it.
-    The order must be the same on all ranks, or they wait for each other for ever. Until every result is taken, no
-    other thread may talk to MPI.
+    """Runs actions on threads of its own, which take turns; each thread runs its actions in order. All ranks must start
+    the same actions in the same order, or they wait for each other for ever. No other thread may call MPI until the
+    results of all actions are taken.
 
-    initializers  for each thread the functions that it calls first
+    initializers  for each thread, the functions that it calls first
     """
 
     def __init__(self, initializers=((),)):
@@ -17,8 +17,8 @@ class Reducer:
         self._turn = cycle(self._threads)
 
     def start(self, action, *args):
-        """Begin action(*args), when what that thread began before is done. Returns a future: `result()` waits, and
-        raises what the action raised.
+        """Run action(*args) when the thread has finished its earlier actions. Returns a Future, whose `result()` waits,
+        and raises what the action raised.
         """
         return next(self._turn).submit(action, *args)
 
@@ -26,7 +26,7 @@ class Reducer:
         return self
 
     def __exit__(self, *error):
-        # after an error a thread may wait for ranks that are gone; the process ends without it
+        # after an error, a thread may wait for ranks that have ended: do not wait for it
         for thread in self._threads:
             thread.shutdown(wait=error[0] is None, cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Ranks: who and how many they are, and what they tell each other. Knows no layers."""
+"""The ranks of MPI, and communication among them."""
 
 import os
 import socket
@@ -14,17 +14,17 @@ from mpi.reducer import Reducer
 
 # any of these in the environment: an MPI launcher started this process
 LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS")
-CHUNK = 1 << 26  # elements a message: below MPI's counts of 2**31 bytes
-PAUSE = 2e-4  # s between looks at a sum that travels: who waits for others must not take the core from the kernels
-LEVELS = ("single", "funneled", "serialized", "multiple")  # how many threads may talk to MPI, from few to many
-ASKED_FOR = "multiple"  # any number of threads may talk to MPI at once: those of a reducer that has several
-NEEDED = "serialized"  # one at a time talks to MPI, the main one or the reducer's only one
-FLUSH = 0.5  # s before a rank ends: the launcher drops what it has not passed on by then
-BELOW_IT = "sums that travel during the backward pass may disturb it; use one that is built for threads"
+CHUNK = 1 << 26  # elements of a message: of 8 bytes each, they are fewer than MPI's limit of 2**31 bytes
+PAUSE = 2e-4  # s between checks of a sum in flight: a thread that waits must leave its core to the kernels
+LEVELS = ("single", "funneled", "serialized", "multiple")  # MPI's thread levels, in rising order
+ASKED_FOR = "multiple"  # any number of threads may call MPI at once, as those of a reducer do
+NEEDED = "serialized"  # one thread at a time calls MPI: the main one, or the only one of a reducer
+FLUSH = 0.5  # s that a rank waits before it ends: the launcher may lose output that it has not passed on yet
+BELOW_IT = "sums during the backward pass may fail; use an MPI that is built for threads"
 
 
 def connect():
-    """MPI's world, if a launcher started this process, else None. Called once a process."""
+    """The World, if an MPI launcher started this process, else None. To be called once in a process."""
     return World() if any(name in os.environ for name in LAUNCHERS) else None
 
 
@@ -34,7 +34,7 @@ def _wait(request):
 
 
 def shortfall(library, found, expected=NEEDED):
-    """The line that says that MPI's thread level is too low, and what follows; None if it is not."""
+    """A line for the user if MPI's thread level is below the expected one, else None."""
     if LEVELS.index(found) >= LEVELS.index(expected):
         return None
     return f"{library}: found thread level {found}, expected {expected}: {BELOW_IT}"
@@ -64,19 +64,22 @@ class World:
             print(line, file=sys.stderr, flush=True)
 
     def bcast_array(self, array):
-        """Rank 0's values for everybody, in place. `array` is contiguous."""
+        """Copy rank 0's values to all ranks, in place. `array` is contiguous."""
         flat = array.reshape(-1)
         for at in range(0, flat.size, CHUNK):
             self.comm.Bcast(flat[at : at + CHUNK], root=0)
 
     def allreduce(self, array):
-        """The sum over ranks of a flat array, in place."""
+        """Sum a flat array over ranks, in place."""
         for at in range(0, array.size, CHUNK):
             _wait(self._communicator.Iallreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM))
 
     def allreduce_by(self, own, counts, function, out):
-        """out = function(arrays), the arrays of all ranks in order of rank: `counts` says how many each has, `mine` are
-        this rank's, all flat and of out's size. Ranks share the elements among them.
+        """out = function(arrays) of the arrays of all ranks, in order of rank: an alltoall, `function` on this rank's
+        share of the elements, an allgather. Arrays are flat, of out's size.
+
+        own     this rank's arrays
+        counts  how many arrays each rank has
         """
         bounds = [out.size * rank // self.size for rank in range(self.size + 1)]
         lengths = np.diff(bounds)
@@ -90,13 +93,13 @@ class World:
 
     @property
     def _communicator(self):
-        """The communicator of the calling thread: sums of two threads must not be taken for one another."""
+        """The communicator of the calling thread: messages of two threads must not be mixed up."""
         return getattr(self._of_thread, "comm", self.comm)
 
     def reducer(self, threads=1, initializers=()):
-        """A `Reducer`: threads that sum while others compute, as many on all ranks, which all call it. A single one
-        talks to MPI in turn with the main thread, never at once; several need thread level "multiple". Each thread
-        calls the `initializers` first.
+        """A `Reducer` of that many threads, the same number on all ranks; all ranks call it. A single thread and the
+        main thread call MPI in turn, never at once; several threads need thread level "multiple". Each thread calls
+        the `initializers` first.
         """
         while len(self._copies) < threads:
             self._copies.append(self.comm.Dup())
@@ -105,7 +108,7 @@ class World:
         ])  # fmt: skip
 
     def allreduce_scalars(self, values):
-        """The sums over ranks of a few floats, in float64; added in order of rank, the same on all."""
+        """The sums over ranks of a few floats, in float64, added in order of rank: the same on all ranks."""
         return [sum(column) for column in zip(*self._communicator.allgather([float(v) for v in values]), strict=True)]
 
     def bcast(self, value):
@@ -121,7 +124,7 @@ class World:
         self.comm.Barrier()
 
     def one_per_host_first(self, action):
-        """Do something on one rank of each host, then on its others: they find what the first has cached."""
+        """Call action() on one rank of each host, then on the others, which find what the first has cached."""
         if self.local_rank == 0:
             action()
         self.local.Barrier()
@@ -130,8 +133,8 @@ class World:
         self.local.Barrier()
 
     def end_together(self, status):
-        """All ranks end with `status`, each by itself: wait for one another, so that rank 0 can say why before a
-        launcher that sees one gone ends the others. A rank that is not joined within seconds ends all.
+        """Wait for the other ranks, which all end with `status`. A launcher that sees one rank end ends the others:
+        rank 0 prints its message before that. A rank that waits for ten seconds ends all.
         """
         if self.size == 1:
             return
@@ -144,7 +147,7 @@ class World:
             time.sleep(FLUSH)
 
     def end_all(self, status):
-        """End all ranks at once, if there are others; what this rank had to say is printed already."""
+        """End all ranks at once, if there are others. This rank has printed its message already."""
         if self.size == 1:
             return
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The ranks, as the trainer sees them: the interface that `mpi.world.World` has, and one process without MPI."""
+"""The ranks, as the trainer sees them: the interface of `mpi.world.World`, and one process without MPI."""
 
 import socket
 from concurrent.futures import Future
@@ -8,21 +8,21 @@ import numpy as np
 
 
 class Reducer(Protocol):
-    """Starts sums over ranks, one after another, which then travel while others compute. A context manager."""
+    """Runs sums over ranks, in order, while other threads compute. A context manager."""
 
     def start(self, action, *args) -> Future:
-        """Begin action(*args). `result()` of what it returns waits, and raises what the action raised."""
+        """Begin action(*args). Returns a Future, whose `result()` waits, and raises what the action raised."""
 
 
 class World(Protocol):
-    """Ranks 0 .. size - 1, this one being `rank` on the machine `host`. All ranks call a method together."""
+    """Ranks 0 .. size - 1, of which this is `rank`, on the machine `host`. All ranks call a method together."""
 
     rank: int
     size: int
     host: str
 
     def bcast_array(self, array: np.ndarray):
-        """Rank 0's values for everybody, in place. `array` is contiguous."""
+        """Copy rank 0's values to all ranks, in place. `array` is contiguous."""
 
     def bcast(self, value: Any) -> Any:
         """Rank 0's value, a small object."""
@@ -31,34 +31,37 @@ class World(Protocol):
         """Every rank's value, a small object, in order of rank."""
 
     def allreduce(self, array: np.ndarray):
-        """The sum over ranks of a flat array, in place."""
+        """Sum a flat array over ranks, in place."""
 
     def allreduce_scalars(self, values) -> list[float]:
         """The sums over ranks of a few floats, in float64, the same on all."""
 
     def allreduce_by(self, own, counts, function, out):
-        """out = function(arrays), the arrays of all ranks in order of rank: `counts` says how many each has, `mine` are
-        this rank's, all flat and of out's size. Ranks share the elements among them.
+        """out = function(arrays) of the arrays of all ranks, in order of rank. All are flat, of out's size; `function`
+        is called on each rank with its share of the elements.
+
+        own     this rank's arrays
+        counts  how many arrays each rank has
         """
 
     def reducer(self, threads=1, initializers=()) -> Reducer:
-        """Sums on so many threads, each of which calls the `initializers` first."""
+        """A Reducer of that many threads, each of which calls the `initializers` first."""
 
     def barrier(self):
         """Wait for all ranks."""
 
     def one_per_host_first(self, action):
-        """Do something on one rank of each host, then on its others."""
+        """Call action() on one rank of each host, then on the others."""
 
     def end_together(self, status: int):
-        """End the process with `status` after an error that all ranks raise."""
+        """Prepare to end with `status` after an error that all ranks have raised."""
 
     def end_all(self, status: int):
-        """End all ranks with `status` after an error that others may not have."""
+        """End all ranks with `status` after an error of this rank."""
 
 
 class Solo:
-    """A world of one rank: nothing to send, nobody to wait for."""
+    """A World of one rank, which sends nothing."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
     library, thread_level = "none", "multiple"
@@ -101,7 +104,7 @@ class Solo:
 
 
 class ImmediateReducer:
-    """Does at once what it is handed: a rank alone waits for nobody, and needs no thread for it."""
+    """A Reducer of a single rank: it runs an action at once, without a thread."""
 
     def start(self, action, *args):
         future = Future()

@@ -78,7 +78,7 @@ def test_the_best_size_is_the_fastest_or_of_equals_the_one_that_waits_least():
 @pytest.mark.ranks
 def test_a_mistake_is_one_line_of_all_ranks():
     _, errors = run("bench", "kernels", ranks=2, status=2, timeout=60)
-    line = "bench: kernels: found 2 ranks, expected one: only step and allreduce take more"
+    line = "bench: kernels: found 2 ranks, expected one: only step and allreduce run on several"
     assert errors.splitlines()[0] == line
     assert errors.count("bench: ") == 1
 

@@ -148,7 +148,7 @@ def test_members_that_do_not_fit_are_one_line(data, cycles, tmp_path):
         changed = {**other, "recipe": {**other["recipe"], field: value}}
         (folder / "run.json").write_text(json.dumps(changed))
         _, errors = call("evaluate", *members(one, folder / "checkpoints/a.caffemodel"), "--data", "x", status=2)
-        assert f"a.caffemodel: its run has {field} {shown}, as {one}; or give --recipe\n" in errors
+        assert f"a.caffemodel: its run has {field} {shown}, as in {one}; or give --recipe\n" in errors
     for path, line in (
         (tmp_path / "four.caffemodel", f"four.caffemodel: found 4 classes, expected 5, as in {one}"),
         (one, "more than once"),

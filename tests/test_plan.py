@@ -185,12 +185,17 @@ def test_json_and_picture(tmp_path):
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_flag_that_was_renamed():
+    out, errors = run("plan", "--bucket-mb", 16 * 2**20 / 1e6, "--nodes", 448)
+    assert (out, errors) == (run("plan", "--nodes", 448)[0], "plan: --bucket-mb is now called --bucket-mib\n")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--nodes", 0], "--nodes: found 0, expected 1 or more"),
-        (["--nodes", 449], "--nodes: found 449 of 2 ranks, expected at most a rank for each of 896 workers"),
-        (["--cores", 4], "--cores: found 4, expected more than the 4 set apart for communication, 2 a rank"),
+        (["--nodes", 449], "--nodes: found 449 with 2 ranks each, expected at most one rank for each of 896 workers"),
+        (["--cores", 4], "--cores: found 4, expected more than the 4 for communication, 2 per rank"),
         (["--images-per-s", "nan"], "--images-per-s: found nan, expected more than 0"),
         (["--bandwidth-gbit", "-1"], "--bandwidth-gbit: found -1.0, expected more than 0"),
         (["--latency-us", "-1"], "--latency-us: found -1.0, expected 0 or more"),
@@ -198,7 +203,7 @@ def test_json_and_picture(tmp_path):
         (["--spread", "1"], "--spread: found 1.0, expected from 0 to below 1"),
         (["--out", "step.txt"], "--out: found step.txt, expected a name that ends in .png, .svg or .pdf"),
         (["--out", "no/step.png"], "--out: found no/step.png, expected a folder that exists"),
-        (["--recipe", "cifar10"], "--images-per-s: found none, expected that of a rank: the published one is for "
+        (["--recipe", "cifar10"], "--images-per-s: found none, expected the speed of a rank: the published one is for "
                                   "ResNet-50 at 224, the recipe is for ResNet-50 at 32"),
         (["--recipe", "x"], "--recipe: found 'x', expected one of resnet50-448nodes, resnet50-64nodes-cyclic, "
                              "cifar10, cifar10-cyclic, digits"),

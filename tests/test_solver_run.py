@@ -131,7 +131,9 @@ def test_resuming_and_snapshots_give_the_same_bits(folder):
     assert errors == ""
     assert call(*evaluate, f"{last}.caffemodel", "--solver", "solver.prototxt", cwd=folder) == (of_run, "")
     _, errors = call(*evaluate, f"{last}.caffemodel", "--crop-size", "32", "--set", "depth=18", cwd=folder)
-    assert errors.startswith(f"{last}.caffemodel lies in no run: took network and preprocessing of resnet50-448nodes;")
+    assert errors.startswith(
+        f"{last}.caffemodel is not in a run's folder: used network and preprocessing of resnet50-448nodes"
+    )
 
 
 def test_every_rank_is_a_worker_and_files_are_found_beside_the_solver(folder, tmp_path):

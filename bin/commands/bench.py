@@ -1,16 +1,17 @@
-"""Measure this machine: kernels, training step, inference, sums over ranks, input pipeline, roofline.
+"""Measure this machine.
 
-bin/bench kernels --shape 3x3         each convolution and pass: checked first, then timed
-bin/bench step --against torch        images/s of a training step, where its time goes, PyTorch's beside it
-bin/bench inference --batch 1         images/s of the forward pass alone
-mpirun -n 2 bin/bench step            of a data-parallel one, beside the same step without exchange
-mpirun -n 2 bin/bench allreduce       summing the gradients over the ranks, by size of bucket, and what is hidden
-bin/bench data data/train             images/s of decoding, augmentation and the whole loader
-bin/bench roofline --out roof.png     each operation of the step against FMA peak and memory bandwidth
+bin/bench kernels --shape 3x3      convolutions: error, then speed of each pass
+bin/bench step --against torch     training step, in turn with PyTorch's
+bin/bench inference --batch 1      forward pass
+mpirun -n 2 bin/bench step         data-parallel training step
+mpirun -n 2 bin/bench allreduce    sums of gradients over ranks, by bucket size
+bin/bench data data/train          decoding, augmentation and the whole loader
+bin/bench roofline --out roof.png  operations against FMA peak and bandwidth
 """
 
 import json
 import math
+import textwrap
 
 from bin.common.agreement import agreed_arguments
 from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
@@ -24,7 +25,7 @@ from nptrain.network.compile import compile_kernels
 from nptrain.recipes.published import RECIPES
 from nptrain.report.table import report
 
-PARALLEL = ("step", "allreduce")  # what several ranks can measure
+PARALLEL = ("step", "allreduce")  # measurements that several ranks can make
 SIZES = "0.25,1,4,8,16,32,64,all"  # MiB
 
 
@@ -34,53 +35,54 @@ def parser():
 
     sub = add(commands, "kernels", "every convolution of ResNet-50: error against float64, then speed")
     sub.add_argument("--shape", metavar="TEXT", default="",
-                     help='only shapes whose name contains it, e.g. "3x3/1" or "512>"')  # fmt: skip
+                     help='only shapes whose label contains TEXT, e.g. "3x3/1" or "512>"')  # fmt: skip
     for name, description in (
-        ("step", "a whole training step: speed, memory, and the kinds of operation it spends its time on; under mpirun "
-                 "a data-parallel one, beside the same step without exchange"),
-        ("inference", "the forward pass by running statistics, in the same way"),
+        ("step", "training step: speed, memory, time by kind of operation; under mpirun a data-parallel step, with and "
+                 "without communication"),
+        ("inference", "forward pass with running statistics: speed, memory, time by kind of operation"),
     ):  # fmt: skip
         sub = add(commands, name, description)
         add_winograd(sub)
-        sub.add_argument("--against", choices=["torch"], help="run another program's in turn, in its own process")
-        sub.add_argument("--mode", choices=["eager", "compile", "both"], help="of --against torch (both)")
-    sub = add(commands, "allreduce", "summing the gradients over the ranks of mpirun, and what of it a step hides")
+        sub.add_argument("--against", choices=["torch"], help="run another program in turn with this one")
+        sub.add_argument("--mode", choices=["eager", "compile", "both"], help="mode of --against torch (both)")
+    sub = add(commands, "allreduce", "sums of gradients over the ranks of mpirun, and how much of them a step hides")
     add_winograd(sub)
     sub.add_argument("--bucket-mib", metavar="X", action="append",
-                     help=f"sizes of buckets, with commas or repeated; all: one bucket ({SIZES})")  # fmt: skip
+                     help=f"bucket sizes, with commas or repeated; all: one bucket ({SIZES})")  # fmt: skip
     add_renamed(sub, "--bucket-mb", "--bucket-mib", action="append")
     sub.add_argument("--value-bytes", type=int, choices=[4, 8],
-                     help="of a gradient on its way (as bin/train does: 4 up to two ranks, above 8)")  # fmt: skip
-    sub = add(commands, "data", "the input pipeline: each stage on one core, the loader on all")
-    sub.add_argument("dir", metavar="DIR", nargs="?", help="an LMDB (one of made-up photographs, then removed)")
-    sub.add_argument("--records", metavar="N", type=int, default=256, help="images to use (%(default)s)")
-    sub.add_argument("--decode-threads", metavar="N", type=int, help="of the loader (as --threads)")
-    sub.add_argument("--rate", metavar="X", type=float, help="images/s that a step takes (measured here)")
-    sub = add(commands, "roofline", "FMA peak, memory bandwidth, and where each operation of the step stands")
-    sub.add_argument("--out", metavar="FILE", default="roofline.png", help="the picture (%(default)s)")
+                     help="bytes of a gradient when sent (as bin/train: 4 or, above two ranks, 8)")  # fmt: skip
+    sub = add(commands, "data", "input pipeline: each stage on one core, the loader on all")
+    sub.add_argument("dir", metavar="DIR", nargs="?", help="LMDB (a temporary one of generated images)")
+    sub.add_argument("--records", metavar="N", type=int, default=256, help="number of images (%(default)s)")
+    sub.add_argument("--decode-threads", metavar="N", type=int, help="threads of the loader (as --threads)")
+    sub.add_argument("--rate", metavar="X", type=float, help="images/s of a training step (measured)")
+    sub = add(commands, "roofline", "operations of a training step against FMA peak and memory bandwidth")
+    sub.add_argument("--out", metavar="FILE", default="roofline.png", help="picture to write (%(default)s)")
     return p
 
 
 def add(commands, name, description):
-    """A sub-command with the flags that all have."""
-    p = commands.add_parser(name, help=description, description=description[0].upper() + description[1:] + ".")
-    p.add_argument("--batch", metavar="N", type=int, default=16, help="images at a time (%(default)s)")
+    """Add a sub-command with the flags that all have. Returns its parser."""
+    sentence = textwrap.fill(f"{description[0].upper()}{description[1:]}.", 79, break_on_hyphens=False)
+    p = commands.add_parser(name, help=description, description=sentence)
+    p.add_argument("--batch", metavar="N", type=int, default=16, help="images in a batch (%(default)s)")
     p.add_argument("--crop-size", metavar="N", type=int, default=224, help="side of the images (%(default)s)")
-    p.add_argument("--threads", metavar="N", type=int, help="of the kernels (the cores it may use)")
-    p.add_argument("--repeats", metavar="N", type=int, default=7, help="medians are over so many (%(default)s)")
+    p.add_argument("--threads", metavar="N", type=int, help="threads of the kernels (all cores it may use)")
+    p.add_argument("--repeats", metavar="N", type=int, default=7, help="repeats, whose median is shown (%(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return p
 
 
 def modes(args):
-    """The modes of PyTorch to run beside ours."""
+    """The modes of PyTorch to compare with."""
     if not args.against:
         return ()
     return ("eager", "compile") if args.mode in (None, "both") else (args.mode,)
 
 
 def bucket_sizes(args):
-    """In MiB; infinity for all at once. Raises InputError."""
+    """Bucket sizes in MiB; infinity for one bucket. Raises InputError."""
     sizes = []
     for text in ",".join(args.bucket_mib or [SIZES]).split(","):
         try:
@@ -94,10 +96,10 @@ def bucket_sizes(args):
 
 
 def check(args, world):
-    """Raises InputError for flags that make no sense."""
+    """Raises InputError for values that make no sense."""
     if world.size > 1 and args.what not in PARALLEL:
         raise InputError(
-            f"{args.what}: found {world.size} ranks, expected one: only {' and '.join(PARALLEL)} take more"
+            f"{args.what}: found {world.size} ranks, expected one: only {' and '.join(PARALLEL)} run on several"
         )
     expect_at_least(args, 1, "batch", "repeats", "records", "decode_threads")
     expect_at_least(args, 32, "crop_size")
@@ -111,8 +113,8 @@ def check(args, world):
 
 
 def prepare(args, world):
-    """Kernels ready, and this rank's cores: several share the machine as in bin/train; None: one process, on all that
-    it may use.
+    """Compile the kernels and choose threads. Returns Prepared where ranks share the machine as in bin/train; None for
+    one process, which may use all its cores.
     """
     recipe = RECIPES["resnet50-448nodes"]
     if world.size > 1 or args.what == "allreduce":
@@ -126,7 +128,7 @@ def prepare(args, world):
 
 
 def measure(args, world, ready):
-    """What the sub-command does; its result on rank 0."""
+    """Run the sub-command. Returns its result."""
     common = (args.batch, args.crop_size, args.repeats)
     match args.what:
         case "kernels":

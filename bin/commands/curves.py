@@ -1,4 +1,4 @@
-"""Draw the training loss and the test accuracy of runs, one over the other.
+"""Draw training loss and test accuracy of one or more runs.
 
 bin/curves runs/photos
 bin/curves runs/one runs/other --out both.png
@@ -11,9 +11,10 @@ from nptrain.report.curves_plot import draw, read
 
 def parser():
     p = Parser(prog="curves", description=__doc__)
-    p.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run, as bin/train --run-dir has made it")
-    p.add_argument("--out", metavar="FILE", default="curves.png", help=".png, .svg or .pdf to write (%(default)s)")
-    p.add_argument("--smooth", metavar="N", type=int, default=20, help="iterations a loss is the mean of (%(default)s)")
+    p.add_argument("runs", metavar="RUN", nargs="+", help="folder of a run (bin/train --run-dir)")
+    p.add_argument("--out", metavar="FILE", default="curves.png", help="picture: .png, .svg or .pdf (%(default)s)")
+    p.add_argument("--smooth", metavar="N", type=int, default=20,
+                   help="iterations over which the loss is averaged (%(default)s)")  # fmt: skip
     return p
 
 

@@ -1,13 +1,15 @@
-"""Loss, top-1 and top-5 of a .caffemodel over every record of an LMDB, on any number of ranks.
+"""Evaluate weights: loss, top-1 and top-5 over all records of an LMDB.
 
-  bin/evaluate --weights runs/cifar10/checkpoints/phase2_iter_390.caffemodel --data DIR
-  bin/evaluate --weights A.caffemodel --weights B.caffemodel --data DIR
+bin/evaluate --weights runs/photos/checkpoints/phase2_iter_1400.caffemodel \\
+    --data DIR
+bin/evaluate --weights A.caffemodel --weights B.caffemodel --data DIR
 
-Several are an ensemble: the mean of their probabilities is evaluated, beside each of them.
+Several --weights are an ensemble: the mean of their probabilities is evaluated,
+and each of them.
 
 Network, crop and preprocessing are those of --recipe, or of a solver's net
-file; without them, of the run that the weights lie in; without that, of
-resnet50-448nodes. The number of classes is that of the weights.
+file; without both, those of the run that the weights belong to; without a run,
+those of resnet50-448nodes. The number of classes is that of the weights.
 """
 
 import json
@@ -37,10 +39,10 @@ NAME = WIDTH - 3 * (2 + NUMBER)  # characters of a file's name beside three numb
 def parser():
     p = Parser(prog="evaluate", description=__doc__)
     p.add_argument("--weights", metavar="FILE", action="append", required=True,
-                   help=".caffemodel; may be repeated: an ensemble")  # fmt: skip
+                   help=".caffemodel to evaluate; may be repeated, for an ensemble")  # fmt: skip
     p.add_argument("--data", metavar="DIR", required=True, help="LMDB of labelled images")
     weights.add_arguments(p)
-    p.add_argument("--batch-size", metavar="N", type=int, help="images at a time")
+    p.add_argument("--batch-size", metavar="N", type=int, help="images in a batch")
     add_arguments(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
@@ -88,7 +90,7 @@ def main(argv, world):
 
 
 def read_all(paths):
-    """({path: blobs}, number of classes, that of all the files)."""
+    """({path: blobs}, number of classes). Raises InputError if the files have different numbers of classes."""
     files, classes = {}, None
     for path in paths:
         files[path], count = read_weights(path)
@@ -99,7 +101,7 @@ def read_all(paths):
 
 
 def table(paths, results, ensemble):
-    """The members' results and the ensemble's, a line each of up to 80 columns."""
+    """The results of the members and of the ensemble, as lines of up to 80 columns."""
     above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     names = [*(os.path.relpath(path, above) for path in paths), f"ensemble of {len(paths)}"]
     names = [name if len(name) <= NAME else f"...{name[3 - NAME :]}" for name in names]

@@ -1,12 +1,12 @@
-"""Write the network as a deploy net for Caffe, OpenCV and others that read its files, with its weights if asked.
+"""Write a deploy net, and its weights, for Caffe, OpenCV and others.
 
 bin/export --weights runs/photos/checkpoints/phase2_iter_1400.caffemodel \\
     --prototxt deploy.prototxt --model deploy.caffemodel
 bin/export --recipe resnet50-448nodes --classes 10 --prototxt deploy.prototxt
 
-The network is that of --recipe, or of a solver's net file; without them, of
-the run that the weights lie in; without that, of resnet50-448nodes. The number
-of classes is that of the weights. Files that exist are not replaced.
+The network is that of --recipe, or of a solver's net file; without both, that
+of the run that the weights belong to; without a run, that of resnet50-448nodes.
+The number of classes is that of the weights. Existing files are not replaced.
 """
 
 import sys
@@ -26,11 +26,11 @@ from nptrain.run.checkpoint import fill_arena
 
 def parser():
     p = Parser(prog="export", description=__doc__)
-    p.add_argument("--prototxt", metavar="FILE", required=True, help="the deploy net to write")
-    p.add_argument("--weights", metavar="FILE", help=".caffemodel")
-    p.add_argument("--model", metavar="FILE", help="write the weights, as the deploy net names them")
-    p.add_argument("--classes", metavar="N", type=int, help="number of classes, where there are no weights")
-    p.add_argument("--batch-size", metavar="N", type=int, default=1, help="images of the net's input (%(default)s)")
+    p.add_argument("--prototxt", metavar="FILE", required=True, help="deploy net to write")
+    p.add_argument("--weights", metavar="FILE", help=".caffemodel whose weights are written")
+    p.add_argument("--model", metavar="FILE", help=".caffemodel to write, for the deploy net")
+    p.add_argument("--classes", metavar="N", type=int, help="number of classes, if no weights are given")
+    p.add_argument("--batch-size", metavar="N", type=int, default=1, help="images of an input batch (%(default)s)")
     add_arguments(p)
     return p
 
@@ -42,7 +42,7 @@ def main(argv, world):
     if args.weights:
         blobs, classes = read_weights(args.weights)
         if args.classes not in (None, classes):
-            raise InputError(f"--classes: found {args.classes}, but {args.weights} is of {classes} classes")
+            raise InputError(f"--classes: found {args.classes}, expected {classes}, as in {args.weights}")
         recipe = replace(recipe, classes=classes)
         network = ResNet.of(recipe, naive)
         if note:
@@ -65,7 +65,7 @@ def main(argv, world):
 
 
 def check_flags(args):
-    """Raise InputError on flags that make no sense, alone or together, and on files that exist."""
+    """Raise InputError for values that make no sense, alone or together, and for files that exist."""
     if args.model and not args.weights:
         raise InputError("--model: found without --weights, expected a .caffemodel to take the weights from")
     if not (args.weights or args.recipe or args.solver):
@@ -76,4 +76,4 @@ def check_flags(args):
         if path and path.exists():
             raise InputError(f"--{flag}: {path} exists already: remove it or choose another name")
         if path and not path.parent.is_dir():
-            raise InputError(f"--{flag}: {path.parent} is no folder")
+            raise InputError(f"--{flag}: {path.parent} is not a folder")

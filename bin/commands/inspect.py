@@ -1,6 +1,8 @@
-"""Say what files hold: Caffe's weights, solver states, mean images, LMDBs, nets and solvers as text, runs.
+"""Describe files: weights, solver states, mean images, LMDBs, net files, solver
+files, checkpoints and runs.
 
-What a file is, is told by its content, not by its name. Every record of an LMDB is read, images' headers only.
+The kind of a file is recognised by its content, not by its name. All records of
+an LMDB are read, but only the headers of their images.
 
 bin/inspect data/train runs/photos/checkpoints/phase1_iter_1400.*
 """
@@ -16,14 +18,14 @@ from nptrain.inspect.summary_text import summary_text
 
 def parser():
     p = Parser(prog="inspect", description=__doc__)
-    p.add_argument("files", metavar="FILE", nargs="+", help="file, or folder of an LMDB or a run")
-    p.add_argument("--records", metavar="N", type=int, help="read the first N records of an LMDB, not all")
-    p.add_argument("--json", action="store_true", help="print a JSON object for each file, one a line")
+    p.add_argument("files", metavar="FILE", nargs="+", help="file, or folder of an LMDB or of a run")
+    p.add_argument("--records", metavar="N", type=int, help="read only the first N records of an LMDB")
+    p.add_argument("--json", action="store_true", help="print a JSON object per file, one per line")
     return p
 
 
 def progress(indices):
-    """Shows how many records were read, on a terminal."""
+    """`indices`, with a progress bar on a terminal."""
     return tqdm(indices, unit=" records", disable=None, leave=False)
 
 

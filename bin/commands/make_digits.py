@@ -1,4 +1,4 @@
-"""Write the handwritten digits as two LMDBs, OUT/train and OUT/val, for a first run."""
+"""Write handwritten digits as two LMDBs, OUT/train and OUT/val, for a first run."""
 
 from bin.common.arguments import Parser
 from nptrain.data.digits import write_digits
@@ -6,7 +6,7 @@ from nptrain.data.digits import write_digits
 
 def parser():
     p = Parser(prog="make_digits", description=__doc__)
-    p.add_argument("out", metavar="OUT", help="folder to write into")
+    p.add_argument("out", metavar="OUT", help="folder to write to")
     return p
 
 

@@ -1,10 +1,11 @@
-"""Predict a recipe on a cluster: time of a step and of the run, memory, disk.
+"""Predict a recipe on a cluster: duration of a step and of the run, memory, disk.
 
 bin/plan --recipe resnet50-448nodes --nodes 448
-bin/plan --nodes 16 --ranks-per-node 2 --images-per-s 60 --bandwidth-gbit 25 --out step.png
+bin/plan --nodes 16 --images-per-s 60 --bandwidth-gbit 25 --out step.png
 
-A model, not a measurement: docs/plan.md states what it assumes. Measure --images-per-s with
-`bin/bench step --batch N` on the cores that one rank will have to compute with.
+This is a model, not a measurement; docs/plan.md states its assumptions. Measure
+--images-per-s with `bin/bench step --batch N` on the cores with which one rank
+will compute.
 """
 
 import json
@@ -22,38 +23,39 @@ from nptrain.report.table import table
 
 def parser():
     p = Parser(prog="plan", description=__doc__)
-    p.add_argument("--recipe", metavar="NAME", default=DEFAULT, help="of bin/train (%(default)s)")
-    p.add_argument("--workers", metavar="N", type=int, help="logical workers, shared out over the ranks")
-    p.add_argument("--batch-size", metavar="N", type=int, help="images a worker")
+    p.add_argument("--recipe", metavar="NAME", default=DEFAULT, help="recipe of bin/train (%(default)s)")
+    p.add_argument("--workers", metavar="N", type=int, help="logical workers, divided among the ranks")
+    p.add_argument("--batch-size", metavar="N", type=int, help="images per worker")
     ranks = p.add_argument_group("ranks")
-    ranks.add_argument("--nodes", metavar="N", type=int, help="hosts (as many as give each worker a rank)")
+    ranks.add_argument("--nodes", metavar="N", type=int, help="number of hosts (one rank per worker)")
     ranks.add_argument("--ranks-per-node", metavar="N", type=int, default=published_runs.RANKS_PER_NODE,
-                       help="processes a host (%(default)s)")  # fmt: skip
+                       help="ranks on each host (%(default)s)")  # fmt: skip
     speed = ranks.add_mutually_exclusive_group()
     speed.add_argument("--images-per-s", metavar="X", type=float,
-                       help="of one rank training alone (fitted to the published runs)")  # fmt: skip
+                       help="speed of one rank alone (fitted to the published runs)")  # fmt: skip
     speed.add_argument("--cores", metavar="N", type=int, default=published_runs.CORES,
-                       help="a host, 2 a rank for communication; scales the published speed (%(default)s)")  # fmt: skip
+                       help="cores per host, of which each rank uses 2 for communication; scales the "
+                            "published speed (%(default)s)")  # fmt: skip
     ranks.add_argument("--spread", metavar="X", type=float, default=published_runs.SPREAD,
-                       help="standard deviation of a rank's time for a step, as a share (%(default)s)")  # fmt: skip
-    network = p.add_argument_group("network (with one host: what connects its ranks)")
+                       help="standard deviation of a rank's step time, relative to the mean (%(default)s)")  # fmt: skip
+    network = p.add_argument_group("network (or, for one host, the connection among its ranks)")
     network.add_argument("--latency-us", metavar="X", type=float, default=published_runs.LATENCY_US,
-                         help="of a message, in microseconds (%(default)s)")  # fmt: skip
+                         help="latency of a message, in microseconds (%(default)s)")  # fmt: skip
     network.add_argument("--bandwidth-gbit", metavar="X", type=float, default=published_runs.BANDWIDTH_GBIT,
-                         help="of a host's link, each way; its ranks share it (%(default)s)")  # fmt: skip
+                         help="bandwidth of a host's link, each way; its ranks share it (%(default)s)")  # fmt: skip
     network.add_argument("--bucket-mib", metavar="X", type=float, default=Cluster.bucket_mib,
-                         help="gradients that travel together, at least (%(default)s)")  # fmt: skip
+                         help="size in MiB at which a bucket of gradients is sent (%(default)s)")  # fmt: skip
     add_renamed(network, "--bucket-mb", "--bucket-mib", type=float, scale=1e6 / 2**20)
     network.add_argument("--value-bytes", metavar="N", type=int,
-                         help="of a gradient as it travels (as in bin/train: 4, or 8 above two workers)")  # fmt: skip
-    network.add_argument("--no-overlap", dest="overlap", action="store_false", help="all travel after backward")
-    p.add_argument("--out", metavar="FILE", help="draw the step, as .png, .svg or .pdf")
+                         help="bytes of a gradient when sent (as bin/train: 4 or, above two workers, 8)")  # fmt: skip
+    network.add_argument("--no-overlap", dest="overlap", action="store_false", help="send all buckets after backward")
+    p.add_argument("--out", metavar="FILE", help="picture of a step: .png, .svg or .pdf")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return p
 
 
 def check(args):
-    """Raises InputError for a flag whose value makes no sense."""
+    """Raises InputError for values that make no sense."""
     expect_at_least(args, 1, "nodes", "ranks_per_node", "cores", "workers", "batch_size", "value_bytes")
     expect_positive(args, "images_per_s", "bandwidth_gbit", "bucket_mib")
     for name, top in (("latency_us", math.inf), ("spread", 1)):
@@ -93,10 +95,10 @@ def step_table(prediction):
 
 def bucket_table(prediction):
     rows = [
-        {"bucket": number, "MB": b["mb"], "ready at ms": b["ready_ms"], "sent": b["start_ms"], "home": b["end_ms"]}
+        {"bucket": number, "MB": b["mb"], "ready ms": b["ready_ms"], "start ms": b["start_ms"], "end ms": b["end_ms"]}
         for number, b in enumerate(prediction["buckets"])
     ]
-    return f"{table(rows)}\nms after the start of backward, which takes {prediction['backward_ms']:.2f}"
+    return f"{table(rows)}\ntimes after the start of backward, which takes {prediction['backward_ms']:.2f} ms"
 
 
 def phase_table(prediction):
@@ -133,9 +135,9 @@ def main(argv, world):
         args.nodes = max(1, recipe.workers // args.ranks_per_node)
     cluster = Cluster(**{field.name: getattr(args, field.name) for field in fields(Cluster)})
     prediction = predict(recipe, cluster)
-    # the published runs are held against the model as it stands, not against a cluster of other values
-    standing = replace(cluster, nodes=1) == Cluster(1) and plain.name in published_runs.RECIPES
-    rows = against_published() if standing else []
+    # the published runs are compared with the model's defaults, not with a cluster of other values
+    defaults = replace(cluster, nodes=1) == Cluster(1) and plain.name in published_runs.RECIPES
+    rows = against_published() if defaults else []
     if args.out:
         from nptrain.plan.plot import draw  # only here: the import takes longer than the prediction
 

@@ -1,9 +1,10 @@
-"""Draw one step of a run: what rank 0 computed, and the gradients on their way meanwhile.
+"""Draw one training step of a run: what rank 0 computed and what it sent.
 
 bin/timeline runs/photos --out step.png
 bin/timeline runs/photos --phase 2 --iteration 17 --out step.svg
 
-From the run's own metrics.jsonl; of all iterations asked for, one of median duration is drawn.
+The step is read from the run's metrics.jsonl. If several iterations match, the
+one of median duration is drawn.
 """
 
 from bin.common.arguments import Parser
@@ -15,10 +16,10 @@ from nptrain.run.run_folder import RunFolder
 
 def parser():
     p = Parser(prog="timeline", description=__doc__)
-    p.add_argument("run", metavar="RUN_DIR", help="as in bin/train --run-dir")
-    p.add_argument("--phase", metavar="NAME", help="of the iteration (any)")
-    p.add_argument("--iteration", metavar="N", type=int, help="to draw (one of median duration)")
-    p.add_argument("--out", metavar="FILE", default="step.png", help="as .png, .svg or .pdf (%(default)s)")
+    p.add_argument("run", metavar="RUN_DIR", help="folder of a run (bin/train --run-dir)")
+    p.add_argument("--phase", metavar="NAME", help="phase of the iteration (any)")
+    p.add_argument("--iteration", metavar="N", type=int, help="iteration to draw (the one of median duration)")
+    p.add_argument("--out", metavar="FILE", default="step.png", help="picture: .png, .svg or .pdf (%(default)s)")
     return p
 
 
@@ -27,10 +28,10 @@ def main(argv, world):
     picture.check(args.out)
     timelines = read(RunFolder(args.run).metrics, args.phase, args.iteration)
     if args.iteration is not None and len(timelines) > 1:
-        raise InputError(f"--iteration: found {args.iteration} in several phases, expected --phase with it")
+        raise InputError(f"--iteration: found {args.iteration} in several phases, expected --phase, too")
     chosen = median(timelines)
 
-    from nptrain.report.step_plot import draw  # Matplotlib takes a second to import: mistakes come first
+    from nptrain.report.step_plot import draw  # here: the import takes a second, and mistakes are reported before
 
     draw(chosen.spans, chosen.sums, chosen.title, "ms", args.out)
     print(chosen.title + (f" (median of {len(timelines)} iterations)" if args.iteration is None else ""))

@@ -1,7 +1,7 @@
-"""Train a ResNet by a recipe, or by Caffe's solver file, on any number of ranks: alone, or under mpirun.
+"""Train a ResNet by a recipe or by Caffe's solver file, on one rank or many.
 
 bin/train --recipe photos --train-data DIR --val-data DIR --run-dir runs/photos
-mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR --run-dir runs/imagenet
+mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR
 mpirun -n 2 bin/train --solver solver.prototxt
 """
 
@@ -28,48 +28,50 @@ from nptrain.train_step import BUCKET_BYTES, worker_range
 
 def parser():
     p = Parser(prog="train", description=__doc__)
-    p.add_argument("--recipe", metavar="NAME", help="photos, for your own images, or another of --list-recipes")
-    p.add_argument("--list-recipes", action="store_true", help="print the recipes and stop")
+    p.add_argument("--recipe", metavar="NAME", help="photos, for your own images, or another name of --list-recipes")
+    p.add_argument("--list-recipes", action="store_true", help="print the recipes and exit")
     p.add_argument("--set", metavar="FIELD=VALUE", action="append", default=[], dest="assignments",
-                   help="override a field of the recipe, or of a phase: 1.base_lr=0.1; may be repeated")  # fmt: skip
+                   help="override a field of the recipe, or of one phase: 1.base_lr=0.1; may be repeated")  # fmt: skip
     data = p.add_argument_group("data")
     data.add_argument("--train-data", metavar="DIR", help="LMDB of training images")
-    data.add_argument("--val-data", metavar="DIR", help="LMDB of held-out images; without it nothing is tested")
+    data.add_argument("--val-data", metavar="DIR", help="LMDB of held-out images (without it: no tests)")
     data.add_argument("--max-bad-records", metavar="N", type=int, default=0,
-                      help="bad training records that a rank may replace by others (0)")  # fmt: skip
+                      help="damaged training records that a rank may replace (%(default)s)")  # fmt: skip
     data.add_argument("--classes", metavar="N", type=int, help="number of classes")
-    data.add_argument("--crop-size", metavar="N", type=int, help="side of the images the network sees, from 32")
+    data.add_argument("--crop-size", metavar="N", type=int, help="side of the network's input images, 32 or more")
     run = p.add_argument_group("run")
-    run.add_argument("--run-dir", metavar="DIR", help="where the run lives (runs/RECIPE, or runs/SOLVER)")
+    run.add_argument("--run-dir", metavar="DIR", help="folder of the run (runs/RECIPE, or runs/SOLVER)")
     run.add_argument("--epochs", metavar="X", type=float,
-                     help=f"of the recipe photos, both phases together ({photos.EPOCHS})")  # fmt: skip
+                     help=f"epochs of the recipe photos, of both phases together ({photos.EPOCHS})")  # fmt: skip
     run.add_argument("--phase", metavar="NAMES", help="phases to run, e.g. 1 or 1,2 (all)")
     run.add_argument("--weights", "-weights", metavar="FILE", help="start from the weights of a .caffemodel")
-    run.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
-    run.add_argument("--iterations", metavar="N", type=int, help="stop each phase after N iterations; rates stay")
+    run.add_argument("--resume", action="store_true", help="continue from the run's newest checkpoint")
+    run.add_argument("--iterations", metavar="N", type=int, help="end each phase at iteration N, at unchanged rates")
     run.add_argument("--seed", metavar="N", type=int,
-                     help="of weights, order and augmentation (0, or the solver's random_seed)")  # fmt: skip
+                     help="seed of weights, order and augmentation (0, or the solver's random_seed)")  # fmt: skip
     add_caffe_arguments(p)
     add_step_arguments(p.add_argument_group("step"))
     return p
 
 
 def add_step_arguments(step):
-    """The flags of how a step is computed."""
-    step.add_argument("--workers", metavar="N", type=int, help="logical workers, shared out over the ranks")
-    step.add_argument("--batch-size", metavar="N", type=int, help="images a worker")
+    """Add the flags that say how a step is computed."""
+    step.add_argument("--workers", metavar="N", type=int, help="logical workers, divided among the ranks")
+    step.add_argument("--batch-size", metavar="N", type=int, help="images per worker")
     add_arguments(step)
     step.add_argument("--comm-threads", metavar="N", type=int,
-                      help="that sum, a bucket each, on cores of their own (1 from 8 cores, else 0)")  # fmt: skip
-    step.add_argument("--decode-threads", metavar="N", type=int, help="that decode images, a rank (as --threads)")
+                      help="threads per rank that sum gradients, on cores of their own (1 from 8 cores)")  # fmt: skip
+    step.add_argument("--decode-threads", metavar="N", type=int,
+                      help="threads per rank that decode images (as --threads)")  # fmt: skip
     step.add_argument("--bucket-mib", metavar="X", type=float, default=BUCKET_BYTES / 2**20,
-                      help="gradients that travel together, at least (%(default)s)")  # fmt: skip
+                      help="size in MiB at which a bucket of gradients is sent (%(default)s)")  # fmt: skip
     add_renamed(step, "--bucket-mb", "--bucket-mib", type=float)
     step.add_argument("--reproducible", action="store_true",
-                      help="sum over workers in one order: any number of ranks gives the same bits")  # fmt: skip
+                      help="sum over workers in a fixed order: any number of ranks gives the same bits")  # fmt: skip
     step.add_argument("--compress", choices=["none", "bf16"], default="none",
-                      help="round gradients on the way between ranks; a rank alone rounds nothing (none)")  # fmt: skip
-    step.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="float64: numpy kernels only")
+                      help="format of gradients sent between ranks (none: not rounded)")  # fmt: skip
+    step.add_argument("--dtype", choices=["float32", "float64"], default="float32",
+                      help="float64 needs --kernels numpy (%(default)s)")  # fmt: skip
 
 
 def main(argv, world):
@@ -93,7 +95,7 @@ def main(argv, world):
 
 
 def chosen_recipe(args, files, ranks):
-    """The recipe, by name or of a solver's files, with what the flags change."""
+    """The recipe, by its name or from a solver's files, with the changes of the flags."""
     expect_at_least(args, 1, "workers", "batch_size", "classes")
     flags = {field: getattr(args, field) for field in ("workers", "batch_size", "crop_size", "classes")}
     if args.epochs is not None and args.recipe != photos.NAME:
@@ -113,7 +115,7 @@ def chosen_recipe(args, files, ranks):
 
 
 def photos_recipe(args):
-    """The recipe for the data sets that the flags name."""
+    """The recipe photos, for the data sets that the flags name."""
     expect_data(args)
     data, held_out = LmdbDataset(args.train_data), LmdbDataset(args.val_data) if args.val_data else ()
     expect_positive(args, "epochs")
@@ -127,7 +129,7 @@ def expect_data(args):
 
 
 def train(args, world, recipe, files):
-    """Train `recipe`; `files` are the SolverFiles it comes from, or None."""
+    """Train `recipe`; `files` are the SolverFiles that it comes from, or None."""
     with raise_together(world, InputError):
         phases = [recipe.phase(name).name for name in args.phase.split(",")] if args.phase else None
         if files:
@@ -158,7 +160,7 @@ def train(args, world, recipe, files):
 
 
 def options_of(args, ready, world):
-    """The Options that the flags and this rank's cores give. All ranks call it."""
+    """The Options, from the flags and this rank's cores. All ranks call it."""
     return Options(
         decode_threads=args.decode_threads or ready.cores.threads, decode_initializer=ready.decode_initializer,
         comm_threads=max(1, min(world.allgather(len(ready.cores.communication)))),
@@ -168,7 +170,7 @@ def options_of(args, ready, world):
 
 
 def beginning(recipe, train_data, val_data, hosts, resumed):
-    """What the log says before the first iteration, as lines."""
+    """The lines of the log before the first iteration."""
     yield f"{recipe.name}: {recipe.description}"
     tested = f", {len(val_data)} to test on" if val_data else ""
     yield f"{recipe.workers} workers x {recipe.batch_size} images; {len(train_data)} images to train on{tested}"
@@ -178,8 +180,8 @@ def beginning(recipe, train_data, val_data, hosts, resumed):
 
 
 def begin_run(args, world, recipe, phases, folder, network, hosts, notes):
-    """On rank 0 make the run's folder or find what to go on from, and load the weights to start with. Returns on all
-    ranks (the Checkpoint that the run goes on from, or None; the Log).
+    """On rank 0, make or open the run's folder and load the weights to start from. Returns (the Checkpoint that the run
+    continues from, or None; the Log) on all ranks.
     """
     resumed, log = None, Log(None)
     with raise_together(world, InputError):
@@ -193,7 +195,7 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes):
 
 
 def check_flags(args):
-    """Raise InputError on flags that make no sense, alone or together."""
+    """Raise InputError for values that make no sense, alone or together."""
     expect_at_least(args, 1, "iterations", "decode_threads")
     expect_at_least(args, 0, "seed", "max_bad_records")
     if args.dtype == "float64" and args.kernels == "fast":

@@ -1,4 +1,4 @@
-"""What the ranks of a run must have alike, compared before they begin: the project, the arguments, the data."""
+"""Checks, before a run begins, that all ranks have the same sources, packages, arguments and data."""
 
 import hashlib
 from contextlib import suppress
@@ -10,14 +10,15 @@ from nptrain.errors import InputError
 from nptrain.run.run_folder import package_versions
 
 PROJECT = Path(__file__).resolve().parents[2]
-OWN = {"threads", "comm_threads", "decode_threads", "no_pin"}  # each rank may have others
-PATHS = {"train_data", "val_data", "data", "weights", "solver", "snapshot"}  # of each host; what lies there must agree
-SAMPLES = 1000  # keys of a data set
+OWN = {"threads", "comm_threads", "decode_threads", "no_pin"}  # arguments that may differ from rank to rank
+# paths may differ from host to host, their contents must not
+PATHS = {"train_data", "val_data", "data", "weights", "solver", "snapshot"}
+SAMPLES = 1000  # keys of a data set that are compared
 
 
 def agreed_arguments(parser, argv, world):
-    """The arguments `argv` of a command on ranks. Raises AgreedError on a wrong command line, on whatever rank, and
-    where a rank has other arguments or versions of the project or its packages than rank 0; SystemExit for --help.
+    """Parse `argv` on all ranks. Raises AgreedError if it is wrong on any rank, or if a rank differs from rank 0 in its
+    arguments, the project's sources or the versions of packages; SystemExit for --help.
     """
     args = None
     with raise_together(world, InputError), suppress(SystemExit):  # --help
@@ -35,10 +36,11 @@ def agreed_arguments(parser, argv, world):
 
 
 def agree_on_files(world, **files):
-    """Raise AgreedError where what a flag names differs from rank 0's: {flag: bytes, or LmdbDataset, or None}. All
-    ranks call it.
+    """Raise AgreedError if a file or a data set differs from rank 0's. All ranks call it.
 
-    Cheap, so of a data set only samples: the number of records, keys from all over, the first and last image.
+    files  {name of the flag: bytes, LmdbDataset or None}
+
+    To be fast, it compares only samples of a data set: the number of records, SAMPLES keys, the first and last image.
     """
     facts = {}
     for name, content in files.items():
@@ -65,7 +67,7 @@ def _text(value):
 
 def _sources():
     """{path: digest} of the project's sources."""
-    paths = [path for room in ("bin", "kernels", "mpi", "nptrain") for path in (PROJECT / room).rglob("*")]
+    paths = [path for folder in ("bin", "kernels", "mpi", "nptrain") for path in (PROJECT / folder).rglob("*")]
     return {str(path.relative_to(PROJECT)): _digest(path.read_bytes()) for path in sorted(paths)
             if path.is_file() and path.suffix in ("", ".py")}  # fmt: skip
 
@@ -74,7 +76,7 @@ def _image(dataset, index):
     try:
         image, label = dataset[index]
     except InputError:
-        return "damaged"  # a run may replace it; or it says so, and where, when it comes to it
+        return "damaged"  # no error here: the run replaces the record, or reports it
     return f"{image.width}x{image.height} of class {label}, {_digest(image.tobytes())}"
 
 

@@ -12,8 +12,8 @@ LARGEST, LARGEST_SEED = 2**31 - 1, 2**63 - 1
 
 
 class Parser(argparse.ArgumentParser):
-    """Prints its description as it is written, and raises InputError for a wrong command line, also one of a
-    sub-command, and for whole numbers that are too large to mean anything.
+    """An ArgumentParser that prints its description as it is written, and raises InputError for a wrong command line
+    and for whole numbers above LARGEST.
     """
 
     def __init__(self, **options):
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, argv=None, namespace=None):
         args = super().parse_args(argv, namespace)
-        vars(args).pop("renamed", None)  # the note of `add_renamed`
+        vars(args).pop("renamed", None)  # set by `add_renamed`
         for name, value in vars(args).items():
             most = LARGEST_SEED if name == "seed" else LARGEST
             if isinstance(value, int) and value > most:
@@ -33,13 +33,13 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def parse_silently(self, argv):
-        """`parse_args` without a word: another rank prints help and usage."""
+        """`parse_args` without output: rank 0 prints help and usage."""
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
             return self.parse_args(argv)
 
 
 def add_renamed(parser, old, new, scale=1, type=str, action="store"):
-    """Let the flag `old` set what `new` sets, times `scale`, and say once what it is called now."""
+    """Accept the flag `old` for `new`, with its value times `scale`, and print once that it has another name now."""
 
     class Renamed(argparse.Action):
         def __call__(self, parser, namespace, value, flag=None):

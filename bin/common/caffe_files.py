@@ -1,4 +1,4 @@
-"""What bin/train does with Caffe's own files: a recipe from a solver and its net, and both printed from a recipe."""
+"""Caffe's files in bin/train: a recipe from a solver and its net file, and both printed from a recipe."""
 
 import argparse
 import os
@@ -11,9 +11,9 @@ from nptrain.caffe_net.net import NetFile, read_net, to_text, train_val, underst
 from nptrain.caffe_net.solver import Solver, read_solver, recipe_of, snapshot_prefix, write_solver
 from nptrain.errors import InputError
 
-SOURCES = ("train_lmdb", "val_lmdb")  # the data that a printed net names
+SOURCES = ("train_lmdb", "val_lmdb")  # data sources of a printed net, unless flags give them
 
-# flags of `caffe train` that have no meaning here: what to do instead
+# flags of `caffe train` that have no meaning here, and what to do instead
 INSTEAD = {
     "gpu": "leave it out: everything is computed on the CPU",
     "engine": "leave it out: --kernels and --winograd choose among the kernels here",
@@ -25,20 +25,20 @@ INSTEAD = {
 
 
 def add_caffe_arguments(parser):
-    """The flags of `caffe train`, and those that print its files."""
+    """Add the flags of `caffe train`, and those that print its files."""
     caffe = parser.add_argument_group("Caffe's files (docs/caffe.md)")
     caffe.add_argument("--solver", "-solver", metavar="FILE",
-                       help="a solver.prototxt, with its net file, in place of a recipe")  # fmt: skip
+                       help="solver.prototxt, with its net file, instead of a recipe")  # fmt: skip
     caffe.add_argument("--snapshot", "-snapshot", metavar="FILE",
-                       help="go on from a .solverstate and the weights that it names")  # fmt: skip
-    caffe.add_argument("--print-solver", action="store_true", help="print the phase as a solver.prototxt, and stop")
-    caffe.add_argument("--print-net", action="store_true", help="print the net file of the phase, and stop")
+                       help="continue from a .solverstate and the weights that it names")  # fmt: skip
+    caffe.add_argument("--print-solver", action="store_true", help="print a phase as a solver.prototxt and exit")
+    caffe.add_argument("--print-net", action="store_true", help="print the net file of a phase and exit")
     for flag in INSTEAD:
         caffe.add_argument(f"--{flag}", f"-{flag}", help=argparse.SUPPRESS)
 
 
 def check_caffe_flags(args):
-    """Raise InputError on flags of `caffe train` without meaning here, and on those that exclude each other."""
+    """Raise InputError for flags of `caffe train` that have no meaning here, and for flags that exclude each other."""
     for flag, instead in INSTEAD.items():
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag}: {instead}")
@@ -48,7 +48,7 @@ def check_caffe_flags(args):
 
 @dataclass(frozen=True)
 class SolverFiles:
-    """A solver file, and the net file that it names."""
+    """A solver file and the net file that it names."""
 
     solver: Solver
     net_path: Path
@@ -56,22 +56,22 @@ class SolverFiles:
 
     @classmethod
     def read(cls, path):
-        """Raises InputError where one of the two is missing, or says what cannot be done here."""
+        """Read both. Raises InputError if one is missing, or asks for something that cannot be done here."""
         solver = read_solver(path)
         net_path = find(solver.net, path, f"{path}: net")
         return cls(solver, net_path, understand(read_net(net_path), net_path))
 
     def content(self):
-        """The bytes of both, which all ranks must have alike."""
+        """The bytes of both files, which must be the same on all ranks."""
         return self.solver.path.read_bytes() + self.net_path.read_bytes()
 
     def recipe(self, ranks):
-        """The recipe of both. As under `mpiexec -n N caffe train`, every rank is a worker."""
+        """The Recipe of both files. Every rank is a worker, as under `mpiexec -n N caffe train`."""
         return recipe_of(self.solver, self.net, ranks)
 
     def to_run(self, recipe, args):
-        """`recipe`, with what the flags changed in it, to be trained: its snapshots where Caffe puts them. Fills in
-        args.train_data and args.val_data, where they are not given, as the net file says.
+        """The recipe to train: `recipe`, which is that of these files as the flags changed it, with the snapshot prefix
+        that Caffe would use. Sets args.train_data and args.val_data from the net file where they are not given.
         """
         (phase,), net, where = recipe.phases, self.net, f"{self.net_path}: source"
         if (phase.test_iter or args.val_data) and not net.test:
@@ -84,14 +84,15 @@ class SolverFiles:
         return replace(recipe, phases=(replace(phase, snapshot_prefix=prefix),))
 
     def lines(self):
-        """What a user is told about both."""
+        """Lines for the log about both files."""
         notes = [*self.solver.notes, *(f"{self.net_path}: {note}" for note in self.net.notes)]
         return [f"net file: {self.net_path}", *notes]
 
 
 def find(name, beside, what):
-    """The Path of a file or folder that a file names: from the working directory or, failing that, from the folder of
-    the file `beside`, or that name alone in it. Raises InputError, with every path tried.
+    """The Path of a file or folder whose `name` stands in the file `beside`: relative to the working directory, or to
+    the folder of `beside`, or the last part of the name in that folder; the first that exists. Raises InputError, which
+    lists the paths tried.
     """
     folder = Path(beside).parent
     tried = list(dict.fromkeys((Path(name), folder / name, folder / Path(name).name)))
@@ -102,7 +103,7 @@ def find(name, beside, what):
 
 
 def printed(args, recipe, files):
-    """The text that --print-solver or --print-net asks for: of the phase --phase, or the first."""
+    """The text that --print-solver or --print-net asks for, of the phase that --phase names, or of the first."""
     phase = recipe.phase(args.phase) if args.phase else recipe.phases[0]
     if args.print_solver:
         net = "train_val.prototxt" if phase is recipe.phases[0] else f"train_val_{phase.name}.prototxt"
@@ -112,13 +113,13 @@ def printed(args, recipe, files):
     if files:
         train, val = files.net.train.source, files.net.test and files.net.test.source
     elif not (phase.test_interval or phase.test_initialization):
-        val = None  # it is not tested
+        val = None  # the phase has no tests
     return to_text(train_val(recipe, phase, args.train_data or train, args.val_data or val))
 
 
 def prepare_snapshots(recipe):
-    """Make the folders of snapshots that lie outside the run's. Raises InputError if they cannot be written: before a
-    run computes for hours. Returns lines on what lies there already.
+    """Make the folders of the recipe's snapshot prefixes, before a run computes for hours. Raises InputError if one of
+    them cannot be written. Returns lines for the log about snapshots that exist already.
     """
     lines = []
     for prefix in (Path(phase.snapshot_prefix) for phase in recipe.phases if phase.snapshot_prefix):
@@ -131,6 +132,6 @@ def prepare_snapshots(recipe):
         count = len(list(prefix.parent.glob(f"{escape(prefix.name)}_iter_*.caffemodel")))
         if count:
             lines.append(
-                f"{count} snapshots {prefix}_iter_* are there; of the same iteration they are replaced, as in Caffe"
+                f"found {count} snapshots {prefix}_iter_*; those of the same iterations are replaced, as in Caffe"
             )
     return lines

@@ -1,4 +1,4 @@
-"""A recipe on a cluster, predicted: puts the needs of the network and the model of communication together."""
+"""Predicts a recipe on a cluster, from the needs of the network and the model of communication."""
 
 from dataclasses import dataclass, replace
 
@@ -12,14 +12,16 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a recipe runs. One rank's speed is `images_per_s`, at the batch of a worker; None: the published runs'.
+    """Where a recipe runs.
 
-    cores           of a node; only used with the published speed
-    latency_us      of a message, in microseconds
-    bandwidth_gbit  of a node's link in each direction, in 1e9 bits/s; the ranks of a node share it
-    spread          standard deviation of a rank's time for a step, as a share of it
+    cores           cores of a node; only used with the published speed
+    images_per_s    speed of one rank with the batch of a worker (None: the speed of the published runs)
+    latency_us      latency of a message, in microseconds
+    bandwidth_gbit  bandwidth of a node's link in each direction, in 1e9 bits/s; the ranks of a node share it
+    spread          standard deviation of a rank's time for a step, as a share of the mean
     bucket_mib      size at which a bucket of gradients is closed
-    value_bytes     of a gradient as it travels (None: as the trainer sends it)
+    value_bytes     bytes of a gradient as it is sent (None: as in the trainer)
+    overlap         whether buckets are sent during the backward pass; else after it
     """
 
     nodes: int
@@ -39,20 +41,20 @@ class Cluster:
 
     @property
     def network(self):
-        """As one rank sees it while all send."""
+        """The network as one rank sees it while all send."""
         return Network(self.latency_us * 1e-6, self.bandwidth_gbit * 1e9 / 8 / self.ranks_per_node)
 
     def batch_seconds(self, images):
-        """Seconds that forward and backward of a worker's batch take a rank alone."""
+        """Seconds of forward and backward on a batch of `images`, for a rank alone."""
         if self.images_per_s is not None:
             return images / self.images_per_s
         return published_runs.batch_seconds(images, self.cores, self.ranks_per_node)
 
 
 def predict(recipe, cluster):
-    """The prediction as a dictionary that JSON can hold. Times within a step are those of its slowest rank."""
+    """The prediction, as a dictionary for JSON. Times within a step are those of the slowest rank."""
     _check(recipe, cluster)
-    turns = -(-recipe.workers // cluster.ranks)  # workers of the rank that has most
+    turns = -(-recipe.workers // cluster.ranks)  # workers of the rank that has the most
     alone = cluster.batch_seconds(recipe.batch_size)
     slow = slowest(cluster.ranks, cluster.spread)
     share = needs.forward_share(recipe)
@@ -60,7 +62,7 @@ def predict(recipe, cluster):
     value_bytes = cluster.value_bytes or needs.value_bytes(recipe)
     gradients = [(count * value_bytes, at * backward) for count, at in needs.gradients(recipe)]
     sums = timeline(gradients, backward, cluster.ranks, cluster.network, cluster.bucket_mib * 2**20, cluster.overlap)
-    step = turns * alone * slow + sums.exposed  # gradients travel during the last worker's backward pass
+    step = turns * alone * slow + sums.exposed  # buckets are sent during the last worker's backward pass
     images = recipe.workers * recipe.batch_size
     return {
         "recipe": recipe.name,
@@ -96,20 +98,20 @@ def _bucket(bucket):
 
 
 def _check(recipe, cluster):
-    """Raises InputError for a recipe that the cluster cannot run, or whose speed is not known."""
+    """Raises InputError for more ranks than workers, and where the speed of a rank is not known."""
     if cluster.ranks > recipe.workers:
-        raise InputError(f"--nodes: found {cluster.nodes} of {cluster.ranks_per_node} ranks, expected at most a rank "
-                         f"for each of {recipe.workers} workers")  # fmt: skip
+        raise InputError(f"--nodes: found {cluster.nodes} with {cluster.ranks_per_node} ranks each, expected at most "
+                         f"one rank for each of {recipe.workers} workers")  # fmt: skip
     if cluster.images_per_s is None and (recipe.depth, recipe.crop_size) != published_runs.NETWORK:
         published, own = (
             "ResNet-{} at {}".format(*net) for net in (published_runs.NETWORK, (recipe.depth, recipe.crop_size))
         )
-        raise InputError("--images-per-s: found none, expected that of a rank: the published one is for "
+        raise InputError("--images-per-s: found none, expected the speed of a rank: the published one is for "
                          f"{published}, the recipe is for {own}")  # fmt: skip
 
 
 def _run(recipe, cluster, step, exposed, forward):
-    """What a whole run takes: minutes of its phases, memory of a rank, disk."""
+    """Duration of the whole run, memory of a rank, disk."""
     phases = [_phase(recipe, phase, cluster, step, exposed, forward) for phase in recipe.phases]
     memory = needs.memory_bytes(recipe)
     return {
@@ -121,8 +123,8 @@ def _run(recipe, cluster, step, exposed, forward):
 
 
 def _phase(recipe, phase, cluster, step, exposed, forward):
-    """A phase's iterations and tests, in minutes. A test is the forward pass of the held-out records alone."""
-    iteration = phase.iter_size * (step - exposed) + exposed  # gradients of iter_size passes travel once
+    """Iterations, tests and minutes of a phase. A test is a forward pass over the held-out records."""
+    iteration = phase.iter_size * (step - exposed) + exposed  # the gradients of iter_size passes are sent once
     tests = -(-phase.max_iter // phase.test_interval) if phase.test_interval else 1
     _, held_out = recipe.records
     batches = -(-held_out // (cluster.ranks * recipe.batch_size))
@@ -132,7 +134,7 @@ def _phase(recipe, phase, cluster, step, exposed, forward):
 
 
 def against_published():
-    """Rows that hold the model, with all its defaults, against the published runs."""
+    """Rows that compare the model, with all its defaults, with the published runs."""
     rows = []
     for run in published_runs.RUNS:
         cluster = Cluster(run.nodes, value_bytes=published_runs.VALUE_BYTES, bucket_mib=published_runs.BUCKET_MIB)

@@ -1,4 +1,4 @@
-"""What commands on ranks do alike before they begin: choose kernels and cores, compile, pin threads."""
+"""What commands on ranks do before they begin: choose kernels and cores, compile, pin threads."""
 
 import sys
 from collections.abc import Callable
@@ -21,8 +21,10 @@ MOST_THREADS = 4096  # more than any host has cores
 
 
 class Prepared(NamedTuple):
-    """Kernels that are ready, this rank's cores, and what its other threads call first, so that those that decode
-    images and those that communicate run beside the ones that compute.
+    """Compiled kernels, and this rank's cores.
+
+    decode_initializer  each thread that decodes images calls it first, to run on the rank's cores
+    comm_initializers   each thread that communicates calls them first, to run on the communication cores
     """
 
     ops: ModuleType | SimpleNamespace
@@ -32,23 +34,24 @@ class Prepared(NamedTuple):
 
 
 def add_arguments(parser):
-    """The flags that `kernels_and_cores` reads."""
-    parser.add_argument("--threads", metavar="N", type=int, help="that compute, a rank (its share of the cores)")
-    parser.add_argument("--no-pin", action="store_true", help="let threads wander over all cores granted")
-    parser.add_argument(
-        "--kernels", choices=["fast", "numpy"], default="fast", help="compiled, or the plain reference")  # fmt: skip
+    """Add the flags that `kernels_and_cores` reads."""
+    parser.add_argument("--threads", metavar="N", type=int,
+                        help="compute threads per rank (default: its share of the cores)")  # fmt: skip
+    parser.add_argument("--no-pin", action="store_true", help="do not pin threads to cores")
+    parser.add_argument("--kernels", choices=["fast", "numpy"], default="fast",
+                        help="compiled kernels, or the plain reference (%(default)s)")  # fmt: skip
     add_winograd(parser)
 
 
 def add_winograd(parser):
-    """The switch of Winograd's convolutions, for `fast.with_winograd`."""
-    parser.add_argument(
-        "--winograd", choices=["auto", "never"], default="auto",
-        help="3x3 convolutions by F(4x4, 3x3) where faster, a digit less exact, or all direct")  # fmt: skip
+    """Add the flag whose value `fast.with_winograd` takes."""
+    parser.add_argument("--winograd", choices=["auto", "never"], default="auto",
+                        help="3x3 convolutions by Winograd's F(4x4, 3x3) where it is faster, with a digit less of "
+                             "precision; or never (%(default)s)")  # fmt: skip
 
 
 def use_threads(count):
-    """Let kernels compute with `count` threads. Raises InputError where there cannot be so many."""
+    """Let kernels compute with `count` threads. Raises InputError if that is more than Numba has."""
     try:
         set_threads(count)
     except ValueError as error:
@@ -56,21 +59,24 @@ def use_threads(count):
 
 
 def kernels_and_cores(args, world, recipe, comm_threads=0):
-    """What is Prepared. Compiled kernels are loaded, and their threads pinned: one rank of each host has compiled what
-    its others load. All ranks call it. `comm_threads` of a rank communicate (None: as many as it has cores for). Raises
-    AgreedError if there are not so many cores.
+    """Choose kernels, divide the cores, compile, pin. Returns Prepared. All ranks call it.
+
+    comm_threads  threads of a rank that communicate (None: one, if it has enough cores)
+
+    One rank of each host compiles the kernels; its other ranks load them. Raises AgreedError for a number of threads
+    that is not possible.
     """
     with raise_together(world, InputError):
         for flag, value, least in (("threads", args.threads, 1), ("comm-threads", comm_threads, 0)):
             if value is not None and not least <= value <= MOST_THREADS:
                 raise InputError(f"--{flag}: found {value}, expected {least} to {MOST_THREADS}")
         if (comm_threads or 0) > 1 and world.thread_level != "multiple":
-            raise InputError(f"--comm-threads: found {comm_threads}, expected at most 1: {world.library} lets "
-                             f"threads talk to it one at a time (thread level {world.thread_level})")  # fmt: skip
+            raise InputError(f"--comm-threads: found {comm_threads}, expected at most 1: only one thread at a time may "
+                             f"call {world.library} (thread level {world.thread_level})")  # fmt: skip
     cores, pool = affinity.claim(world, args.threads, comm_threads), []
     with raise_together(world, InputError), affinity.started(pool):
         use_threads(cores.threads)
-    _tell_together(world, "oversubscribed: more threads than cores; none is pinned" if cores.crowded else None)
+    _tell_together(world, "oversubscribed: more threads than cores; threads are not pinned" if cores.crowded else None)
     if args.kernels == "numpy":
         return Prepared(naive, cores)
 
@@ -92,17 +98,17 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
 
 
 def _pin(cores, pool):
-    """Pin this rank's threads; returns why not, where the system refuses."""
+    """Pin this rank's threads. Returns None, or a line that says why they cannot be pinned."""
     try:
         affinity.pin(cores, pool, main_computes=numba.threading_layer() != "workqueue")
     except OSError as error:
-        affinity.release(cores)  # if it was only the last of them
-        return f"threads cannot be pinned, and go on unpinned: {error.strerror}"
+        affinity.release(cores)  # this one may be pinned already
+        return f"threads cannot be pinned and run unpinned: {error.strerror}"
     return None
 
 
 def _tell_together(world, text):
-    """One line for all ranks that have something to tell (None: nothing); the first one's, and how many more."""
+    """Print one line if any rank has a `text` (None: none): that of the first, and how many more ranks have one."""
     reports = [report for report in world.allgather(text and (world.rank, world.host, text)) if report]
     if reports and world.rank == 0:
         rank, host, line = reports[0]
@@ -111,5 +117,5 @@ def _tell_together(world, text):
 
 
 def tell(text):
-    """A line for people, whoever reads the output."""
+    """Print a line for the user on stderr: a program may read stdout."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What a run starts from: new weights, given ones, a snapshot of Caffe's, or its own newest checkpoint."""
+"""What a run starts from: new weights, given weights, a snapshot of Caffe's, or its own newest checkpoint."""
 
 from bin.common.weights import skipped_layers
 from nptrain.errors import InputError
@@ -13,12 +13,13 @@ from nptrain.run.checkpoint import (
 )
 from nptrain.run.metrics import forget_after
 
-CHANGE_BITS = ("kernels", "dtype", "reproducible", "compress")  # flags besides the recipe that results depend on
+# flags that change results, apart from those of the recipe
+CHANGE_BITS = ("kernels", "dtype", "reproducible", "compress")
 
 
 def load_start(args, recipe, phases, folder, arena):
-    """Fill the arena with what the run in `folder`, a RunFolder, starts from. Returns (the Checkpoint whose phase and
-    iteration it goes on from, or None; lines for people). Raises InputError, and then nothing was changed.
+    """Fill the arena with what the run in `folder`, a RunFolder, starts from. Returns (the Checkpoint that the run
+    continues from, or None; lines for the log). Raises InputError before anything is changed.
     """
     if not args.resume:
         folder.expect_new()
@@ -39,7 +40,7 @@ def load_start(args, recipe, phases, folder, arena):
 
 
 def _load_first(args, recipe, phase, folder, arena):
-    """The same for the first `phase` of a run without checkpoints."""
+    """As `load_start`, for the first `phase` of a run that has no checkpoint."""
     if args.snapshot:
         state, model = load_snapshot(args.snapshot, arena)
         if state.iteration >= phase.max_iter:

@@ -1,4 +1,4 @@
-"""What the commands that read a .caffemodel share: whose network its weights are."""
+"""What the commands that read a .caffemodel share: finding the recipe of its weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +11,24 @@ from nptrain.recipes.published import DEFAULT, get_recipe
 from nptrain.recipes.recipe import override
 from nptrain.run.run_folder import recipe_of
 
-SCORING = ("depth", "downsample", "crop_size", "mean_bgr", "scale", "bn_eps", "test_resize")  # fields of a recipe
+# fields of a recipe that scores depend on
+SCORING = ("depth", "downsample", "crop_size", "mean_bgr", "scale", "bn_eps", "test_resize")
 
 
 def add_arguments(parser):
-    """The flags that `chosen_recipe` reads."""
-    parser.add_argument("--recipe", metavar="NAME", help="whose network and preprocessing are used")
-    parser.add_argument("--solver", metavar="FILE", help="in place of a recipe: a solver.prototxt, with its net file")
+    """Add the flags that `chosen_recipe` reads."""
+    parser.add_argument("--recipe", metavar="NAME", help="recipe whose network and preprocessing are used")
+    parser.add_argument("--solver", metavar="FILE", help="solver.prototxt, with its net file, instead of a recipe")
     parser.add_argument("--set", metavar="FIELD=VALUE", action="append", default=[], dest="assignments",
-                        help="override a field of it: downsample=1x1, say; may be repeated")  # fmt: skip
-    parser.add_argument("--crop-size", metavar="N", type=int, help="side of the images the network sees")
+                        help="override a field of the recipe: downsample=1x1; may be repeated")  # fmt: skip
+    parser.add_argument("--crop-size", metavar="N", type=int, help="side of the network's input images")
 
 
 def chosen_recipe(args, paths):
-    """(recipe, content of the solver's files or None, note or None). The recipe is the one named, or of the solver
-    file, or of the run that the weights lie in, or DEFAULT, which `note` says; at the crop asked for: the resize before
-    the crop keeps its proportion.
+    """(recipe, content of the solver's files or None, note for the user or None).
+
+    The recipe is that of --recipe or --solver, else that of the run whose weights `paths` are, else DEFAULT, with a
+    note. Where --crop-size changes the crop, the resize before it changes in proportion.
     """
     expect_not_both(args, ("solver", "recipe"))
     files, note = SolverFiles.read(args.solver) if args.solver else None, None
@@ -38,7 +40,7 @@ def chosen_recipe(args, paths):
         base = recipe_of_all(paths)
     if not base:
         base = get_recipe(DEFAULT)
-        note = f"{paths[0]} lies in no run: took network and preprocessing of {DEFAULT}; --recipe or --solver chooses"
+        note = f"{paths[0]} is not in a run's folder: used network and preprocessing of {DEFAULT} (--recipe, --solver)"
     recipe = override(base, args.assignments)
     if args.batch_size is not None:
         recipe = replace(recipe, batch_size=args.batch_size)
@@ -49,8 +51,8 @@ def chosen_recipe(args, paths):
 
 
 def recipe_of_all(paths):
-    """The recipe of the run that weights lie in, the first that do, or None. Raises InputError where those of others
-    would score images in another way.
+    """The recipe of the run whose weights `paths` are: of the first file that is in a run's folder; None if none is.
+    Raises InputError if the recipe of another one differs in a field of SCORING.
     """
     known = [(path, found) for path in paths if (found := recipe_of(Path(path).parent.parent))]
     if not known:
@@ -60,8 +62,8 @@ def recipe_of_all(paths):
         for field in SCORING:
             found, expected = getattr(other, field), getattr(first, field)
             if found != expected:
-                raise InputError(f"{path}: its run has {field} {found}, expected {expected}, as {first_path}; or give "
-                                 "--recipe")  # fmt: skip
+                raise InputError(f"{path}: its run has {field} {found}, expected {expected}, as in {first_path}; or "
+                                 "give --recipe")  # fmt: skip
     return first
 
 
@@ -71,7 +73,7 @@ def skipped_layers(path, names):
 
 
 def read_weights(path):
-    """({layer: blobs}, number of classes) of the .caffemodel of a ResNet."""
+    """({layer: blobs}, number of classes) of the .caffemodel of a ResNet. Raises InputError for another file."""
     blobs = read_caffemodel(path)
     if "fc1000" not in blobs:
         raise InputError(f"{path}: no layer fc1000, expected the weights of a ResNet")

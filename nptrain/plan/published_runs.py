@@ -63,6 +63,6 @@ def batch_seconds(images, cores, ranks_per_node):
     computing = cores / ranks_per_node - COMMUNICATION_CORES
     if computing <= 0:
         least = COMMUNICATION_CORES * ranks_per_node
-        raise InputError(f"--cores: found {cores}, expected more than the {least} set apart for communication, "
-                         f"{COMMUNICATION_CORES} a rank")  # fmt: skip
+        raise InputError(f"--cores: found {cores}, expected more than the {least} for communication, "
+                         f"{COMMUNICATION_CORES} per rank")  # fmt: skip
     return (STEP_SECONDS + images * IMAGE_SECONDS) * FITTED_CORES / computing
