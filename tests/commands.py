@@ -2,10 +2,13 @@
 
 import importlib
 import io
+import json
 import os
 import subprocess
 import sys
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+import threading
+import warnings
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import numba
@@ -19,6 +22,7 @@ PROJECT = Path(__file__).parent.parent
 MPIRUN = Path(os.environ.get("NPTRAIN_MPIRUN", Path(sys.prefix) / "bin" / "mpirun"))
 TINY = ["--recipe", "digits", "--set", "depth=18", "--classes", "5", "--batch-size", "2", "--seed", "3",
         "--set", "display=1", "--set", "test_interval=0"]  # fmt: skip
+END = "-- end of a command --"  # a line of in_turn.py
 
 
 def launcher(ranks, mpirun=MPIRUN):
@@ -60,25 +64,43 @@ def run(command, *arguments, ranks=0, status=0, timeout=240, **options):
     return output, errors
 
 
-def call(command, *arguments, status=0, cwd="."):
-    """Run a command on one rank to its end in this process; returns (output, errors). Fails unless it ends with
-    `status`. What a process has but once is as before: threads, their cores, the working directory.
+def run_in_turn(commands, ranks, **options):
+    """Run several commands, lists of words, in one launch of so many ranks; returns the output of each. A training
+    fails unless all ranks end with the same weights.
     """
-    main = importlib.import_module(f"bin.commands.{command}").main
-    with redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors, chdir(cwd), as_before():
-        found = launch.run(command, main, [str(word) for word in arguments], Solo())
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    output, _ = run(Path(__file__).with_name("in_turn.py"), words, ranks=ranks, **options)
+    return output.split(f"{END}\n")[:-1]
+
+
+def call(command, *arguments, status=0, cwd="."):
+    """Run a command on one rank to its end in this process; returns (output, errors), as `run` does. Fails unless it
+    ends with `status`. What a process has only once is as before: threads, their cores, the working directory.
+    """
+    main, words = importlib.import_module(f"bin.commands.{command}").main, [str(word) for word in arguments]
+    with redirect_stdout(io.StringIO()) as output, redirect_stderr(io.StringIO()) as errors, as_before(cwd):
+        found = launch.run(command, main, words, Solo())
     assert found == status, output.getvalue() + errors.getvalue()
     return output.getvalue(), errors.getvalue()
 
 
 @contextmanager
-def as_before():
-    """Afterwards threads are as many, and on the cores, as before, and convolutions as without a command."""
-    threads, cores = numba.get_num_threads(), os.sched_getaffinity(0)
+def as_before(cwd="."):
+    """Afterwards threads are as many, and on the cores, as before, and convolutions as without a command. Python
+    warnings come out on stderr, as they would from a process; pytest would keep them.
+    """
+    threads, cores, running = numba.get_num_threads(), os.sched_getaffinity(0), set(threading.enumerate())
     try:
-        with use_winograd("auto"):
+        with chdir(cwd), use_winograd("auto"), warnings.catch_warnings(record=True) as warned:
+            warnings.resetwarnings()
+            for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", hidden)
             yield
+        for found in warned:
+            sys.stderr.write(warnings.formatwarning(found.message, found.category, found.filename, found.lineno))
+        assert set(threading.enumerate()) <= running, "a thread of the command has not ended"
     finally:
         numba.set_num_threads(threads)
         for task in os.listdir("/proc/self/task"):
-            os.sched_setaffinity(int(task), cores)
+            with suppress(ProcessLookupError):  # a thread that has just ended
+                os.sched_setaffinity(int(task), cores)

@@ -5,8 +5,8 @@ import json
 from commands import TINY
 from images import make_dataset
 
-SHORT = ["--set", "1.max_iter=30", "--set", "1.snapshot=10", "--set", "2.max_iter=4", "--set", "2.starts_from=20",
-         "--set", "test_interval=15", "--workers", "3"]  # fmt: skip
+SHORT = ["--set", "1.max_iter=12", "--set", "1.snapshot=4", "--set", "2.max_iter=3", "--set", "2.starts_from=8",
+         "--set", "test_interval=6", "--workers", "3"]  # fmt: skip
 
 
 def make_data(folder):

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from images import image
 from PIL import Image
 
 from nptrain.data.augment import Transform, bgr_planes, center_crop, random_aspect_ratio, random_crop, shorter_side
 from nptrain.data.sampler import generator
 from nptrain.errors import InputError
-from tests.images import image
 
 
 def rng(i=0):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from commands import run
+from commands import call
 
 from kernels import cpu, fast
 from nptrain.bench import against, convolutions, data, roofline, step
@@ -150,7 +150,7 @@ def test_torch_s_network_is_ours():
 
 
 def test_the_command_prints_json():
-    output, _ = run("bench", "inference", *TINY, "--json")
+    output, _ = call("bench", "inference", *TINY, "--json")
     result = json.loads(output)
     assert result["batch"] == 2
     assert result["rows"][-1]["kind"] == "rest"
@@ -168,6 +168,6 @@ def test_the_command_prints_json():
     ],
 )
 def test_a_mistake_is_one_line(words, says):
-    _, errors = run("bench", *words, status=2)
+    _, errors = call("bench", *words, status=2)
     assert errors.startswith(f"bench: {says}")
     assert errors.count("\n") == 1

@@ -5,6 +5,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from shared import shared
+from wire import field, legacy, varint
 
 from kernels import naive
 from nptrain.caffe import caffe_pb2
@@ -16,8 +18,6 @@ from nptrain.files import atomic_write
 from nptrain.network.arena import Arena
 from nptrain.network.layers import layers as resnet_layers
 from nptrain.run.checkpoint import load_weights
-from tests.shared import shared
-from tests.wire import field, legacy, varint
 
 
 def arrays(dtype):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from images import image, image_file
 from PIL import Image
+from shared import shared
 
 from nptrain.data.augment import shorter_side
 from nptrain.data.convert import convert
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
-from tests.images import image, image_file
-from tests.shared import shared
 
 MAKE_LMDB = Path(__file__).resolve().parents[1] / "bin" / "make_lmdb"
 

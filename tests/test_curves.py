@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from commands import run
+from commands import call
 from PIL import Image
 
 from nptrain.report.curves_plot import read, smoothed
@@ -35,7 +35,7 @@ def test_smoothing_by_hand():
 
 def test_the_picture(tmp_path):
     one, other, out = make_run(tmp_path / "one"), make_run(tmp_path / "other", loss=2), tmp_path / "both.png"
-    output, errors = run("curves", one, other, "--out", out)
+    output, errors = call("curves", one, other, "--out", out)
     assert (output, errors) == (f"{out}\n", "")
     colors = {tuple(color) for color in np.asarray(Image.open(out).convert("RGB")).reshape(-1, 3)}
     assert {(31, 119, 180), (255, 127, 14)} <= colors  # C0 and C1
@@ -60,5 +60,5 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, words, line):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "metrics.jsonl").write_text("")
-    output, errors = run("curves", *words, status=2)
+    output, errors = call("curves", *words, status=2)
     assert (output, errors) == ("", f"curves: {line}\n")

@@ -5,12 +5,12 @@ import zlib
 
 import numpy as np
 import pytest
+from images import image, image_file
 from PIL import Image
 
 from nptrain.caffe.caffe_pb2 import Datum
 from nptrain.data.datum import decode, decode_file, encoded_datum, parse_datum, raw_datum
 from nptrain.errors import InputError
-from tests.images import image, image_file
 
 
 def pixels(record):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from caffe_forward import forward
 from google.protobuf import text_format
 from tensors import check_convolution
 
@@ -15,7 +16,6 @@ from nptrain.network.resnet import ResNet
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.recipe import override
 from tests import caffe_net
-from tests.caffe_forward import forward
 
 RECIPE = override(get_recipe("resnet50-448nodes"), ["classes=5", "downsample=1x1"])
 SIZE, LABELS = 64, np.array([0, 4, 2])

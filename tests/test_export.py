@@ -7,9 +7,11 @@ import tarfile
 import cv2
 import numpy as np
 import pytest
-from commands import run
+from commands import call
 from google.protobuf import text_format
+from images import image
 from PIL import Image
+from shared import shared
 
 from kernels import fast, naive
 from nptrain.caffe.caffe_pb2 import NetParameter
@@ -19,8 +21,6 @@ from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.recipe import override, to_dict
-from tests.images import image
-from tests.shared import shared
 
 PUBLISHED = get_recipe("resnet50-448nodes")
 
@@ -57,7 +57,7 @@ def exported(tmp_path, recipe, network, *flags):
     weights = tmp_path / "run" / "checkpoints" / "w.caffemodel"
     write_caffemodel(weights, "ResNet", network.arena.export())
     files = tmp_path / "deploy.prototxt", tmp_path / "deploy.caffemodel"
-    output, _ = run("export", "--weights", weights, "--prototxt", files[0], "--model", files[1], *flags)
+    output, _ = call("export", "--weights", weights, "--prototxt", files[0], "--model", files[1], *flags)
     assert f"{recipe.classes} classes" in output
     found, expected = read_caffemodel(files[1]), read_caffemodel(weights)
     assert list(found) == list(expected)
@@ -127,7 +127,7 @@ def test_opencv_s_own_preprocessing(tmp_path):
 
 def test_without_weights(tmp_path):
     path = tmp_path / "deploy.prototxt"
-    output, _ = run("export", "--recipe", "digits", "--classes", 3, "--batch-size", 5, "--prototxt", path)
+    output, _ = call("export", "--recipe", "digits", "--classes", 3, "--batch-size", 5, "--prototxt", path)
     assert output == (
         f"{path}: ResNet-50, 3 classes; data: 5 x 3 x 32 x 32, BGR, (pixel - mean) * 0.0078125, mean 104, 117, 123\n"
     )
@@ -135,7 +135,7 @@ def test_without_weights(tmp_path):
     assert (list(net.input), list(net.input_shape[0].dim)) == (["data"], [5, 3, 32, 32])
     assert net.layer[-2].inner_product_param.num_output == 3
     assert not any(layer.param for layer in net.layer)
-    _, errors = run("export", "--recipe", "digits", "--prototxt", path, status=2)
+    _, errors = call("export", "--recipe", "digits", "--prototxt", path, status=2)
     assert errors == f"export: --prototxt: {path} exists already: remove it or choose another name\n"
 
 
@@ -151,7 +151,7 @@ def test_without_weights(tmp_path):
     ],
 )
 def test_mistakes(tmp_path, flags, line):
-    _, errors = run("export", "--prototxt", tmp_path / "new.prototxt", *flags, status=2)
+    _, errors = call("export", "--prototxt", tmp_path / "new.prototxt", *flags, status=2)
     assert errors.startswith(f"export: {line}")
     assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from wire import field, varint
 
 from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe.state import read_solverstate
@@ -18,7 +19,6 @@ from nptrain.data.datum import MAX_PIXELS, encoded_datum
 from nptrain.errors import InputError
 from nptrain.inspect.summary import summary
 from tests import fuzz
-from tests.wire import field, varint
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # pytest shows what datum.py ignores
 SMALL = [target for target in fuzz.TARGETS if target != "lmdb"]  # whose seeds are some hundred bytes

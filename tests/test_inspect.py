@@ -4,6 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from commands import call, start
+from images import image, image_file
+from shared import shared
+from wire import field, legacy
 
 from kernels import naive
 from nptrain.caffe.model import write_caffemodel
@@ -19,10 +23,6 @@ from nptrain.recipes.published import get_recipe
 from nptrain.recipes.schedule import Progress
 from nptrain.run import checkpoint
 from nptrain.run.run_folder import RunFolder
-from tests.commands import run, start
-from tests.images import image, image_file
-from tests.shared import shared
-from tests.wire import field, legacy
 
 
 def text(path, **options):
@@ -180,12 +180,12 @@ def test_caffes_own_files():
 
 def test_command(tmp_path):
     write_solverstate(tmp_path / "s", SolverState(7, "w", []))
-    output, _ = run("inspect", tmp_path / "s", tmp_path / "s", "--json")
+    output, _ = call("inspect", tmp_path / "s", tmp_path / "s", "--json")
     assert [json.loads(line)["iteration"] for line in output.splitlines()] == [7, 7]
-    output, errors = run("inspect", tmp_path / "s", tmp_path / "none", status=2)
+    output, errors = call("inspect", tmp_path / "s", tmp_path / "none", status=2)
     assert "after 7 iterations" in output
     assert errors == f"inspect: {tmp_path}/none: cannot be read: No such file or directory\n"
-    _, errors = run("inspect", tmp_path / "s", "--records", "0", status=2)
+    _, errors = call("inspect", tmp_path / "s", "--records", "0", status=2)
     assert errors == "inspect: --records: found 0, expected at least 1\n"
 
 

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import lmdb
 import numpy as np
 import pytest
+from images import image, image_file, make_dataset
+from shared import shared
 
 from nptrain.data.datum import encoded_datum, raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, LmdbWriter, write_lmdb
 from nptrain.data.lmdb_file import leaves
 from nptrain.errors import InputError
-from tests.images import image, image_file, make_dataset
-from tests.shared import shared
 
 
 def test_round_trip(tmp_path):

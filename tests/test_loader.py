@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from images import image, image_file, make_dataset
 
 from nptrain.data.augment import Transform
 from nptrain.data.datum import encoded_datum
@@ -12,7 +13,6 @@ from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.data.loader import TestLoader, TrainLoader
 from nptrain.data.sampler import generator, record_indices
 from nptrain.errors import InputError
-from tests.images import image, image_file, make_dataset
 
 TRANSFORM = Transform("random_aspect_ratio", 12)
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from commands import PROJECT, run
+from commands import PROJECT, call
 
 from bin.common.predict import Cluster, against_published, predict
 from mpi.cost_model import Network, allreduce_seconds, into_buckets, slowest, timeline
@@ -161,7 +161,7 @@ def test_the_command_prints_in_under_a_second():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "896 ranks" in done.stdout
-    out, _ = run("plan", "--recipe", "resnet50-64nodes-cyclic")
+    out, _ = call("plan", "--recipe", "resnet50-64nodes-cyclic")
     assert max(map(len, out.splitlines())) <= 80
     assert "64 nodes, 128 ranks" in out
     assert "cyc3" in out
@@ -177,7 +177,7 @@ def test_nothing_slow_is_imported():
 
 
 def test_json_and_picture(tmp_path):
-    out, _ = run("plan", "--nodes", 4, "--images-per-s", 60, "--json", "--out", tmp_path / "step.png")
+    out, _ = call("plan", "--nodes", 4, "--images-per-s", 60, "--json", "--out", tmp_path / "step.png")
     found = json.loads(out)
     assert (found["ranks"], found["workers_a_rank"], found["published"]) == (8, 112, [])
     assert found["value_bytes"] == 8  # as the trainer adds up more than two workers
@@ -205,5 +205,5 @@ def test_json_and_picture(tmp_path):
     ],
 )  # fmt: skip
 def test_a_wrong_flag_is_one_line(words, says):
-    out, errors = run("plan", *words, status=2)
+    out, errors = call("plan", *words, status=2)
     assert (out, errors) == ("", f"plan: {says}\n")

@@ -1,15 +1,18 @@
 """Training on several ranks: any number of them, under any MPI, computes the same."""
 
 import json
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
-from commands import PROJECT, TINY, run
+from commands import PROJECT, call, run, run_in_turn
 from images import image, image_file
-from short_runs import SHORT, arguments, make_data, metrics
+from short_runs import SHORT, arguments, metrics
 
+from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
@@ -18,80 +21,126 @@ from nptrain.run.run_folder import recipe_of
 
 pytestmark = pytest.mark.ranks
 
+PLATEAU = [word for value in ("lr_policy=plateau", "gamma=0.5", "plateau_winsize=2,2,2,2", "average_loss=4",
+                              "type=Nesterov", "warmup_iter=2", "max_iter=16", "snapshot=100", "test_interval=0")
+           for word in ("--set", f"1.{value}")] + ["--reproducible"]  # fmt: skip
+REPRODUCIBLE = ["--reproducible", "--iterations", "3", "--set", "1.snapshot=1", "--bucket-mib", "20"]
+TWO_WORKERS = ["--workers", "2", "--iterations", "3", "--bucket-mib", "5"]
+RUNS = {  # what is trained, and on how many ranks
+    "first update": (["--iterations", "1"], (1, 2, 3)),
+    "five losses": (["--workers", "4", "--iterations", "5"], (1, 2, 3)),
+    "reproducible": ([*REPRODUCIBLE, "--workers", "6"], (1, 2, 3, 4)),
+    "two passes": ([*REPRODUCIBLE, "--set", "iter_size=2"], (1, 2)),
+    "one bucket travels": ([*TWO_WORKERS, "--comm-threads", "1"], (2,)),
+    "two buckets travel": ([*TWO_WORKERS, "--comm-threads", "2"], (2,)),
+    "plateau": ([*PLATEAU, "--iterations", "9"], (2,)),
+}
+
+
+def training(data, folder, name):
+    """The command that trains one of RUNS."""
+    return ["train", *arguments(data, folder, *SHORT, "--phase", "1", *RUNS[name][0])]
+
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data"))
+def alone(data, tmp_path_factory):
+    """The folder of the first update by one process without MPI."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    call(*training(data, folder, "first update"))
+    return folder
 
 
-def test_losses_on_any_number_of_ranks_agree(data, tmp_path):
+def weights(folder, iteration):
+    return folder / "checkpoints" / f"phase1_iter_{iteration}.caffemodel"
+
+
+def scoring(data, alone):
+    """The command that evaluates the weights of `alone`."""
+    return ["evaluate", "--weights", weights(alone, 1), "--data", data / "val", "--json"]
+
+
+@pytest.fixture(scope="module")
+def runs(data, alone, tmp_path_factory):
+    """{name: {ranks: folder}} of all RUNS, and {"scores": {ranks: scores}}: a launch for each number of ranks."""
+    top = tmp_path_factory.mktemp("runs")
+    found = {name: {ranks: top / f"{name}, {ranks}" for ranks in counts} for name, (_, counts) in RUNS.items()}
+    found["scores"] = {}
+    for ranks in (1, 2, 3, 4):
+        commands = [training(data, folders[ranks], name) for name, folders in found.items() if ranks in folders]
+        *_, scores = run_in_turn([*commands, scoring(data, alone)], ranks)
+        found["scores"][ranks] = json.loads(scores)
+    return found
+
+
+def test_the_first_update_is_the_same_on_any_number_of_ranks(runs, alone):
+    """What differs is the order of sums. Later losses of so small batches amplify rounding."""
+    expected = read_caffemodel(weights(alone, 1))
+    for folder in runs["first update"].values():
+        assert metrics(folder)[0]["loss"] == pytest.approx(metrics(alone)[0]["loss"], rel=1e-6)
+        ours = read_caffemodel(weights(folder, 1))
+        for layer, blobs in expected.items():
+            for blob, theirs in zip(ours[layer], blobs, strict=True):
+                assert np.abs(blob - theirs).max() <= 1e-5 * np.abs(theirs).max(), layer
+
+
+def test_evaluation_counts_every_record_once_on_any_ranks(runs, alone):
+    expected = metrics(alone)[-1]
+    for result in runs["scores"].values():
+        assert result["records"] == 7
+        assert result["loss"] == pytest.approx(expected["test_loss"], rel=1e-6)
+        assert (result["top1"], result["top5"]) == (expected["top1"], 1)
+
+
+def test_losses_on_any_number_of_ranks_agree(runs):
     """The first to rounding; those that follow from weights that were summed in another order, nearly."""
-    losses = []
-    for ranks in (1, 2, 3):
-        steps = ["--workers", "4", "--phase", "1", "--iterations", "5"]
-        run("train", *arguments(data, tmp_path / str(ranks), *SHORT, *steps), ranks=ranks)
-        losses.append([entry["loss"] for entry in metrics(tmp_path / str(ranks)) if "loss" in entry])
+    losses = [[entry["loss"] for entry in metrics(folder) if "loss" in entry]
+              for folder in runs["five losses"].values()]  # fmt: skip
     for first, *rest in losses:
         assert first == pytest.approx(losses[0][0], rel=1e-6)
         assert rest == pytest.approx(losses[0][1:], rel=1e-3)
         assert len(rest) == 4
 
 
-def reproducible(data, folder, ranks, *more, environment=None):
-    """Train 3 iterations of 6 workers with --reproducible; returns the bytes of every checkpoint."""
-    steps = ["--workers", "6", "--phase", "1", "--set", "1.snapshot=1", "--iterations", "3", "--bucket-mb", "20",
-             *more]  # fmt: skip
-    run("train", *arguments(data, folder, *SHORT, *steps, "--reproducible"), ranks=ranks, environment=environment)
-    kept = {path.name: path.read_bytes() for path in (folder / "checkpoints").glob("*.[cs]*")}
-    assert len(kept) == 6  # weights and momentum after every iteration
-    return kept
+def kept(folder):
+    """The bytes of every checkpoint of three iterations."""
+    found = {path.name: path.read_bytes() for path in (folder / "checkpoints").glob("*.[cs]*")}
+    assert len(found) == 6  # weights and momentum after every iteration
+    return found
 
 
-def test_reproducible_sums_give_the_same_bits_on_any_number_of_ranks(data, tmp_path):
-    found = [reproducible(data, tmp_path / str(ranks), ranks) for ranks in (1, 2, 3, 4)]
-    assert found[0] == found[1] == found[2] == found[3]
-
-
-def test_several_passes_an_iteration_give_the_same_bits_on_any_number_of_ranks(data, tmp_path):
-    passes = ["--set", "iter_size=2", "--workers", "3"]
-    assert reproducible(data, tmp_path / "1", 1, *passes) == reproducible(data, tmp_path / "2", 2, *passes)
+@pytest.mark.parametrize("name", ["reproducible", "two passes"])
+def test_reproducible_sums_give_the_same_bits_on_any_number_of_ranks(runs, name):
+    first, *others = (kept(folder) for folder in runs[name].values())
+    assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize("environment", [".venv", ".venv-mpich", ".venv-impi"])
-def test_reproducible_sums_give_the_same_bits_with_any_mpi(data, tmp_path, environment):
+def test_reproducible_sums_give_the_same_bits_with_any_mpi(data, tmp_path, runs, environment):
     other = PROJECT / environment
     if other == Path(sys.prefix) or not (other / "ready").exists():
         pytest.skip(f"needs {environment}, of another MPI: make setup MPI=...")
-    ours = reproducible(data, tmp_path / "ours", ranks=3)
-    assert ours == reproducible(data, tmp_path / "other", ranks=3, environment=other)
+    run_in_turn([training(data, tmp_path / "run", "reproducible")], 3, environment=other)
+    assert kept(tmp_path / "run") == kept(runs["reproducible"][3])
 
 
-def test_buckets_that_travel_at_once_give_the_same_bits(data, tmp_path):
+def test_buckets_that_travel_at_once_give_the_same_bits(runs):
     """Sums of two workers do not depend on an order, so there is one result."""
-    files = []
-    for threads in ("1", "2"):
-        steps = ["--workers", "2", "--phase", "1", "--iterations", "3", "--bucket-mb", "5", "--comm-threads", threads]
-        run("train", *arguments(data, tmp_path / threads, *SHORT, *steps), ranks=2)
-        files.append((tmp_path / threads / "checkpoints" / "phase1_iter_3.caffemodel").read_bytes())
-    assert files[0] == files[1]
+    one, two = (weights(runs[name][2], 3).read_bytes() for name in ("one bucket travels", "two buckets travel"))
+    assert one == two
 
 
-def test_plateau_and_nesterov_resume_bit_for_bit_on_other_ranks(data, tmp_path):
+def test_plateau_and_nesterov_resume_bit_for_bit_on_other_ranks(data, tmp_path, runs):
     """The run is cut in the middle of a window of losses, between two drops of the rate."""
-    values = ("lr_policy=plateau", "gamma=0.5", "plateau_winsize=2,2,2,2", "average_loss=4", "type=Nesterov",
-              "warmup_iter=2", "max_iter=16", "snapshot=100")  # fmt: skip
-    steps = [word for value in values for word in ("--set", f"1.{value}")]
-    steps += ["--workers", "3", "--phase", "1", "--reproducible", "--train-data", data / "train"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    output, _ = run("train", *TINY, *steps, "--run-dir", whole)
-    run("train", *TINY, *steps, "--run-dir", parts, "--iterations", "9", ranks=2)
-    run("train", *TINY, *steps, "--run-dir", parts, "--resume")
+    whole, parts = tmp_path / "whole", shutil.copytree(runs["plateau"][2], tmp_path / "parts")
+    output, _ = call("train", *arguments(data, whole, *SHORT, "--phase", "1", *PLATEAU))
+    call("train", *arguments(data, parts, *SHORT, "--phase", "1", *PLATEAU, "--resume"))
     assert metrics(parts) == metrics(whole)
+    steps = [entry for entry in metrics(whole) if "loss" in entry]
     phase, progress = recipe_of(whole).phases[0], Progress()
-    for entry in metrics(whole):  # an iteration's own loss decides on its rate
+    for entry in steps:  # an iteration's own loss decides on its rate
         progress = advance(progress, phase, entry["iteration"], entry["loss"])
         assert entry["lr"] == learning_rate(phase, entry["iteration"], progress.current_step)
-    drops = [entry["iteration"] for before, entry in pairwise(metrics(whole)) if entry["lr"] == before["lr"] / 2]
+    drops = [entry["iteration"] for before, entry in pairwise(steps) if entry["lr"] == before["lr"] / 2]
     assert drops[0] < 9 <= drops[-1]
     assert all(f"phase 1, iteration {drop}: the smoothed loss has not gone below" in output for drop in drops)
     names = [f"phase1_iter_16.{kind}" for kind in ("caffemodel", "solverstate")]
@@ -102,7 +151,7 @@ def test_plateau_and_nesterov_resume_bit_for_bit_on_other_ranks(data, tmp_path):
     assert state.iter_last_event >= drops[-1]
     assert state.minimum_loss < 10
     manifest = json.loads((whole / "checkpoints" / "phase1_iter_16.json").read_text())
-    assert manifest["losses"] == [entry["loss"] for entry in metrics(whole)[-4:]]
+    assert manifest["losses"] == [entry["loss"] for entry in steps[-4:]]
 
 
 def test_an_error_on_one_rank_ends_all_with_its_line(data, tmp_path):

@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from commands import TINY, run
+from commands import TINY, call, run
 from images import make_dataset
 
 from kernels import fast
@@ -99,10 +99,10 @@ def test_the_median_of_an_even_number_is_one_of_them(tmp_path):
 
 
 def test_the_command_draws_a_picture(folder, tmp_path):
-    output, _ = run("timeline", folder, "--out", tmp_path / "step.png")
+    output, _ = call("timeline", folder, "--out", tmp_path / "step.png")
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
     assert "(median of 3 iterations)" in output
-    output, _ = run("timeline", folder, "--phase", "1", "--iteration", "2", "--out", tmp_path / "step.svg")
+    output, _ = call("timeline", folder, "--phase", "1", "--iteration", "2", "--out", tmp_path / "step.svg")
     assert output.startswith("phase 1, iteration 2: ")
     assert (tmp_path / "step.svg").stat().st_size > 1000
 
@@ -123,14 +123,14 @@ def test_the_command_draws_a_picture(folder, tmp_path):
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(tmp_path, lines, words, says):
-    _, errors = run("timeline", write(tmp_path / "run", *lines), *words, status=2)
+    _, errors = call("timeline", write(tmp_path / "run", *lines), *words, status=2)
     assert says in errors
     assert errors.startswith("timeline: ")
     assert errors.count("\n") == 1
 
 
 def test_no_such_run(tmp_path):
-    _, errors = run("timeline", tmp_path / "none", status=2)
+    _, errors = call("timeline", tmp_path / "none", status=2)
     assert (
         errors == f"timeline: {tmp_path}/none/metrics.jsonl: No such file or directory, expected the metrics of a run\n"
     )

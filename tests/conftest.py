@@ -1,0 +1,15 @@
+"""What all tests share: how threads wait, and the data of short runs."""
+
+import os
+
+# Ranks and other programs share the cores with the tests: a thread that waits for others must not spin meanwhile.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest
+from short_runs import make_data
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """The folder of two small LMDBs, /train and /val, which no test changes."""
+    return make_data(tmp_path_factory.mktemp("data"))
