@@ -5,11 +5,9 @@ from threading import Barrier, Thread
 
 import numpy as np
 import pytest
-from commands import run
-from images import make_dataset
+from commands import call, run, run_in_turn
+from short_runs import arguments, metrics
 from test_agreement import differing, one_line
-from test_mpi import ranks
-from test_train import arguments, metrics
 
 from kernels import fast, naive
 from nptrain.reduction.compressed_sum import CompressedSum
@@ -81,14 +79,14 @@ def test_fast_is_naive_to_the_bit(size):
 
 def test_kernels_refuse_other_arrays():
     four = np.zeros(4, np.float32)
-    for call in (
+    for mistake in (
         lambda: fast.bf16_split(np.zeros(4), np.zeros(4, np.uint16)),
         lambda: fast.bf16_split(four, np.zeros(4, np.int16)),
         lambda: fast.bf16_split(four, np.zeros(3, np.uint16)),
         lambda: fast.bf16_add_into(np.zeros(4, np.int64), np.zeros(4, np.uint16)),
     ):
         with pytest.raises(ValueError, match="expected"):
-            call()
+            mistake()
 
 
 class Rank:
@@ -186,100 +184,67 @@ def test_what_is_not_finite_arrives_everywhere():
         assert (after == 3).all()
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    make_dataset(folder / "train", 41, width=36, height=34)
-    make_dataset(folder / "val", 7, width=40, height=33)
-    return folder
-
-
 STEPS = ["--phase", "1", "--set", "1.snapshot=3", "--set", "1.base_lr=0.0002", "--set", "1.warmup_iter=0",
-         "--batch-size", "8"]  # fmt: skip
-BF16 = ["--compress", "bf16", "--bucket-mb", "8"]
-WATCHED = """
-import hashlib
-from bin.commands import train
-
-class Watched(train.Trainer):
-    def run(self, *args):
-        last, arena = super().run(*args), self.network.arena
-        state = arena.weights.tobytes() + arena.history.tobytes() + arena.statistics.tobytes()
-        assert len(set(world.allgather(hashlib.sha256(state).digest()))) == 1
-        print("alike")
-        return last
-
-train.Trainer = Watched
-train.main({words!r}, world)
-"""
+         "--workers", "4", "--batch-size", "8", "--iterations", "5"]  # fmt: skip
+BF16 = ["--compress", "bf16", "--bucket-mib", "8"]
+FEW = [*BF16, "--workers", "2", "--batch-size", "4", "--iterations", "2"]
+TWO_RANKS = {"bf16": BF16, "plain": [], "float64": [*FEW, "--kernels", "numpy", "--dtype", "float64"]}
 
 
-def train(data, folder, *more, count, iterations=5):
-    """Train with 4 workers on so many ranks, and check that they all end with the same weights; returns the lines of
-    the metrics.
-    """
-    words = [*arguments(data, folder / "run", "--workers", "4", *STEPS, "--iterations", iterations, *more)]
-    body = WATCHED.format(words=[str(word) for word in words])
-    done = ranks(count, body, folder, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("alike") == max(count, 1)
-    return metrics(folder / "run")
+def training(data, folder, *words):
+    return ["train", *arguments(data, folder, *STEPS, *words)]
+
+
+def losses(folder):
+    return [entry["loss"] for entry in metrics(folder) if "loss" in entry]
 
 
 def saved(folder, iteration):
     """The bytes of a checkpoint."""
     names = (f"phase1_iter_{iteration}.{kind}" for kind in ("caffemodel", "solverstate"))
-    return [(folder / "run" / "checkpoints" / name).read_bytes() for name in names]
+    return [(folder / "checkpoints" / name).read_bytes() for name in names]
 
 
 @pytest.fixture(scope="module")
 def two_ranks(data, tmp_path_factory):
-    """(folder, metrics) of a run on two ranks whose gradients travel as bf16."""
+    """The folder of the runs of TWO_RANKS, each trained on two ranks."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, train(data, folder, *BF16, count=2)
+    run_in_turn([training(data, folder / name, *words) for name, words in TWO_RANKS.items()], ranks=2)
+    return folder
 
 
 def test_two_ranks_resume_bit_for_bit(data, tmp_path, two_ranks):
-    shutil.copytree(two_ranks[0] / "run", tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / "phase1_iter_5.json").unlink()  # as if it was killed before that one
-    lines = train(data, tmp_path, *BF16, "--resume", count=2)
-    assert lines == two_ranks[1]
-    assert saved(tmp_path, 5) == saved(two_ranks[0], 5)
+    whole, folder = two_ranks / "bf16", shutil.copytree(two_ranks / "bf16", tmp_path / "run")
+    (folder / "checkpoints" / "phase1_iter_5.json").unlink()  # as if it was killed before that one
+    run_in_turn([training(data, folder, *BF16, "--resume")], ranks=2)
+    assert metrics(folder) == metrics(whole)
+    assert saved(folder, 5) == saved(whole, 5)
 
 
 def test_losses_are_near_those_without_and_one_rank_alone_rounds_nothing(data, tmp_path, two_ranks):
-    found, losses = [entry["loss"] for entry in two_ranks[1] if "loss" in entry], []
-    for name, more, count, iterations in (("plain", [], 2, 5), ("alone", BF16, 0, 2)):
-        (tmp_path / name).mkdir()
-        lines = train(data, tmp_path / name, *more, count=count, iterations=iterations)
-        losses.append([entry["loss"] for entry in lines if "loss" in entry])
-    plain, alone = losses
+    call(*training(data, tmp_path / "alone", *BF16, "--iterations", "2"))
+    found, plain, alone = (losses(folder) for folder in (two_ranks / "bf16", two_ranks / "plain", tmp_path / "alone"))
     assert found[0] == plain[0]
     assert found == pytest.approx(plain, rel=1e-3)
     assert abs(alone[1] - plain[1]) < 0.1 * abs(found[1] - plain[1])
 
 
-def test_ranks_without_workers_and_plain_kernels_in_float64(data, tmp_path):
-    losses = []
-    for count, kernels in ((3, []), (2, ["--kernels", "numpy", "--dtype", "float64"])):
-        (tmp_path / str(count)).mkdir()
-        words = [*BF16, "--workers", "2", "--batch-size", "4", *kernels]
-        lines = train(data, tmp_path / str(count), *words, count=count, iterations=2)
-        losses.append([entry["loss"] for entry in lines if "loss" in entry])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+def test_ranks_without_workers_and_plain_kernels_in_float64(data, tmp_path, two_ranks):
+    run_in_turn([training(data, tmp_path / "three", *FEW)], ranks=3)
+    assert losses(tmp_path / "three") == pytest.approx(losses(two_ranks / "float64"), rel=1e-3)
 
 
 def test_gradients_that_are_not_finite_end_the_run_with_its_line(data, tmp_path):
-    words = [*arguments(data, tmp_path / "run", "--workers", "2", *STEPS, *BF16), "--set", "1.base_lr=1e30"]
-    _, errors = run("train", *words, ranks=2, status=1)
+    words = training(data, tmp_path / "run", "--workers", "2", *BF16, "--set", "1.base_lr=1e30")
+    _, errors = run(*words, ranks=2, status=1)
     assert "the loss is " in errors.splitlines()[0]
     assert "Warning" not in errors
 
 
 def test_refusals(data, tmp_path):
     words = arguments(data, tmp_path / "run", "--reproducible")
-    _, errors = run("train", *words, "--compress", "bf16", status=2)
+    _, errors = call("train", *words, "--compress", "bf16", status=2)
     assert errors == "train: --compress: found bf16 together with --reproducible, expected one of them\n"
-    _, errors = run("train", *words, "--compress", "fp16", status=2)
+    _, errors = call("train", *words, "--compress", "fp16", status=2)
     assert "argument --compress: invalid choice: 'fp16'" in errors
     one_line(differing(["--compress", "bf16"], []), "--compress is none, rank 0 has bf16")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import call, run
-from images import image, image_file, make_dataset
+from images import image, image_file
 
 from bin.common.caffe_files import SolverFiles
 from kernels import naive
@@ -30,15 +30,15 @@ SMALL = ["--set", "depth=18", "--classes", "5", "--crop-size", "32", "--batch-si
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(data, tmp_path_factory):
     """The published solvers, two small nets for them, and data where the nets say."""
     folder = tmp_path_factory.mktemp("caffe")
-    make_dataset(folder / "train", 41, width=36, height=34)
-    make_dataset(folder / "val", 7, width=40, height=33)
+    for name in ("train", "val"):
+        shutil.copytree(data / name, folder / name)
     for name in ("solver.prototxt", "solver_collapse.prototxt"):
         shutil.copy(CAFFE / name, folder)
     for phase, name, val in (("1", "train_val", ["--val-data", "val"]), ("2", "train_val_noaug", [])):
-        text, _ = run("train", "--print-net", "--phase", phase, *SMALL, "--train-data", "train", *val)
+        text, _ = call("train", "--print-net", "--phase", phase, *SMALL, "--train-data", "train", *val)
         (folder / f"{name}.prototxt").write_text(text)
     return folder
 
@@ -64,7 +64,7 @@ def bits(prefix):
 
 
 def test_both_parts_of_the_published_recipe(folder):
-    output, _ = run("train", "--solver=solver.prototxt", "--iterations", "3", cwd=folder)
+    output, _ = call("train", "--solver=solver.prototxt", "--iterations", "3", cwd=folder)
     assert "net file: train_val.prototxt" in output
     assert "1 workers x 2 images; 41 images to train on\n" in output
     assert rates(folder / "runs/solver") == [learning_rate(PUBLISHED.phases[0], i) for i in range(3)]
@@ -78,14 +78,14 @@ def test_both_parts_of_the_published_recipe(folder):
     # the step down after the warm-up
     write_solverstate(path, SolverState(445, state.learned_net, [np.zeros_like(b) for b in state.history]))
     later = ["--iterations", "447", "--run-dir", "runs/later", "--set", "snapshot_after_train=false"]
-    output, _ = run("train", "--solver=solver.prototxt", f"--snapshot={path.name}", *later, cwd=folder)
+    output, _ = call("train", "--solver=solver.prototxt", f"--snapshot={path.name}", *later, cwd=folder)
     assert rates(folder / "runs/later") == [learning_rate(PUBLISHED.phases[0], i) for i in (445, 446)]
     assert [round(rate, 3) for rate in rates(folder / "runs/later")] == [4.789, 4.534]
     assert "done: no snapshot after training" in output
     assert not list(folder.glob("*_iter_447.*"))
 
     weights = "--weights=resnet50_448nodes_iter_3.caffemodel"
-    run("train", "--solver=solver_collapse.prototxt", weights, "--iterations", "2", cwd=folder)
+    call("train", "--solver=solver_collapse.prototxt", weights, "--iterations", "2", cwd=folder)
     assert rates(folder / "runs/solver_collapse") == [learning_rate(PUBLISHED.phases[1], i) for i in range(2)]
     names = {path.name for path in folder.glob("*_iter_*")}
     assert names == {f"resnet50_448nodes_{stem}.{kind}" for stem in ("iter_3", "collapse_iter_2")
@@ -95,7 +95,7 @@ def test_both_parts_of_the_published_recipe(folder):
 def test_resuming_and_snapshots_give_the_same_bits(folder):
     solver = ["--solver=solver.prototxt", "--set", "snapshot=2", "--iterations", "4"]
     last, snapshot = folder / "resnet50_448nodes_iter_4", "resnet50_448nodes_iter_2.solverstate"
-    run("train", *solver, cwd=folder)
+    call("train", *solver, cwd=folder)
     whole = bits(last)
     manifests = {path.name for path in (folder / "runs/solver/checkpoints").iterdir()}
     assert manifests == {"phasesolver_iter_2.json", "phasesolver_iter_4.json"}
@@ -109,39 +109,28 @@ def test_resuming_and_snapshots_give_the_same_bits(folder):
 
     forget()
     (folder / "runs/solver/checkpoints/phasesolver_iter_4.json").unlink()
-    output, _ = run("train", *solver, "--resume", cwd=folder)
+    output, _ = call("train", *solver, "--resume", cwd=folder)
     assert "2 snapshots" not in output
     assert "resumes at phase solver, iteration 2" in output
     assert bits(last) == whole
 
     forget()
     (folder / "resnet50_448nodes_iter_2.caffemodel").unlink()
-    output, _ = run("train", *solver, f"--snapshot={moved / snapshot}", "--run-dir", "runs/on", cwd=folder)
+    output, _ = call("train", *solver, f"--snapshot={moved / snapshot}", "--run-dir", "runs/on", cwd=folder)
     assert f"iteration 2, weights from {moved}/resnet50_448nodes_iter_2.caffemodel" in output
     assert [entry["iteration"] for entry in metrics(folder / "runs/on")] == [2, 3]
     assert bits(last) == whole
 
-    recipe = [
-        "--recipe",
-        "resnet50-448nodes",
-        *SMALL,
-        "--workers",
-        "1",
-        "--train-data",
-        "train",
-        "--phase",
-        "1",
-        "--run-dir",
-        "runs/recipe",
-    ]
-    run("train", *recipe, f"--snapshot={moved / snapshot}", "--iterations", "4", cwd=folder)
+    recipe = ["--recipe", "resnet50-448nodes", *SMALL, "--workers", "1", "--train-data", "train", "--phase", "1",
+              "--run-dir", "runs/recipe"]  # fmt: skip
+    call("train", *recipe, f"--snapshot={moved / snapshot}", "--iterations", "4", cwd=folder)
     assert bits(folder / "runs/recipe/checkpoints/phase1_iter_4") == whole
 
     evaluate = ["evaluate", "--data", "val", "--json", "--weights"]
-    of_run, errors = run(*evaluate, "runs/recipe/checkpoints/phase1_iter_4.caffemodel", cwd=folder)
+    of_run, errors = call(*evaluate, "runs/recipe/checkpoints/phase1_iter_4.caffemodel", cwd=folder)
     assert errors == ""
-    assert run(*evaluate, f"{last}.caffemodel", "--solver", "solver.prototxt", cwd=folder) == (of_run, "")
-    _, errors = run(*evaluate, f"{last}.caffemodel", "--crop-size", "32", "--set", "depth=18", cwd=folder)
+    assert call(*evaluate, f"{last}.caffemodel", "--solver", "solver.prototxt", cwd=folder) == (of_run, "")
+    _, errors = call(*evaluate, f"{last}.caffemodel", "--crop-size", "32", "--set", "depth=18", cwd=folder)
     assert errors.startswith(f"{last}.caffemodel lies in no run: took network and preprocessing of resnet50-448nodes;")
 
 
@@ -222,11 +211,11 @@ def test_mistakes_are_one_line(folder, monkeypatch):
 
 def test_a_snapshot_that_cannot_be_gone_on_from_is_one_line(folder):
     write_solverstate(folder / "lost", SolverState(5, "nets/w.caffemodel", []))
-    _, errors = run("train", "--solver=solver.prototxt", "--snapshot=lost", status=2, cwd=folder)
+    _, errors = call("train", "--solver=solver.prototxt", "--snapshot=lost", status=2, cwd=folder)
     found = "none of nets/w.caffemodel, w.caffemodel"
     assert errors == f"train: lost: learned_net: found {found}, expected a .caffemodel\n"
     write_solverstate(folder / "unnamed", SolverState(5, "", []))
-    _, errors = run("train", "--solver=solver.prototxt", "--snapshot=unnamed", status=2, cwd=folder)
+    _, errors = call("train", "--solver=solver.prototxt", "--snapshot=unnamed", status=2, cwd=folder)
     assert errors == "train: unnamed: found no learned_net, expected the name of a .caffemodel\n"
 
 
