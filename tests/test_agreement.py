@@ -1,5 +1,7 @@
 """Ranks started differently: the run ends at once, with one line that names the rank and its host."""
 
+import json
+import re
 import shutil
 import socket
 import subprocess
@@ -20,14 +22,78 @@ from nptrain.recipes.recipe import override
 HOST = socket.gethostname()
 
 
+def started(first, second, status):
+    """Run two command lines as ranks 0 and 1; returns (output, errors). Fails unless they end with `status`."""
+    if not MPIRUN.exists():
+        pytest.skip("needs mpirun in the environment")
+    words = [MPIRUN, "-n", "1", sys.executable, *first, ":", "-n", "1", sys.executable, *second]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.ranks
+def test_a_run_ends_at_once_with_one_line():
+    train = [PROJECT / "bin" / "train", *TINY]
+    first, second = (["--batch-size", size, "--threads", threads] for size, threads in ((16, 1), (8, 2)))
+    _, errors = started([*train, *first], [*train, *second], status=2)
+    assert errors.splitlines()[0] == f"train: rank 1 on {HOST}: --batch-size is 8, rank 0 has 16"
+    assert errors.count("train:") == 1  # the launcher adds lines of its own
+
+
+IN_TURN = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from bin.commands import train
+from mpi.agree import AgreedError
+from mpi.world import connect
+
+world = connect()
+for words in json.loads(sys.argv[2]):
+    try:
+        train.main(words, world)
+    except AgreedError as error:
+        if error.line is not None:
+            print(json.dumps(error.line) + "\\n", end="", flush=True)  # in one piece: ranks share their output
+"""
+DIGEST = r"[0-9a-f]{12}"
+
+
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """LMDBs: /a, /same (its records again), and /other, as many records of the same names."""
+def differences(tmp_path_factory):
+    """{name: (words of rank 0, words of rank 1, a regular expression for what bin/train says)}."""
     folder = tmp_path_factory.mktemp("data")
     make_dataset(folder / "a", 5, width=36, height=34)
-    make_dataset(folder / "same", 5, width=36, height=34)
     make_dataset(folder / "other", 5, width=40, height=34)
-    return folder
+    for name, eps in (("one", "0.00001"), ("two", "0.001")):  # net files of the same solver, each beside its own
+        recipe = override(get_recipe("resnet50-448nodes"), ["crop_size=32", "test_resize=36", f"bn_eps={eps}"])
+        (folder / name).mkdir()
+        (folder / name / "solver.prototxt").write_text(write_solver(recipe.phases[0], "net.prototxt"))
+        (folder / name / "net.prototxt").write_text(to_text(train_val(recipe, recipe.phases[0], str(folder / "a"))))
+    data, none = ([*TINY, "--train-data", str(folder / name)] for name in ("a", "none"))
+    solver, other = (["--solver", str(folder / name / "solver.prototxt")] for name in ("one", "two"))
+    missing = rf"{folder}/none: no LMDB: {folder}/none/data\.mdb cannot be read: No such file or directory"
+    return {
+        "compression": (["--compress", "bf16"], [], "--compress is none, rank 0 has bf16"),
+        "a data set missing on one host": (data, none, missing),
+        "a wrong flag on one rank": ([], ["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        "other data": (data, [*TINY, "--train-data", str(folder / "other")],
+                       rf"the first image in --train-data is 40x34 of class 0, {DIGEST}, "
+                       rf"rank 0 has 36x34 of class 0, {DIGEST}"),
+        "another net file": (solver, other, rf"the content of --solver is {DIGEST}, rank 0 has {DIGEST}"),
+    }  # fmt: skip
+
+
+@pytest.mark.ranks
+def test_ranks_that_differ_are_named_with_the_difference(tmp_path, differences):
+    """One after another on the same two ranks: the second one says it."""
+    script = tmp_path / "train"
+    script.write_text(IN_TURN)
+    ranks = ([script, PROJECT, json.dumps([case[rank] for case in differences.values()])] for rank in (0, 1))
+    output, _ = started(*ranks, status=0)
+    lines = [json.loads(line) for line in output.splitlines()]
+    for (name, (*_, expected)), line in zip(differences.items(), lines, strict=True):
+        assert re.fullmatch(f"rank 1 on {HOST}: {expected}", line), name
 
 
 LIGHT = """
@@ -49,91 +115,30 @@ sys.exit(run("train", main))
 """
 
 
-def started(first, second, status):
-    """Run two command lines as ranks 0 and 1; returns (output, errors). Fails unless they end with `status`."""
-    if not MPIRUN.exists():
-        pytest.skip("needs mpirun in the environment")
-    words = [MPIRUN, "-n", "1", sys.executable, *first, ":", "-n", "1", sys.executable, *second]
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout, done.stderr
-
-
-def differing(first, second):
-    """What bin/train says where ranks 0 and 1 have other arguments."""
-    train = [PROJECT / "bin" / "train", *TINY]
-    return started([*train, *first], [*train, *second], status=2)[1]
-
-
-def differing_lightly(folder, first, second, project=PROJECT, status=2):
-    """The same of a command that only compares, and loads no kernels; rank 1's `project` may be another one."""
+def light(folder, project=PROJECT):
+    """A command that only compares, and loads no kernels, on the same data in two places; rank 1's `project` may be
+    another one. Returns both ranks' command lines.
+    """
     script = folder / "train"
     script.write_text(LIGHT)
-    return started([script, PROJECT, *first], [script, project, *second], status)
-
-
-def one_line(errors, line):
-    """Assert that `line` is the first of the errors and the only one of ours: the launcher adds its own."""
-    assert errors.splitlines()[0] == f"train: rank 1 on {HOST}: {line}"
-    assert errors.count("train:") == 1
+    data = [make_dataset(folder / name, 5, width=36, height=34) for name in ("a", "same")]
+    return [[script, sources, "--train-data", path] for sources, path in zip((PROJECT, project), data, strict=True)]
 
 
 @pytest.mark.ranks
-def test_other_arguments():
-    errors = differing(["--batch-size", "16", "--threads", "1"], ["--batch-size", "8", "--threads", "2"])
-    one_line(errors, "--batch-size is 8, rank 0 has 16")
+def test_the_same_data_in_another_place(tmp_path):
+    assert started(*light(tmp_path), status=0) == ("agreed\n" * 2, "")
 
 
 @pytest.mark.ranks
-def test_a_data_set_missing_on_one_host(data):
-    errors = differing(["--train-data", data / "a"], ["--train-data", data / "none"])
-    one_line(errors, f"{data}/none: no LMDB: {data}/none/data.mdb cannot be read: No such file or directory")
-
-
-@pytest.mark.ranks
-def test_a_wrong_flag_on_one_rank(tmp_path):
-    _, errors = differing_lightly(tmp_path, [], ["--no-such-flag"])
-    one_line(errors, "unrecognized arguments: --no-such-flag")
-
-
-@pytest.mark.ranks
-def test_other_sources(tmp_path, data):
+def test_other_sources(tmp_path):
     for room in ("bin", "kernels", "mpi", "nptrain"):
         shutil.copytree(PROJECT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     with open(tmp_path / "nptrain" / "update.py", "a") as file:
         file.write("# another version\n")
-    same_data = ["--train-data", data / "a"]
-    _, errors = differing_lightly(tmp_path, same_data, same_data, tmp_path)
+    _, errors = started(*light(tmp_path, tmp_path), status=2)
     assert errors.startswith(f"train: rank 1 on {HOST}: nptrain/update.py is ")
     assert ", rank 0 has " in errors.splitlines()[0]
-
-
-@pytest.mark.ranks
-def test_other_data(tmp_path, data):
-    _, errors = differing_lightly(tmp_path, ["--train-data", data / "a"], ["--train-data", data / "other"])
-    assert errors.startswith(f"train: rank 1 on {HOST}: the first image in --train-data is 40x34 of class ")
-    assert errors.count("train:") == 1
-
-
-@pytest.mark.ranks
-def test_the_same_data_in_another_place(tmp_path, data):
-    places = (["--train-data", data / name] for name in ("a", "same"))
-    assert differing_lightly(tmp_path, *places, status=0) == ("agreed\n" * 2, "")
-
-
-@pytest.mark.ranks
-def test_another_net_file(tmp_path, data):
-    """Under the same solver, each found beside its own."""
-    commands = []
-    for name, eps in (("one", "0.00001"), ("other", "0.001")):
-        recipe = override(get_recipe("resnet50-448nodes"), ["crop_size=32", "test_resize=36", f"bn_eps={eps}"])
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "solver.prototxt").write_text(write_solver(recipe.phases[0], "net.prototxt"))
-        net = train_val(recipe, recipe.phases[0], str(data / "a"))
-        (tmp_path / name / "net.prototxt").write_text(to_text(net))
-        commands.append([PROJECT / "bin" / "train", "--solver", tmp_path / name / "solver.prototxt"])
-    _, errors = started(*commands, status=2)
-    assert errors.startswith(f"train: rank 1 on {HOST}: the content of --solver is ")
 
 
 class Three:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from commands import call, run, run_in_turn
 from short_runs import arguments, metrics
-from test_agreement import differing, one_line
 
 from kernels import fast, naive
 from nptrain.reduction.compressed_sum import CompressedSum
@@ -247,4 +246,3 @@ def test_refusals(data, tmp_path):
     assert errors == "train: --compress: found bf16 together with --reproducible, expected one of them\n"
     _, errors = call("train", *words, "--compress", "fp16", status=2)
     assert "argument --compress: invalid choice: 'fp16'" in errors
-    one_line(differing(["--compress", "bf16"], []), "--compress is none, rank 0 has bf16")

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     """A run of four workers on two ranks, in small buckets."""
     at = tmp_path_factory.mktemp("timeline")
     make_dataset(at / "data", 11, width=36, height=34)
-    run("train", *TINY, "--train-data", at / "data", "--run-dir", at / "run", "--workers", "4", "--bucket-mb", "1",
+    run("train", *TINY, "--train-data", at / "data", "--run-dir", at / "run", "--workers", "4", "--bucket-mib", "1",
         "--phase", "1", "--iterations", "3", ranks=2)  # fmt: skip
     return at / "run"
 
