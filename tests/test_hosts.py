@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from commands import PROJECT, TINY, across, launcher, run
+from commands import PROJECT, TINY, across, call, launcher
 from images import make_dataset
 
 pytestmark = pytest.mark.ranks
@@ -19,8 +19,9 @@ set -e
 hostname node-a
 mount -t sysfs none /sys
 ip link set lo up
-unshare --net --uts --mount sh -c 'hostname node-b; mount -t sysfs none /sys; touch ready; exec sleep 600' &
-until [ -e ready ]; do sleep 0.05; done
+rm -f ready held && mkfifo ready held
+unshare --net --uts --mount sh -c 'hostname node-b; mount -t sysfs none /sys; echo > ready; read never < held' &
+read begun < ready
 cat > remote <<END
 #!/bin/sh
 while [ "\\${1#10.77.0.}" = "\\$1" ]; do shift; done
@@ -35,7 +36,11 @@ ip address add 10.77.0.1/24 dev eth0
 ip link set eth0 up
 ./remote 10.77.0.2 'ip link set lo up; ip address add 10.77.0.2/24 dev eth0; ip link set eth0 up'
 for node in 1 2; do
-    until ./remote 10.77.0.$node grep -q up /sys/class/net/eth0/operstate; do sleep 0.05; done
+    tries=200
+    until ./remote 10.77.0.$node grep -q up /sys/class/net/eth0/operstate; do
+        [ $((tries -= 1)) -gt 0 ] || exit 1
+        sleep 0.05
+    done
 done
 status=0
 "$@" || status=$?
@@ -50,7 +55,6 @@ TCP = {"UCX_TLS": "tcp,self", "FI_PROVIDER": "tcp"}  # MPICH, Intel: not the mem
 def on_node_a(folder, *words, timeout=240):
     """Run a command on node-a; returns the finished process."""
     (folder / "nodes.sh").write_text(NODES)
-    (folder / "ready").unlink(missing_ok=True)
     nodes = ["unshare", *NAMESPACES, "sh", "nodes.sh", *words]
     return subprocess.run([str(word) for word in nodes], cwd=folder, env={**os.environ, **TCP}, timeout=timeout,
                           stdin=subprocess.DEVNULL, capture_output=True, text=True)  # fmt: skip
@@ -102,7 +106,7 @@ def test_training_on_two_hosts_is_training_on_one(tmp_path):
     make_dataset(tmp_path / "data", 41, width=36, height=34)
     arguments = [*TINY, "--train-data", tmp_path / "data", "--phase", "1", "--iterations", "2", "--workers", "3"]
     arguments += ["--threads", "1"]  # a host alone would have more of them
-    run("train", *arguments, "--run-dir", tmp_path / "one", ranks=2)
+    call("train", *arguments, "--run-dir", tmp_path / "one")
     _, received = on_both(tmp_path, 1, PROJECT / "bin" / "train", *arguments, "--run-dir", tmp_path / "two")
     hosts = json.loads((tmp_path / "two" / "run.json").read_text())["hosts"]
     assert [(host["host"], host["workers"]) for host in hosts] == [("node-a", [0]), ("node-b", [1, 2])]

@@ -1,12 +1,14 @@
 """Batches: the same for any number of threads, any start and any share of the workers; errors come through."""
 
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from images import image, image_file, make_dataset
 
+from nptrain.data import loader as loading
 from nptrain.data.augment import Transform
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
@@ -72,53 +74,96 @@ def test_every_test_record_once(dataset):
         assert all((planes == transform(dataset[first + k][0])).all() for k, planes in enumerate(pixels))
 
 
-class Slow:
-    """Records that take 20 ms, and count how many were made."""
+class Records:
+    """Records that count how many were made; those from `held` on wait until `gate` is set."""
 
-    def __init__(self, fail_at=None):
-        self.made, self.fail_at = 0, fail_at
+    def __init__(self, held=1000, fail_at=None):
+        self.held, self.fail_at = held, fail_at
+        self.made, self.waiting = 0, 0
+        self.gate, self.changed = threading.Event(), threading.Condition()
 
     def __len__(self):
         return 1000
 
     def __getitem__(self, index):
-        time.sleep(0.02)
-        self.made += 1
         if index == self.fail_at:
             raise ZeroDivisionError("broken")
+        if index >= self.held:
+            self._count("waiting")
+            assert self.gate.wait(10)
+        self._count("made")
         return image(width=12, height=12), index
 
+    def _count(self, name):
+        with self.changed:
+            setattr(self, name, getattr(self, name) + 1)
+            self.changed.notify_all()
 
-def slow_loader(dataset, **options):
+    def wait_until(self, name, count):
+        """Wait until so many were made, or are waiting."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: getattr(self, name) == count, 10)
+
+
+def loader_of(dataset, **options):
     return TrainLoader(
         dataset, TRANSFORM, seed=0, workers=1, batch_size=8, my_workers=[0], shuffle=False, threads=2, **options
     )
 
 
-def test_decoding_runs_ahead_and_closing_stops_it():
-    dataset = Slow()
-    threads = threading.active_count()
-    with slow_loader(dataset, prefetch=3) as loader:
+def test_decoding_runs_ahead(monkeypatch):
+    dataset, begun = Records(held=32), []
+    monkeypatch.setattr(loading, "record_indices", lambda *at, **of: begun.append(at) or record_indices(*at, **of))
+    with loader_of(dataset, prefetch=3) as loader:
         next(loader)
-        assert loader.take_wait_s() > 0.05
-        deadline = time.perf_counter() + 5
-        while dataset.made < 32 and time.perf_counter() < deadline:
-            time.sleep(0.01)
-        assert dataset.made == 32, "the batch taken and three ahead, no more"
-        assert loader.take_wait_s() == 0
+        assert len(begun) == 4, "the batch taken and three ahead, no more"
+        dataset.wait_until("made", 32)
+        next(loader)  # which is there, though the fifth batch, which it begins, is not
+        dataset.wait_until("waiting", 2)
+        assert (len(begun), dataset.made) == (5, 32)
+        dataset.gate.set()
+
+
+def test_closing_drops_what_has_not_begun(monkeypatch):
+    dataset, tasks, threads = Records(held=8), [], threading.active_count()
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *work):
+            tasks.append(super().submit(*work))
+            return tasks[-1]
+
+    monkeypatch.setattr(loading, "ThreadPoolExecutor", Pool)
+    with loader_of(dataset, prefetch=3) as loader:
         next(loader)
-        assert loader.take_wait_s() < 0.02
-        began = time.perf_counter()
-    assert time.perf_counter() - began < 0.5
-    made = dataset.made
-    assert made < 48
+        dataset.wait_until("waiting", 2)  # at the first image of either half of the second batch
+        tasks[-1].add_done_callback(lambda task: dataset.gate.set())  # it is dropped, and those before it
+    assert dataset.made == 16
+    assert [task.cancelled() for task in tasks] == [False] * 4 + [True] * 4
     assert threading.active_count() == threads
-    time.sleep(0.1)
-    assert dataset.made == made
+
+
+def test_the_seconds_that_images_were_waited_for(monkeypatch):
+    dataset, clock, read = Records(held=0), SimpleNamespace(now=1.0), threading.Event()
+
+    def perf_counter():
+        now = clock.now
+        read.set()
+        return now
+
+    monkeypatch.setattr(loading, "time", SimpleNamespace(perf_counter=perf_counter))
+    with loader_of(dataset, prefetch=3) as loader:
+        taker = threading.Thread(target=next, args=[loader])
+        taker.start()
+        assert read.wait(10)  # it begins to wait
+        clock.now = 3.5
+        dataset.gate.set()
+        taker.join(10)
+        assert loader.take_wait_s() == 2.5
+        assert loader.take_wait_s() == 0
 
 
 def test_an_exception_comes_through_at_its_batch():
-    with slow_loader(Slow(fail_at=17), prefetch=3) as loader:
+    with loader_of(Records(fail_at=17), prefetch=3) as loader:
         assert next(loader).labels[0] == 0
         assert next(loader).labels[0] == 8
         with pytest.raises(ZeroDivisionError, match="broken"):
