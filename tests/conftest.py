@@ -2,8 +2,10 @@
 
 import os
 
-# Ranks and other programs share the cores with the tests: a thread that waits for others must not spin meanwhile.
+# Ranks and other programs share the cores with the tests: a thread that waits for others must not spin meanwhile,
+# and plain NumPy's matrices are so small that its threads would mostly wait. To be set before either is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 from short_runs import make_data

@@ -186,8 +186,8 @@ def test_json_and_picture(tmp_path):
 
 
 def test_a_flag_that_was_renamed():
-    out, errors = run("plan", "--bucket-mb", 16 * 2**20 / 1e6, "--nodes", 448)
-    assert (out, errors) == (run("plan", "--nodes", 448)[0], "plan: --bucket-mb is now called --bucket-mib\n")
+    out, errors = call("plan", "--bucket-mb", 16 * 2**20 / 1e6, "--nodes", 448)
+    assert (out, errors) == (call("plan", "--nodes", 448)[0], "plan: --bucket-mb is now called --bucket-mib\n")
 
 
 @pytest.mark.parametrize(
