@@ -6,8 +6,6 @@ used (PEP 562), so a program that only reads recipes starts no compiler.
 """
 
 import importlib
-import sys
-from types import ModuleType
 
 _MODULES = {
     "ResNet": "nptrain.network.resnet",
@@ -17,10 +15,9 @@ _MODULES = {
     "RECIPES": "nptrain.recipes.published",
     "get_recipe": "nptrain.recipes.published",
     "photos": "nptrain.recipes.photos",
-    "load_weights": "nptrain.run.checkpoint",
-    "train_step": "nptrain.train_step",
-    "Reduction": "nptrain.train_step",
-    "evaluate": "nptrain.evaluate",
+    "load_caffemodel": "nptrain.run.checkpoint",
+    "train_step": "nptrain.step",
+    "Reduction": "nptrain.step",
     "Solo": "nptrain.world",
     "LmdbDataset": "nptrain.data.lmdb_dataset",
     "TrainLoader": "nptrain.data.loader",
@@ -38,14 +35,3 @@ def __getattr__(name):
 
 def __dir__():
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """`train_step` and `evaluate` are also names of modules, which Python would put in the place of the functions."""
-
-    def __setattr__(self, name, value):
-        if not (name in _MODULES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -17,7 +17,7 @@ from nptrain.recipes.recipe import Recipe
 from nptrain.recipes.schedule import Progress, learning_rate
 from nptrain.run import checkpoint
 from nptrain.run.log import Log
-from nptrain.train_step import BUCKET_BYTES, Reduction, train_step, worker_range
+from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
 from nptrain.world import World
 
 
@@ -29,7 +29,7 @@ class Options:
     comm_threads         that sum over ranks, on all ranks as many: so many buckets travel at once; each calls the
                          `comm_initializers` first
     max_bad_records      of the training data that a rank replaces by the next good one, instead of stopping
-    bucket_bytes, reproducible, compress   as in `train_step.Reduction.of`
+    bucket_bytes, reproducible, compress   as in `step.Reduction.of`
     """
 
     decode_threads: int = 1

@@ -17,7 +17,7 @@ from nptrain.errors import InputError
 from nptrain.files import atomic_write
 from nptrain.network.arena import Arena
 from nptrain.network.layers import layers as resnet_layers
-from nptrain.run.checkpoint import load_weights
+from nptrain.run.checkpoint import load_caffemodel
 
 
 def arrays(dtype):
@@ -137,13 +137,13 @@ def test_legacy_shapes_fit_the_network(tmp_path):
     arena = Arena(resnet_layers(18, 10), naive)
     old = {name: [x.reshape((1,) * (4 - x.ndim) + x.shape) for x in blobs] for name, _, blobs in arena.export()}
     write_caffemodel(tmp_path / "w", "n", [(name, "", [x + 1 for x in blobs]) for name, blobs in old.items()])
-    load_weights(tmp_path / "w", arena)
+    load_caffemodel(tmp_path / "w", arena)
     assert all((x == y.reshape(x.shape) + 1).all() for name, _, blobs in arena.export()
                for x, y in zip(blobs, old[name], strict=True))  # fmt: skip
     old["fc1000"][0] = old["fc1000"][0][:, :, :, 1:]
     write_caffemodel(tmp_path / "w", "n", [(name, "", blobs) for name, blobs in old.items()])
     with pytest.raises(InputError, match=r"w: layer fc1000 blob 0 has shape \(1, 1, 10, 511\), expected \(10, 512\)"):
-        load_weights(tmp_path / "w", arena)
+        load_caffemodel(tmp_path / "w", arena)
 
 
 def test_scale_layers_may_be_merged_into_batch_norm(tmp_path):
@@ -155,12 +155,12 @@ def test_scale_layers_may_be_merged_into_batch_norm(tmp_path):
     merged = [(name, "", [*blobs, *plain[f"scale{name[2:]}"]] if name.startswith("bn") else blobs)
               for name, blobs in plain.items() if not name.startswith("scale")]  # fmt: skip
     write_caffemodel(tmp_path / "w", "n", merged)
-    assert load_weights(tmp_path / "w", other) == []
+    assert load_caffemodel(tmp_path / "w", other) == []
     for (name, _, blobs), (_, _, expected) in zip(other.export(), arena.export(), strict=True):
         assert all((x == y).all() for x, y in zip(blobs, expected, strict=True)), name
     write_caffemodel(tmp_path / "w", "n", [*merged, ("scale_conv1", "", plain["scale_conv1"])])
     with pytest.raises(InputError, match="layer bn_conv1 has 5 blobs, expected 3"):
-        load_weights(tmp_path / "w", other)
+        load_caffemodel(tmp_path / "w", other)
 
 
 def test_strange_names(tmp_path):

@@ -222,9 +222,9 @@ def make_deploy_files():
 def test_exports_are_lazy_and_are_not_hidden_by_modules_of_their_name():
     body = "import sys, nptrain; names = {name.split('.')[0] for name in sys.modules}\n"
     body += "assert not names & {'numpy', 'numba', 'kernels'}, names\n"
-    body += "import nptrain.train_step, nptrain.evaluate\n"
+    body += "import nptrain.step, nptrain.evaluate\n"
     body += "assert all(hasattr(nptrain, name) for name in nptrain.__all__)\n"
-    body += "assert nptrain.train_step.__code__ and nptrain.evaluate.__code__"
+    body += "assert nptrain.step.__code__ and nptrain.evaluate.__code__"
     subprocess.run([sys.executable, "-c", body], cwd=PROJECT, check=True)
     assert dir(nptrain) == sorted(nptrain.__all__)
     with pytest.raises(AttributeError, match="no attribute 'ResNext'"):

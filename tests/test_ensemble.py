@@ -18,7 +18,7 @@ from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.recipe import override
-from nptrain.run.checkpoint import load_weights
+from nptrain.run.checkpoint import load_caffemodel
 from nptrain.world import Solo
 
 CYCLES = ["--recipe", "cifar10-cyclic", "--set", "depth=18", "--classes", "5", "--workers", "2", "--batch-size", "2",
@@ -82,7 +82,7 @@ def probabilities(path, data):
     """(probabilities, labels) of the plain kernels in float64, one image at a time."""
     recipe = override(get_recipe("cifar10-cyclic"), ["depth=18", "classes=5"])
     network = ResNet(naive, 5, 18, recipe.bn_eps, np.float64)
-    load_weights(path, network.arena)
+    load_caffemodel(path, network.arena)
     infer, found, labels = Inference(network), [], []
     dataset = LmdbDataset(data, 5)
     with TestLoader(dataset, recipe.test_transform(), 1, 0, len(dataset)) as loader:

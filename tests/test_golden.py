@@ -13,7 +13,7 @@ from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.network.resnet import ResNet
-from nptrain.run.checkpoint import load_weights
+from nptrain.run.checkpoint import load_caffemodel
 from nptrain.run.log import Log
 from nptrain.train import Trainer
 from nptrain.world import Solo
@@ -50,7 +50,7 @@ def run(files, folder, part, **changes):
     """Train one part from the formula's weights. Returns (losses with the last one, rates, checkpoint)."""
     recipe = golden.recipe(**changes)
     network = ResNet(naive, recipe.classes, recipe.depth, recipe.bn_eps, np.float64)
-    load_weights(files / "start.caffemodel", network.arena)
+    load_caffemodel(files / "start.caffemodel", network.arena)
     data, log = LmdbDataset(files / "lmdb", recipe.classes), Losses()
     trainer = Trainer(recipe, network, data, None, folder, Solo(), log, seed=0)
     saved = trainer.run([part])

@@ -25,11 +25,11 @@ INSIDE = {
     "run": {"caffe", "recipes", "errors", "files"},
     "report": {"run", "errors"},
     "inspect": {"caffe", "data", "run", "report", "errors", "files"},
-    "train_step": {"recipes", "reduction", "update", "world", "errors"},
+    "step": {"recipes", "reduction", "update", "world", "errors"},
     "evaluate": {"data", "network"},
-    "train": {"data", "evaluate", "network", "recipes", "run", "train_step", "world", "errors"},
+    "train": {"data", "evaluate", "network", "recipes", "run", "step", "world", "errors"},
     "plan": {"network", "recipes", "reduction", "report", "errors"},
-    "bench": {"data", "network", "recipes", "reduction", "report", "train_step", "world", "errors"},
+    "bench": {"data", "network", "recipes", "reduction", "report", "step", "world", "errors"},
 }
 KERNELS = {"network", "bench"}  # the only ones that know compiled kernels; others are handed them
 

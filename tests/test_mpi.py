@@ -9,7 +9,7 @@ import pytest
 from commands import MPIRUN, PROJECT, launcher
 
 from mpi.world import shortfall
-from nptrain.train_step import worker_range
+from nptrain.step import worker_range
 from nptrain.world import Solo
 
 pytestmark = pytest.mark.ranks

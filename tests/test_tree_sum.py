@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nptrain.reduction.tree_sum import TreeSum, cover
-from nptrain.train_step import worker_range
+from nptrain.step import worker_range
 
 
 class Rank:

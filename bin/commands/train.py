@@ -22,8 +22,8 @@ from nptrain.recipes.recipe import override
 from nptrain.report.hosts import host_table
 from nptrain.run.log import Log
 from nptrain.run.run_folder import RunFolder
+from nptrain.step import BUCKET_BYTES, worker_range
 from nptrain.train import Options, Trainer
-from nptrain.train_step import BUCKET_BYTES, worker_range
 
 
 def parser():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from mpi.cost_model import Network, slowest, timeline
 from nptrain.errors import InputError
 from nptrain.plan import needs, published_runs
-from nptrain.train_step import BUCKET_BYTES
+from nptrain.step import BUCKET_BYTES
 
 MB = 1e6
 

@@ -6,9 +6,9 @@ from nptrain.run.checkpoint import (
     Checkpoint,
     latest,
     load,
+    load_caffemodel,
     load_snapshot,
     load_start_of,
-    load_weights,
     progress_of,
 )
 from nptrain.run.metrics import forget_after
@@ -49,7 +49,7 @@ def _load_first(args, recipe, phase, folder, arena):
         start = Checkpoint(folder.checkpoints, phase.name, state.iteration, progress_of(state))
         return start, [f"{args.snapshot}: iteration {state.iteration}, weights from {model}"]
     if args.weights:
-        skipped = load_weights(args.weights, arena)
+        skipped = load_caffemodel(args.weights, arena)
         return None, [f"phase {phase.name}: starts from the weights in {args.weights}",
                       *skipped_layers(args.weights, skipped)]  # fmt: skip
     if phase is not recipe.phases[0]:

@@ -11,7 +11,7 @@ from nptrain.bench.against import Rival
 from nptrain.bench.step import WARM_UP, Work, compared
 from nptrain.bench.timing import conditions, memory_mb, samples
 from nptrain.reduction.plain_sum import PlainSum
-from nptrain.train_step import BUCKET_BYTES, Reduction
+from nptrain.step import BUCKET_BYTES, Reduction
 from nptrain.world import Solo
 
 SENDS_NOTHING = "nothing sent"

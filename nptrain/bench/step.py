@@ -16,7 +16,7 @@ from nptrain.data.loader import Batch
 from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.recipe import Phase, Recipe
-from nptrain.train_step import Reduction, train_step
+from nptrain.step import Reduction, train_step
 
 FORWARD, DATA, WEIGHTS = "convolution forward", "convolution data gradient", "convolution weight gradient"
 KINDS = {  # how a kernel's name begins: the kind of operation it is; the first that fits counts

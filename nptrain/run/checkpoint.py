@@ -108,7 +108,7 @@ def verify(checkpoint):
 
 def load(checkpoint, arena):
     """Fill the arena with a checkpoint's weights, statistics and momentum. Returns it with its progress."""
-    load_weights(checkpoint.model, arena)
+    load_caffemodel(checkpoint.model, arena)
     state = read_solverstate(checkpoint.state)
     arena.load_history(state.history, checkpoint.state)
     losses = tuple(json.loads(checkpoint.manifest.read_bytes()).get("losses", ()))
@@ -132,7 +132,7 @@ def load_snapshot(path, arena):
     model = next((file for file in tried if file.is_file()), None)
     if model is None:
         raise InputError(f"{path}: learned_net: found none of {', '.join(map(str, tried))}, expected a .caffemodel")
-    load_weights(model, arena)
+    load_caffemodel(model, arena)
     arena.load_history(state.history, path)
     return state, model
 
@@ -147,7 +147,7 @@ def fill_arena(arena, blobs, where):
     return extra
 
 
-def load_weights(path, arena):
+def load_caffemodel(path, arena):
     """Fill the arena with the weights and statistics of a .caffemodel; the same as `fill_arena` otherwise."""
     return fill_arena(arena, read_caffemodel(path), path)
 
@@ -168,7 +168,7 @@ def load_start_of(phase, recipe, folder, arena):
     problem = verify(chosen)
     if problem:
         raise InputError(problem)
-    load_weights(chosen.model, arena)
+    load_caffemodel(chosen.model, arena)
     note = "" if wanted == chosen.iteration else f" (the recipe says {wanted}, which this run did not reach)"
     return f"starts from the weights of phase {before} at iteration {chosen.iteration}{note}"
 
