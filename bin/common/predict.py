@@ -38,6 +38,11 @@ class Cluster:
         return self.nodes * self.ranks_per_node
 
     @property
+    def threads(self):
+        """Of a rank, that compute."""
+        return max(1, self.cores // self.ranks_per_node - published_runs.COMMUNICATION_CORES)
+
+    @property
     def network(self):
         """As one rank sees it while all send."""
         return Network(self.latency_us * 1e-6, self.bandwidth_gbit * 1e9 / 8 / self.ranks_per_node)
@@ -71,7 +76,7 @@ def predict(recipe, cluster):
     step = turns * alone * slow + line.exposed  # gradients travel during the last worker's backward pass
     images = recipe.workers * recipe.batch_size
     phases = [_phase(recipe, phase, cluster, step, line.exposed, forward) for phase in recipe.phases]
-    memory, disk = needs.memory_bytes(recipe), needs.disk_bytes(recipe)
+    memory, disk = needs.memory_bytes(recipe, cluster.threads), needs.disk_bytes(recipe)
     return {
         "recipe": recipe.name,
         "nodes": cluster.nodes,
