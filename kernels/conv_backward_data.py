@@ -8,7 +8,8 @@ from kernels.convolve import convolve
 from kernels.epilogue import NO_EPILOGUE, backward_epilogue
 from kernels.jit import parallel_jit
 from kernels.layout import FEW
-from kernels.scratch import scratch
+from kernels.scratch import TRANSPOSED_WEIGHTS, scratch
+from kernels.scratch_sizes import transposed_weights
 from kernels.sizes import convolved_size
 
 
@@ -32,7 +33,7 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     if fused_norm is not None:
         found = fused_norm.x.shape
         expect(found == fused_norm.y.shape == shape, f"fused_norm is of {found}, expected {shape}")
-    transposed = scratch("transposed weights", (w.shape[1], w.shape[0], *w.shape[2:4], 16, 16))
+    transposed = scratch(TRANSPOSED_WEIGHTS, transposed_weights(w.shape))
     _transpose(w.reshape(*w.shape[:2], -1, *w.shape[4:]), transposed.reshape(*transposed.shape[:2], -1, 16, 16))
     target = np.empty((*shape[:4], 16), np.float32) if few else dx
     epilogue = NO_EPILOGUE if fused_norm is None else backward_epilogue(fused_norm)

@@ -6,10 +6,11 @@ import numba
 
 from kernels.batchnorm import channel_sums
 from kernels.check import expect, expect_stored
-from kernels.division import is_pointwise, part_count, weight_gradient_pieces
+from kernels.division import is_pointwise, part_count
 from kernels.jit import parallel_jit
 from kernels.ranges import nth_range
-from kernels.scratch import scratch
+from kernels.scratch import PARTIAL_DW, scratch
+from kernels.scratch_sizes import partial_dw
 from kernels.sizes import convolved_size
 from kernels.tiles import outer_tile
 from kernels.winograd import winograd_backward_weights
@@ -36,9 +37,8 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="a
         return winograd_backward_weights(x, dy, dw)
     if is_pointwise(dw.shape, stride, pad):  # the pixels of a row count as images
         x, dy = (a.reshape(a.shape[0], a.shape[1], 1, -1, a.shape[4]) for a in (x, dy))
-    pieces = weight_gradient_pieces(dw.shape, dy.shape[1])
-    partial = scratch("partial dw", (pieces, dw.size))
-    k_parts = part_count(k_blocks, pieces)
+    partial = scratch(PARTIAL_DW, partial_dw(dw.shape, dy.shape))
+    k_parts = part_count(k_blocks, len(partial))
     _outer_for(lanes, x.shape[4])(x, dy, dw, partial, stride, pad, rows, cols, k_parts)
 
 

@@ -8,21 +8,14 @@ import functools
 
 import numba
 
-from kernels.division import (
-    FEW_PIXELS,
-    PIXELS,
-    convolution_pieces,
-    is_pointwise,
-    part_count,
-    pointwise_piece,
-)
+from kernels.division import FEW_PIXELS, PIXELS, is_pointwise, part_count, pointwise_piece
 from kernels.epilogue import NO_EPILOGUE, apply_epilogue, reduce_pieces, with_sums
 from kernels.jit import inlined_jit, parallel_jit
 from kernels.ranges import nth_range
 from kernels.taps import taps
 from kernels.tiles import product_tile
 from kernels.winograd import winograd_convolve
-from kernels.winograd_division import convolution_tiling, uses_winograd
+from kernels.winograd_division import convolution_pieces, uses_winograd
 
 
 def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilogue=NO_EPILOGUE, sums=False,
@@ -35,10 +28,7 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilo
     k_blocks, c_blocks, rows, cols, lanes, _ = w.shape
     stride, pad = scale * divisor, abs(offset)  # one of scale and divisor is 1
     by_winograd = uses_winograd(winograd, w.shape, y.shape, stride, pad)
-    if by_winograd:
-        pieces = convolution_tiling(w.shape, y.shape).pieces
-    else:
-        pieces = convolution_pieces(w.shape, y.shape, stride, pad)
+    pieces = convolution_pieces(w.shape, y.shape, stride, pad, by_winograd)
     if sums:
         epilogue = with_sums(epilogue, k_blocks, pieces)
     k_parts = part_count(k_blocks, pieces)

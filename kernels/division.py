@@ -27,7 +27,7 @@ def pointwise_piece(pixels):
     return POINTWISE_PIXELS if pixels >= POINTWISE_PIXELS * TASKS / 2 else POINTWISE_PIXELS // 2
 
 
-def convolution_pieces(w, y, stride, pad):
+def direct_pieces(w, y, stride, pad):
     """Pieces of a direct convolution's result: rows, or where it is pointwise, ranges of all pixels."""
     _, height, width, images, _ = y
     if not is_pointwise(w, stride, pad):

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.jit import inlined_jit, jit
-from kernels.scratch import scratch
+from kernels.scratch import EPILOGUE_SUMS, scratch
+from kernels.scratch_sizes import epilogue_sums
 from kernels.vector import fused, load, splat, store, where_above, where_below, widen
 
 _NO32, _NO64 = np.empty(0, np.float32), np.empty(0, np.float64)
@@ -60,9 +61,9 @@ def norm_factors(gamma, beta, mean, var, eps):
 
 def with_sums(epilogue, blocks, pieces):
     """The epilogue with room for the sums of so many pieces of each block of channels."""
-    sums = scratch("epilogue", (blocks * pieces * 32,), np.float64)
+    sums = scratch(EPILOGUE_SUMS, epilogue_sums(blocks, pieces))
     sums[:] = 0
-    return epilogue._replace(sums=sums, pieces=pieces)
+    return epilogue._replace(sums=sums.reshape(-1), pieces=pieces)
 
 
 def reduce_pieces(sums, pieces):

@@ -11,8 +11,7 @@ size, stride and map size.
 
 import numpy as np
 
-from kernels.vector import LANES
-
+LANES = 16  # channels of a block, and numbers of a vector
 FEW = 4  # channels (an image's three) that are not worth a block of 16
 
 

@@ -1,11 +1,29 @@
 """Working memory that the fast kernels use again from call to call. Kernels run from one thread at a time."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-_held = {}
 ALIGNMENT = 64  # bytes of a cache line, and of a vector of 16 floats: none then straddles two lines
+
+
+class Purpose(NamedTuple):
+    """What an array of working memory is for, and the type of its numbers."""
+
+    name: str
+    dtype: type = np.float32
+
+
+# What each holds; its shape is in `scratch_sizes`.
+TRANSPOSED_WEIGHTS = Purpose("transposed weights")  # of a gradient of data: weights with inputs and outputs exchanged
+PARTIAL_DW = Purpose("partial dw")  # of a direct gradient of weights: the sums of each piece
+WINOGRAD_WEIGHTS = Purpose("winograd weights")  # weights, or the gradient of weights, at the points of Winograd
+WINOGRAD_INPUTS = Purpose("winograd inputs")  # the input's tiles at these points
+WINOGRAD_OUTPUTS = Purpose("winograd outputs")  # the tiles of the result, or of its gradient, at these points
+EPILOGUE_SUMS = Purpose("epilogue sums", np.float64)  # of an epilogue: the sums of each block and piece
+
+_held = {}  # {Purpose: the largest array that it ever needed, flat}
 
 
 def aligned(size, dtype=np.float32):
@@ -16,10 +34,15 @@ def aligned(size, dtype=np.float32):
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
-def scratch(purpose, shape, dtype=np.float32):
-    """An uninitialised array of `shape`, valid until the next call for the same purpose and dtype."""
+def scratch(purpose, shape):
+    """An uninitialised array of `shape`, valid until the next call for the same Purpose."""
     size = math.prod(shape)
-    held = _held.get((purpose, dtype))
+    held = _held.get(purpose)
     if held is None or held.size < size:
-        held = _held[purpose, dtype] = aligned(size, dtype)
+        held = _held[purpose] = aligned(size, purpose.dtype)
     return held[:size].reshape(shape)
+
+
+def held_bytes():
+    """{name of the purpose: bytes} of all working memory that is held now."""
+    return {purpose.name: array.nbytes for purpose, array in _held.items()}

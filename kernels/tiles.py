@@ -9,8 +9,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.layout import LANES
 from kernels.registers import HELD
-from kernels.vector import LANES, broadcast, fma, pointer_at, prefetch
+from kernels.vector import broadcast, fma, pointer_at, prefetch
 
 _V16 = ir.VectorType(ir.FloatType(), LANES)
 _I64 = ir.IntType(64)

@@ -13,6 +13,7 @@ from kernels.division import PIXELS
 from kernels.epilogue import NO_EPILOGUE
 from kernels.jit import jit, parallel_jit
 from kernels.scratch import scratch
+from kernels.scratch_sizes import winograd_convolution, winograd_weight_gradient
 from kernels.tiles import outer_tile, product_tile
 from kernels.winograd_division import POINTS, convolution_tiling, fits_cache, weight_gradient_tiling
 from kernels.winograd_tiles import (
@@ -28,23 +29,19 @@ from kernels.winograd_tiles import (
 def winograd_convolve(x, w, y, flip=False, accumulate=False, epilogue=NO_EPILOGUE):
     """y (+)= the 3x3 convolution of x, padded by 1, with w; with w rotated by 180 degrees if `flip`."""
     tiling = convolution_tiling(w.shape, y.shape)
-    cached = fits_cache(w.shape)
-    copies = numba.get_num_threads() if cached else 1
-    u = scratch("winograd weights", (POINTS, tiling.k_blocks, tiling.c_blocks, 256))
-    v = scratch("winograd inputs", (copies, POINTS * tiling.x_plane))
-    m = scratch("winograd outputs", (copies, POINTS * tiling.y_plane))
+    need = winograd_convolution(w.shape, y.shape, numba.get_num_threads())
+    u, v, m = (scratch(purpose, shape) for purpose, shape in need.items())
     transform_weights(w.reshape(-1), u.reshape(-1), tiling.k_blocks, tiling.c_blocks, flip)
-    kernel = _in_cache if cached else _in_phases
+    kernel = _in_cache if fits_cache(w.shape) else _in_phases
     kernel(x.reshape(-1), u.reshape(-1), y.reshape(-1), v, m, tiling, accumulate, epilogue)
 
 
 def winograd_backward_weights(x, dy, dw):
     """dw += the gradient of the weights of a 3x3 convolution, padded by 1, of x."""
     tiling = weight_gradient_tiling(dw.shape, dy.shape)
-    v = scratch("winograd inputs", (POINTS * tiling.x_plane,))
-    m = scratch("winograd outputs", (POINTS * tiling.y_plane,))
-    du = scratch("winograd weights", (POINTS, tiling.k_blocks, tiling.c_blocks, 256))
-    _in_rounds(x.reshape(-1), dy.reshape(-1), dw.reshape(-1), v, m, du.reshape(-1), tiling)
+    need = winograd_weight_gradient(dw.shape, dy.shape)
+    du, v, m = (scratch(purpose, shape).reshape(-1) for purpose, shape in need.items())
+    _in_rounds(x.reshape(-1), dy.reshape(-1), dw.reshape(-1), v, m, du, tiling)
 
 
 @parallel_jit

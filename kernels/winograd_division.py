@@ -6,7 +6,7 @@ Shapes are as `layout` stores arrays: w of weights, y of a result.
 from typing import NamedTuple
 
 from kernels.check import expect
-from kernels.division import PIXELS
+from kernels.division import PIXELS, direct_pieces
 
 MODES = ("auto", "always", "never")
 POINTS = 36  # of a tile: the 6x6 numbers that its transform has
@@ -58,6 +58,11 @@ def winograd_is_faster(w, y):
     direct = (3 * height - 2) * (3 * width - 2) * images  # the taps that meet an image
     tiles = _tile_count(y)
     return 3 * POINTS * tiles < 2 * direct and tiles >= 2 * PIXELS and min(w[:2]) >= 2
+
+
+def convolution_pieces(w, y, stride, pad, by_winograd):
+    """Pieces of a convolution's result."""
+    return convolution_tiling(w, y).pieces if by_winograd else direct_pieces(w, y, stride, pad)
 
 
 def fits_cache(w):

@@ -31,7 +31,7 @@ INSIDE = {
     "plan": {"network", "recipes", "reduction", "report", "errors"},
     "bench": {"data", "network", "recipes", "reduction", "report", "step", "world", "errors"},
 }
-KERNELS = {"network", "bench"}  # the only ones that know compiled kernels; others are handed them
+KERNELS = {"network", "bench", "plan"}  # the only ones that import kernels (plan: their sizes); others are handed them
 
 
 def sources(room):

@@ -6,14 +6,18 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numba
+import numpy as np
 import pytest
 from commands import PROJECT, call
 
 from bin.common.predict import Cluster, against_published, predict
+from kernels import fast, scratch, scratch_sizes
 from mpi.cost_model import Network, allreduce_seconds, into_buckets, slowest, timeline
 from nptrain.bench.shapes import step_flops
 from nptrain.bench.step import Work
 from nptrain.network.layers import DEPTHS
+from nptrain.network.resnet import ResNet
 from nptrain.plan import needs
 from nptrain.recipes.published import RECIPES
 
@@ -139,8 +143,43 @@ def test_memory_is_what_a_step_holds():
     assert arrays["gradients"] == pytest.approx(arena.gradients.nbytes, rel=1e-3)
 
 
+@pytest.mark.parametrize(("batch", "crop", "depth"), [(2, 64, 50), (17, 32, 50), (3, 64, 18)])
+def test_working_memory_is_what_the_kernels_of_a_step_hold(batch, crop, depth, monkeypatch):
+    monkeypatch.setattr(scratch, "_held", {})
+    recipe = replace(RECIPE, batch_size=batch, crop_size=crop, depth=depth)
+    network = ResNet.of(recipe, fast)
+    network.arena.initialise(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, crop, crop), dtype=np.uint8)
+    network.forward(network.pack_images(pixels, recipe.mean_bgr, recipe.scale), np.zeros(batch, np.int64))
+    network.backward()
+    found = needs.kernel_bytes(recipe, numba.get_num_threads())
+    assert found == scratch.held_bytes()
+    assert needs.memory_bytes(recipe, numba.get_num_threads())["kernels"] == sum(found.values())
+
+
+def test_working_memory_of_each_pass_by_each_algorithm(monkeypatch):
+    w, y = fast.weights_shape(48, 32, 3, 3), fast.activation_shape(5, 48, 9, 8)
+    x, weights, dy = (np.zeros(s, np.float32) for s in (fast.activation_shape(5, 32, 9, 8), w, y))
+    threads = numba.get_num_threads()
+    for mode in ("always", "never"):
+        ops = fast.with_winograd(mode)
+        for need, call in (
+            (scratch_sizes.forward(w, y, 1, 1, threads, mode),
+             lambda ops=ops: ops.conv_forward(x, weights, None, 1, 1, statistics=np.empty((2, 48)))),
+            (scratch_sizes.forward(w, y, 1, 1, threads, mode, sums=False),
+             lambda ops=ops: ops.conv_inference(x, weights, np.zeros(48, np.float32), 1, 1)),
+            (scratch_sizes.backward_data(w, x.shape, 1, 1, threads, mode, sums=False),
+             lambda ops=ops: ops.conv_backward_data(dy, weights, (9, 8), 1, 1)),
+            (scratch_sizes.backward_weights(w, y, 1, 1, mode),
+             lambda ops=ops: ops.conv_backward_weights(x, dy, weights, None, 1, 1)),
+        ):  # fmt: skip
+            monkeypatch.setattr(scratch, "_held", {})
+            call()
+            assert scratch_sizes.largest([need]) == scratch.held_bytes()
+
+
 def test_several_workers_have_sums_in_float64():
-    alone, several = (needs.memory_bytes(replace(RECIPE, workers=workers)) for workers in (2, 3))
+    alone, several = (needs.memory_bytes(replace(RECIPE, workers=workers), 2) for workers in (2, 3))
     assert several.pop("float64 sums") == 2 * several["gradients"]
     assert several == alone
 
@@ -171,7 +210,7 @@ def test_the_command_prints_in_under_a_second():
 def test_nothing_slow_is_imported():
     body = "import sys; sys.path[:0] = [sys.argv[1]]\n"
     body += "import bin.common.predict, nptrain.recipes.published, nptrain.report.table\n"
-    body += "print({name.split('.')[0] for name in sys.modules} & {'numba', 'kernels', 'matplotlib', 'mpi4py'})"
+    body += "print({name.split('.')[0] for name in sys.modules} & {'numba', 'llvmlite', 'matplotlib', 'mpi4py'})"
     done = subprocess.run([sys.executable, "-c", body, PROJECT], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("set()\n", "")
 

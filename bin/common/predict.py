@@ -40,6 +40,11 @@ class Cluster:
         return self.nodes * self.ranks_per_node
 
     @property
+    def threads(self):
+        """How many threads of a rank compute."""
+        return max(1, self.cores // self.ranks_per_node - published_runs.COMMUNICATION_CORES)
+
+    @property
     def network(self):
         """The network as one rank sees it while all send."""
         return Network(self.latency_us * 1e-6, self.bandwidth_gbit * 1e9 / 8 / self.ranks_per_node)
@@ -113,7 +118,7 @@ def _check(recipe, cluster):
 def _run(recipe, cluster, step, exposed, forward):
     """Duration of the whole run, memory of a rank, disk."""
     phases = [_phase(recipe, phase, cluster, step, exposed, forward) for phase in recipe.phases]
-    memory = needs.memory_bytes(recipe)
+    memory = needs.memory_bytes(recipe, cluster.threads)
     return {
         "phases": phases,
         "minutes": sum(phase["minutes"] for phase in phases),

@@ -1,4 +1,4 @@
 """What a run needs, counted from the layer table without building the network: operations, gradients, memory, disk.
 
-Nothing here imports kernels or compiles: a prediction is printed at once.
+Nothing here imports a compiler: a prediction is printed at once.
 """

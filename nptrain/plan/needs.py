@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from math import prod
 
-from nptrain.network.layers import STATISTICS, STEM, Convolution, layers, walk
+from kernels import scratch_sizes
+from kernels.layout import activation_shape, weights_shape
+from nptrain.network.layers import STATISTICS, STEM, Convolution, blocks, layers, walk
 from nptrain.network.slots import inference_slots, training_slots
 from nptrain.recipes.recipe import IMAGENET
 from nptrain.reduction.plain_sum import sum_dtype
 
 FLOAT = 4  # bytes
 RECORD_BYTES = 42e9 / IMAGENET[0]  # of the published LMDB: JPEG, shorter side 256, for crops of 224
-IMAGE_LANES = 4  # colours as the fast kernels store them
-PROCESS_BYTES = 0.3e9  # Python, NumPy, Numba and its compiled kernels, MPI; working memory of the kernels
+PROCESS_BYTES = 0.26e9  # Python, NumPy, Numba and its compiled kernels, MPI
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,40 @@ def activation_bytes(recipe):
 
 def _stored(sizes, images):
     """Bytes of activations of (channels, height, width) as the fast kernels store them."""
-    return FLOAT * images * sum(max(channels, IMAGE_LANES) * height * width for channels, height, width in sizes)
+    return FLOAT * sum(prod(activation_shape(images, *size)) for size in sizes)
 
 
-def memory_bytes(recipe):
-    """{what: bytes} of one rank. A rank with several workers runs them one after another, in the same memory."""
+def kernel_bytes(recipe, threads):
+    """{purpose: bytes} of the fast kernels' working memory on so many threads: of each the most that a convolution of a
+    training step or of a test needs. The classifier is a convolution of one pixel.
+    """
+    images, images_of_test = recipe.batch_size, recipe.test_batch_size or recipe.batch_size
+    projections = {block.projection for block in blocks(recipe.depth, recipe.downsample)}
+    found = []
+    for step in steps_of(recipe):
+        conv, where = step.conv, (step.conv.stride, step.conv.pad, threads)
+        w = weights_shape(conv.outputs, conv.inputs, conv.kernel, conv.kernel)
+        x, y = _map(images, conv.inputs, step.height), _map(images, conv.outputs, step.out)
+        found.append(scratch_sizes.forward(w, y, *where))
+        found.append(scratch_sizes.forward(w, _map(images_of_test, conv.outputs, step.out), *where, sums=False))
+        found.append(scratch_sizes.backward_weights(w, y, conv.stride, conv.pad))
+        if conv is not STEM:  # a projection's gradient is not the last that its input gets: no ReLU and sums yet
+            found.append(scratch_sizes.backward_data(w, x, *where, sums=conv not in projections))
+    w = weights_shape(recipe.classes, conv.outputs, 1, 1)
+    x, y = (_map(images, channels, 1) for channels in (conv.outputs, recipe.classes))
+    found.append(scratch_sizes.backward_weights(w, y, 1, 0))
+    found.append(scratch_sizes.backward_data(w, x, 1, 0, threads, sums=False))
+    return scratch_sizes.largest(found)
+
+
+def _map(images, channels, height):
+    return activation_shape(images, channels, height, height)
+
+
+def memory_bytes(recipe, threads):
+    """{what: bytes} of one rank, whose kernels have so many threads. A rank with several workers runs them one after
+    another, in the same memory.
+    """
     prefetched = max(phase.prefetch for phase in recipe.phases) + 1
     pixels = recipe.batch_size * 3 * recipe.crop_size**2  # one byte each
     parameters = parameter_bytes(recipe)
@@ -111,6 +141,7 @@ def memory_bytes(recipe):
         **parameters,
         **({"float64 sums": 2 * parameters["gradients"]} if apart else {}),
         **activation_bytes(recipe),
+        "kernels": sum(kernel_bytes(recipe, threads).values()),
         "images ahead": prefetched * pixels,
         "process": int(PROCESS_BYTES),
     }
