@@ -87,7 +87,7 @@ def test_other_arguments():
 @pytest.mark.ranks
 def test_a_data_set_missing_on_one_host(data):
     errors = differing(["--train-data", data / "a"], ["--train-data", data / "none"])
-    one_line(errors, f"{data}/none: no LMDB: {data}/none/data.mdb cannot be read: No such file or directory")
+    one_line(errors, f"{data}/none: not an LMDB: {data}/none/data.mdb cannot be read: No such file or directory")
 
 
 @pytest.mark.ranks

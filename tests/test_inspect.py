@@ -93,7 +93,7 @@ def test_lmdb(tmp_path):
     assert found["labels"] == {0: 1, 3: 2}
     assert found["mean_size"] == [(20 + 10 + 20) / 3, 16]
     assert (found["records"], found["bad"]) == (5, 2)
-    assert "record 00000003_d: found 4 bytes that are no Datum" in found["first_bad"]
+    assert "record 00000003_d: found 4 bytes that are not a Datum" in found["first_bad"]
     assert found["first_keys"] == ["00000000_a", "00000001_b", "00000002_c"]
     assert summary(tmp_path / "set" / "data.mdb")["labels"] == found["labels"]
     first = summary(tmp_path / "set", records=2)
