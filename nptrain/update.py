@@ -42,7 +42,7 @@ def update(arena, phase, iteration, count, arrived=None, current_step=0):
         decay, local_rate = phase.weight_decay * decay_mult, rate * parameter.blob.lr_mult
         if phase.local_lr_auto and local_rate > 0:
             g[...] = scale * g + decay * (np.sign(w) if l1 else w)
-            local_rate = rate * trust_ratio(ops, w, g, phase)  # in place of lr_mult
+            local_rate = rate * trust_ratio(ops, w, g, phase)  # instead of lr_mult
             ops.sgd_update(w, g, history, local_rate, momentum, 0.0, nesterov=nesterov)
         else:
             ops.sgd_update(w, g, history, local_rate, momentum, decay, scale, l1, nesterov)

@@ -86,7 +86,7 @@ def slowest(results):
 
 
 def on_all_ranks(world, call):
-    """`call`, which returns seconds, as a function that runs it after a barrier and returns what a ParallelWork does."""
+    """A function that runs `call`, which returns seconds, after a barrier. It returns what a ParallelWork does."""
 
     def run():
         world.barrier()

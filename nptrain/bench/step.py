@@ -121,7 +121,7 @@ def measure(training, batch, crop_size, repeats, modes=()):
 
 
 def breakdown(took, spent, batch, crop_size, peak):
-    """A row for each kind of operation, in the order of the table, then the rest of `took` (s). `peak` is in GFLOP/s."""
+    """A row for each kind of operation, in the order of KINDS, then the rest of `took` (s). `peak` is in GFLOP/s."""
     flops = dict(zip((FORWARD, DATA, WEIGHTS), convolution_flops(crop_size).values(), strict=True))
     spent = {kind: spent[kind] for kind in dict.fromkeys(KINDS.values()) if kind in spent}
     spent[REST] = (None, took - sum(seconds for _, seconds in spent.values()))

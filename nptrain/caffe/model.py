@@ -42,9 +42,9 @@ def read_caffemodel(path):
 
 
 def unmerged(blobs):
-    """{layer: blobs} in which each Scale layer is a layer of its own, as in the net file. The engine of the published
-    run merges it into its BatchNorm layer, bn..., which then has five blobs: the last two, gamma and beta, go to
-    scale...
+    """{layer: blobs} with a Scale layer beside each BatchNorm layer, as in the net file. The engine of the published
+    run merges the two: a layer bnNAME then has five blobs, of which the last two, gamma and beta, are those of
+    scaleNAME.
     """
     layers = {}
     for name, values in blobs.items():

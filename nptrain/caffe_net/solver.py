@@ -117,7 +117,7 @@ def _understood(message, path):
         values["snapshot_prefix"] = None
     seed = message.random_seed if message.random_seed >= 0 else None
     phase = Phase(path.stem, **values)
-    Recipe(path.stem, "", (phase,))  # which checks its values
+    Recipe(path.stem, "", (phase,))  # checks its values
     return Solver(path, phase, message.net, seed, tuple(notes))
 
 
