@@ -20,7 +20,7 @@ ON_RANKS = ("train", "evaluate", "bench")  # commands that run on several ranks;
 def launch(name):
     """Run the command `name` with the arguments of this process, and end the process."""
     enter_environment(name)
-    sys.path[0] = str(PROJECT)  # in place of bin/
+    sys.path[0] = str(PROJECT)  # instead of bin/
 
     def main(argv, world):
         from nptrain.data.datum import silence_pillow

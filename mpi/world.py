@@ -138,8 +138,8 @@ class World:
         """
         if self.size == 1:
             return
-        everybody, deadline = self.comm.Ibarrier(), time.monotonic() + 10
-        while not everybody.Test():
+        barrier, deadline = self.comm.Ibarrier(), time.monotonic() + 10
+        while not barrier.Test():
             if time.monotonic() > deadline:
                 self.end_all(status)
             time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The two ways a run ends badly, as exit statuses: 2 for a user's mistake, 1 for a failure."""
+"""Errors that end a command with one line: a user's mistake (exit status 2), a run that fails (1)."""
 
 from contextlib import contextmanager
 
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 class InputError(Exception):
     """A user's mistake, in one line: which file, record, field or flag, what was found, what was expected.
 
-    What the message quotes may be anything: it is made printable, and cut if it is very long.
+    The message may quote any text: it is made printable, and shortened if it is very long.
     """
 
     exit_status = 2
@@ -16,7 +16,7 @@ class InputError(Exception):
 
 
 class TrainingError(Exception):
-    """A run that cannot go on (a loss that is not finite): one line, naming the last good checkpoint."""
+    """A run that cannot continue, as its loss is not finite: one line, which names the last checkpoint."""
 
     exit_status = 1
 
@@ -31,12 +31,14 @@ def within(place):
 
 
 def reason(error):
-    """Why a file could not be read or written, by the exception that came of it."""
+    """Why a file could not be read or written, from the exception."""
     return getattr(error, "strerror", None) or error
 
 
 def printable(text, limit):
-    """`text` in one line: what is not printable is escaped, and a middle beyond `limit` characters left out."""
+    """`text` as one line of at most about `limit` characters: what is not printable is escaped, and the middle of a
+    longer text is left out.
+    """
     text = _cut(text, limit)
     return text if text.isprintable() else _cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), limit)
 

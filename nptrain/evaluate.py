@@ -1,4 +1,4 @@
-"""Loss, top-1 and top-5 over records, each exactly once, on any number of ranks: of a network, or of several."""
+"""Loss, top-1 and top-5 of one network or several over a data set, on any number of ranks."""
 
 import numpy as np
 
@@ -7,18 +7,18 @@ from nptrain.network.inference import Inference
 
 
 def evaluate(network, dataset, transform, recipe, world, threads, records=None, initializer=None):
-    """The result of a network's weights as they are: {"loss", "top1", "top5", "records"}, means over the data set or
-    its first `records`; the same on every rank.
+    """The result of a network: {"loss", "top1", "top5", "records"}, means over the data set, or over its first
+    `records` records; the same on every rank.
     """
     return evaluate_members([Inference(network)], dataset, transform, recipe, world, threads, records, initializer)[0]
 
 
 def evaluate_members(members, dataset, transform, recipe, world, threads, records=None, initializer=None):
-    """The results of each of the members, Inferences of one network. With several, the last result is that of their
-    ensemble, whose probabilities are the mean of theirs.
+    """The results of `members`, Inferences of one network. If there are several, a last result is that of their
+    ensemble, whose probabilities are the mean of the members'.
 
-    Each rank takes a contiguous share of the records; the last, shorter batch is filled up with zeros. A batch is
-    decoded once, for all members, by `threads` threads, each of which calls `initializer` first.
+    Each rank evaluates a contiguous range of the records, each record once. The last batch is padded with zeros. Each
+    batch is decoded once for all members, by `threads` threads, which call `initializer` first.
     """
     network, size = members[0].network, recipe.test_batch_size or recipe.batch_size
     ops, several = network.ops, len(members) > 1

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees all of it or nothing; and what is no file to read."""
+"""Files: written atomically, and read only if they are regular files."""
 
 import os
 import stat
@@ -9,11 +9,11 @@ from nptrain.errors import InputError
 
 
 def check_regular(path):
-    """Raises InputError for another thing than a regular file: a device may never end, a pipe never begin. OSError
-    where there is nothing.
+    """Raise InputError unless `path` is a regular file: a device may have no end, and a pipe may block. Raises OSError
+    if it does not exist.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise InputError(f"{path}: cannot be read: no regular file")
+        raise InputError(f"{path}: cannot be read: not a regular file")
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def atomic_write(path, mode="wb"):
     """Open a temporary file beside `path`; when the block ends, make it `path`, safely on disk.
 
     `mode` is "wb" or "w" (UTF-8). After an exception, in the block or in the writing, the temporary file
-    is gone and `path` is as it was. Raises OSError where the folder cannot be written.
+    is removed and `path` is unchanged. Raises OSError if the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -38,7 +38,7 @@ def atomic_write(path, mode="wb"):
 
 
 def sync_folder(folder):
-    """Make the names in `folder` as durable as the files behind them."""
+    """Make new names in `folder` durable, by fsync."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
-"""One training step, from batches of images to new weights: the way of a gradient, from top to bottom.
+"""One training step, from batches of images to new weights.
 
-1. Every logical worker of this rank runs forward and backward on its batches; `Reduction.sums` adds up its gradients.
-2. During the backward pass of the last one, buckets of gradients leave for the other ranks as they become final.
-3. The loss has left before them. From all ranks' loss follows whether to go on, and the learning rate.
-4. Each bucket is applied to its weights as soon as its total is there; at last the running statistics.
+1. Each logical worker of this rank runs forward and backward on its batches; `Reduction.sums` adds up their gradients.
+2. During the backward pass of the last worker, the gradients are sent in buckets, each as soon as it is final.
+3. The loss is sent before them. All ranks' loss decides whether training continues, and the learning rate.
+4. Each bucket is applied to its weights as soon as its sum has arrived; then the running statistics are updated.
 """
 
 import math
@@ -25,17 +25,17 @@ BUCKET_BYTES = 16 << 20
 
 
 def worker_range(workers, rank, size):
-    """The logical workers of a rank, of `size` ranks: a contiguous range; their numbers differ by one at most."""
+    """The logical workers of one of `size` ranks: a contiguous range. Their numbers differ by one at most."""
     return range(workers * rank // size, workers * (rank + 1) // size)
 
 
 @dataclass
 class Reduction:
-    """How the gradients of all workers become one, on all ranks.
+    """How the gradients of all workers are summed over all ranks.
 
-    workers       of this rank
+    workers       the workers of this rank
     sums          `PlainSum`, `TreeSum` or `CompressedSum`, for this phase
-    bucket_bytes  of gradients that travel together, at least
+    bucket_bytes  size at which a bucket of gradients is sent
     """
 
     world: World
@@ -47,10 +47,10 @@ class Reduction:
     @classmethod
     def of(cls, network, recipe, phase, world=None, reducer=None, bucket_bytes=BUCKET_BYTES, reproducible=False,
            compress=False):  # fmt: skip
-        """For a phase of a recipe on the ranks of `world`; without one, on this process alone.
+        """The Reduction for a phase of a recipe on the ranks of `world` (None: on this process alone).
 
-        reproducible  sum over workers in an order that the number of ranks does not change
-        compress      gradients travel as bf16; not together with `reproducible`
+        reproducible  sum over workers in an order that does not depend on the number of ranks
+        compress      send gradients as bf16; not together with `reproducible`
         """
         world, arena = world or Solo(), network.arena
         ranges = [worker_range(recipe.workers, rank, world.size) for rank in range(world.size)]
@@ -66,8 +66,13 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step has come to: the mean loss over all workers, the phase's Progress with it, seconds that images were
-    waited for (the mean of all ranks), images/s of all ranks, and where this rank's time went (`StepTimer.result`).
+    """The result of a step.
+
+    loss          the mean over all workers
+    progress      the phase's Progress with this loss
+    data_wait_s   seconds that a rank waited for images, the mean of all ranks
+    images_per_s  of all ranks together
+    times         where this rank's time went (`StepTimer.result`)
     """
 
     loss: float
@@ -82,8 +87,8 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
 
     iteration    of the phase, from 0
     batches      iterator over a `data.loader.Batch` for each worker of this rank and each pass of `phase.iter_size`
-    reduction    a Reduction for this recipe and phase; None: this process carries all workers
-    progress     what the phase remembers of its losses so far
+    reduction    a Reduction for this recipe and phase; None: this process has all workers
+    progress     the phase's Progress before the step; None at its first iteration
     data_wait_s  seconds that this rank has waited for images since the last call
 
     Raises TrainingError, before anything is updated, on a loss that is not finite.
@@ -96,7 +101,7 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
         values = [loss, data_wait_s() / world.size]
         return buckets.start(8 * len(values), world.allreduce_scalars, values)
 
-    with np.errstate(over="ignore", invalid="ignore"):  # the check of the loss says it in one line
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is reported below
         pending = _accumulate(network, recipe, phase, batches, reduction, buckets, timer, send_loss)
     loss, waited = pending.result()
     loss /= count
@@ -112,7 +117,7 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
 
 def _accumulate(network, recipe, phase, batches, reduction, buckets, timer, send_loss):
     """Add up the gradients and batch statistics of this rank's workers, and send them as they become final. Returns
-    send_loss(the sum of their losses), called before the last backward pass, so that the loss travels first.
+    send_loss(the sum of their losses), called before the last backward pass, so that the loss is sent first.
     """
     arena, sums, workers = network.arena, reduction.sums, reduction.workers
     whole = slice(0, arena.gradients.size)

@@ -1,7 +1,7 @@
-"""The training loop: phases, iterations, tests and checkpoints in between. One iteration is `train_step`.
+"""The training loop: phases, iterations, tests and checkpoints. One iteration is `train_step`.
 
-The recipe's workers are logical. A rank carries a contiguous range of them and runs one after another, adding
-gradients; what worker w sees at iteration i depends on (seed, phase, i, w) alone.
+The recipe's workers are logical. A rank runs a contiguous range of them, one after another, and adds up their
+gradients. The images of worker w in iteration i depend on (seed, phase, i, w) alone.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from nptrain.world import World
 
 @dataclass(frozen=True)
 class Options:
-    """How a recipe is run, which changes nothing of what it computes but the order of sums and bf16's rounding.
+    """How a recipe is run. Results depend on this only through the order of sums and the rounding to bf16.
 
-    decode_threads       that decode images ahead of the step; each calls `decode_initializer` first, if there is one
-    comm_threads         that sum over ranks, on all ranks as many: so many buckets travel at once; each calls the
-                         `comm_initializers` first
-    max_bad_records      of the training data that a rank replaces by the next good one, instead of stopping
-    bucket_bytes, reproducible, compress   as in `step.Reduction.of`
+    decode_threads      threads that decode images ahead of the step; they call `decode_initializer` first, if not None
+    comm_threads        threads that sum over ranks, as many as buckets that can be in flight at once; the same number
+                        on all ranks; they call the `comm_initializers` first
+    max_bad_records     damaged training records that a rank replaces by the next good one
+    bucket_bytes, reproducible, compress  as in `step.Reduction.of`
     """
 
     decode_threads: int = 1
@@ -44,7 +44,7 @@ class Options:
 
 @dataclass
 class Trainer:
-    """One run of a recipe on this rank. `folder`: of the checkpoints. `val_data` None: no tests."""
+    """One run of a recipe on this rank. `folder` is that of the checkpoints; without `val_data` there are no tests."""
 
     recipe: Recipe
     network: ResNet
@@ -57,8 +57,10 @@ class Trainer:
     options: Options = Options()
 
     def run(self, phases, iterations=None, resume_from=None):
-        """Train the named phases in order, each for `iterations` at most. Weights are in the network already;
-        `resume_from` is the checkpoint they (and the momentum) came from, if they did. Returns the last Checkpoint.
+        """Train the named phases in order, each up to iteration `iterations` at most. Returns the last Checkpoint.
+
+        The network holds the weights to start from. `resume_from` is the Checkpoint from which they, and the momentum,
+        were loaded; None if there was none.
         """
         names = [phase.name for phase in self.recipe.phases]
         self._synchronise()
@@ -77,7 +79,7 @@ class Trainer:
         return checkpoint.Checkpoint(self.folder, phase.name, max(start, stop), prefix=phase.snapshot_prefix)
 
     def _start_from_phase_before(self, phase):
-        """Weights (not the momentum) of the phase before, at the iteration that the recipe names."""
+        """Load the weights (not the momentum) of the phase before, at the iteration that the recipe names."""
         if self.world.rank == 0:
             line = checkpoint.load_start_of(phase, self.recipe, self.folder, self.network.arena)
             self.log.say(f"phase {phase.name}: {line}")
@@ -85,14 +87,14 @@ class Trainer:
         self._synchronise()
 
     def _synchronise(self):
-        """Rank 0's weights, statistics and momentum for everybody."""
+        """Copy rank 0's weights, statistics and momentum to all ranks."""
         arena = self.network.arena
         for array in (arena.weights, arena.statistics, arena.factors, arena.history):
             self.world.bcast_array(array)
 
     def _phase(self, phase, start, stop, progress):
         recipe, options = self.recipe, self.options
-        if self._test_is_due(phase, start, stop):  # also where a run resumes: the test came after the checkpoint
+        if self._test_is_due(phase, start, stop):  # also after a resume: a checkpoint is saved before the test
             self._test(phase, start)
         with self._loader(phase, start, stop) as loader, self._reducer() as reducer:
             batches = iter(loader)
@@ -100,17 +102,17 @@ class Trainer:
                                      options.reproducible, options.compress)  # fmt: skip
             for iteration in range(start, stop):
                 step = self._step(phase, iteration, batches, reduction, progress, loader)
-                self._say_drop(phase, iteration, progress, step.progress)
+                self._log_drop(phase, iteration, progress, step.progress)
                 progress, done = step.progress, iteration + 1
                 rate = learning_rate(phase, iteration, progress.current_step)
                 self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
                                    smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
                 if (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done, progress)
-                    reduction.sums.forget()  # a run that resumes here has nothing kept back either
+                    reduction.sums.forget()  # as in a run that resumes here
                 if self._test_is_due(phase, done, stop):
                     self._test(phase, done)
-        self._say_bad_records(loader.bad_records)
+        self._log_bad_records(loader.bad_records)
 
     def _loader(self, phase, start, stop):
         recipe, options = self.recipe, self.options
@@ -134,15 +136,15 @@ class Trainer:
             last = f"the last checkpoint is {saved[-1].model}" if saved else "there is no checkpoint"
             raise TrainingError(f"{error}; {last}") from None
 
-    def _say_drop(self, phase, iteration, before, after):
-        """Say where plateau has made the rate drop. All ranks have the same loss, bit for bit, so they agree."""
+    def _log_drop(self, phase, iteration, before, after):
+        """Log a drop of the rate by the policy plateau. All ranks have the same loss, bit for bit, so they agree."""
         if phase.lr_policy == "plateau" and after.current_step > before.current_step:
             self.log.say(f"phase {phase.name}, iteration {iteration}: the smoothed loss has not gone below "
                          f"{after.minimum_loss:.4f} since iteration {before.iter_last_event}: lr "
                          f"{learning_rate(phase, iteration, after.current_step):.4g}")  # fmt: skip
 
-    def _say_bad_records(self, bad_records):
-        """Say which bad records any rank has replaced in this phase."""
+    def _log_bad_records(self, bad_records):
+        """Log the bad records that ranks have replaced in this phase."""
         lines = sorted({line for records in self.world.allgather(bad_records) for line in records.values()})
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")

@@ -8,8 +8,8 @@ from nptrain.recipes.schedule import learning_rate
 
 
 def momentum_at(phase, iteration):
-    """The momentum factor. With `momentum_correction`, during the warm-up it is scaled by
-    rate(i) / rate(i - 1), since the history holds rates (the original's unfused path).
+    """The momentum factor. With `momentum_correction`, it is scaled by rate(i) / rate(i - 1) during the warm-up,
+    since the history contains rates (the original's unfused path).
     """
     if not phase.momentum_correction or iteration >= phase.warmup_iter:
         return phase.momentum
@@ -17,18 +17,19 @@ def momentum_at(phase, iteration):
 
 
 def update(arena, phase, iteration, count, arrived=None, current_step=0):
-    """w -= history for every parameter, in the order of the original: average the gradients, summed over
-    `count` batches; clip; decay; local rate; history (Nesterov: looks ahead of it). `arena.gradients` is used up.
-    `current_step` is what `learning_rate` takes.
+    """w -= history for every parameter, in the order of the original: divide the gradients, which are sums over
+    `count` batches; clip; decay; local rate; history (Nesterov: a step ahead of it). Overwrites `arena.gradients`.
 
-    `arrived` gives slices of the gradients, each when it is there; together they are all. By default, they are there.
+    arrived       yields slices of the gradients, each when its sum has arrived; together they cover all gradients
+                  (None: all have arrived)
+    current_step  as in `learning_rate`
     """
     ops, gradients = arena.ops, arena.gradients[: arena.size]
     parts = [slice(0, arena.size)] if arrived is None else arrived
     rate, momentum = learning_rate(phase, iteration, current_step), momentum_at(phase, iteration)
     scale = 1 / count
     if phase.clip_gradients >= 0:
-        parts = list(parts)  # the norm is that of all
+        parts = list(parts)  # the norm is that of all gradients
         norm = sqrt(ops.squared_norm(gradients)) * scale
         if norm > phase.clip_gradients:
             scale *= phase.clip_gradients / norm
@@ -41,14 +42,16 @@ def update(arena, phase, iteration, count, arrived=None, current_step=0):
         decay, local_rate = phase.weight_decay * decay_mult, rate * parameter.blob.lr_mult
         if phase.local_lr_auto and local_rate > 0:
             g[...] = scale * g + decay * (np.sign(w) if l1 else w)
-            local_rate = rate * trust_ratio(ops, w, g, phase)  # in place of lr_mult
+            local_rate = rate * trust_ratio(ops, w, g, phase)  # instead of lr_mult
             ops.sgd_update(w, g, history, local_rate, momentum, 0.0, nesterov=nesterov)
         else:
             ops.sgd_update(w, g, history, local_rate, momentum, decay, scale, l1, nesterov)
 
 
 def trust_ratio(ops, w, g, phase):
-    """LARS (You et al., arXiv 1708.03888) as the original has it; g is decayed already. 1 where w or g is zero."""
+    """The local rate of LARS (You et al., arXiv 1708.03888) as in the original; g includes weight decay. 1 if w or g is
+    zero.
+    """
     weight, gradient = sqrt(ops.squared_norm(w)), sqrt(ops.squared_norm(g))
     if weight == 0 or gradient == 0:
         return 1.0

@@ -72,7 +72,7 @@ def differences(tmp_path_factory):
         (folder / name / "net.prototxt").write_text(to_text(train_val(recipe, recipe.phases[0], str(folder / "a"))))
     data, none = ([*TINY, "--train-data", str(folder / name)] for name in ("a", "none"))
     solver, other = (["--solver", str(folder / name / "solver.prototxt")] for name in ("one", "two"))
-    missing = rf"{folder}/none: no LMDB: {folder}/none/data\.mdb cannot be read: No such file or directory"
+    missing = rf"{folder}/none: not an LMDB: {folder}/none/data\.mdb cannot be read: No such file or directory"
     return {
         "compression": (["--compress", "bf16"], [], "--compress is none, rank 0 has bf16"),
         "a data set missing on one host": (data, none, missing),

@@ -163,7 +163,7 @@ def test_the_command_prints_json():
         (["kernels", "--crop-size", "16"], "--crop-size: found 16, expected 32 or more"),
         (["kernels", "--shape", "9x9"], "--shape: found '9x9', expected a part of one like '512>512 3x3/1 7'"),
         (["step", "--mode", "eager"], "--mode: expected only with --against torch"),
-        (["data", "no/such/folder"], "no/such/folder: no LMDB: "),
+        (["data", "no/such/folder"], "no/such/folder: not an LMDB: "),
         (["roofline", "--out", "no/such/folder/x.png"], "--out: found no/such/folder/x.png, expected a folder"),
     ],
 )

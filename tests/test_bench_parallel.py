@@ -46,7 +46,7 @@ def test_sums_by_size_of_bucket():
 
 def test_a_rank_alone_sends_nothing_and_says_so():
     result = allreduce.measure(Solo(), 2, 32, 1, [float("inf")])
-    assert result["sent"] == "nothing, by a rank alone"
+    assert result["sent"] == "nothing: there is one rank"
     assert "best_bucket_mib" not in result
     assert result["steps"][0]["hidden"] is None
     assert result["sums"][0]["gb_per_s"] is None

@@ -199,17 +199,17 @@ def test_errors(tmp_path):
         read_caffemodel(path)
 
     write_solverstate(path, SolverState(1, "w", [np.ones(3, np.float32)]))
-    with pytest.raises(InputError, match=r"f: no NetParameter message: .*another kind of file"):
+    with pytest.raises(InputError, match=r"f: not a NetParameter message: .*another kind"):
         read_caffemodel(path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"f: no SolverState message: damaged, cut short"):
+    with pytest.raises(InputError, match=r"f: not a SolverState message: damaged, cut short"):
         read_solverstate(path)
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"f: holds no layers: not a .caffemodel"):
         read_caffemodel(path)
 
     write_caffemodel(path, "net", [("a", "Scale", [np.ones(3, np.float32)])])
-    with pytest.raises(InputError, match=r"f: no SolverState message: .*another kind of file"):
+    with pytest.raises(InputError, match=r"f: not a SolverState message: .*another kind"):
         read_solverstate(path)
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"f: holds no iteration: not a .solverstate"):

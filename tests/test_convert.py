@@ -216,7 +216,7 @@ def test_what_is_no_image_is_skipped(tmp_path, files):
     assert summary.records == 12
     assert labels(tmp_path / "set") == EXPECTED
     assert set(skipped) == set(bad)
-    assert skipped["ant/notes.txt"] == "found 5 bytes that are no image file"
+    assert skipped["ant/notes.txt"] == "found 5 bytes that are not an image file"
     assert skipped["bee/short.png"].startswith("the image does not decode: ")
     assert skipped["stray.png"] == "in no class folder"
 
@@ -235,7 +235,7 @@ def test_errors_leave_nothing(tmp_path, files):
         (source / "ant" / "0.png", {}, r"0.png: found no tar archive .*expected a folder or a whole .tar"),
         (damaged, {}, r"damaged.tar.xz: cannot be read: "),
         (short, {}, r"short.tar: found no tar archive \(unexpected end of data\)"),
-        (bad, {}, r"bad: found no image in 1 files; the first, a/x.png: found 8 bytes that are no image"),
+        (bad, {}, r"bad: found no image in 1 files; the first, a/x.png: found 8 bytes that are not an image"),
         (flat, {}, "flat: found no class folders"),
         (source, {"limit": 0}, "--limit: found 0, expected 1 or more"),
         (source, {"resize": -1}, "--resize: found -1, expected 1 or more"),
@@ -257,7 +257,7 @@ def test_command(tmp_path, files):
     source = make_folder(tmp_path / "source", files | {"ant/notes.txt": b"hello"})
     done = make_lmdb(source, tmp_path / "set", "--resize", 16, "--limit", 13, "--seed", 3, "--no-shuffle")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "skipped ant/notes.txt: found 5 bytes that are no image file\n" in done.stdout
+    assert "skipped ant/notes.txt: found 5 bytes that are not an image file\n" in done.stdout
     assert f"{tmp_path / 'set'}: 12 records, 3 classes, " in done.stdout
     assert list(labels(tmp_path / "set")) == list(EXPECTED)
     done = make_lmdb(source, tmp_path / "set")

@@ -46,7 +46,7 @@ def test_the_picture(tmp_path):
     [
         (["none"], "none/metrics.jsonl: No such file or directory, expected the metrics of a run"),
         (["broken"], "broken/metrics.jsonl: line 37: damaged, expected an iteration or a test as JSON"),
-        (["empty"], "empty/metrics.jsonl: found no iteration, expected one at least"),
+        (["empty"], "empty/metrics.jsonl: found no iteration, expected at least one"),
         (["whole", "--out", "x.txt"], "--out: found x.txt, expected a name that ends in .png, .svg or .pdf"),
         (["whole", "--out", "no/x.png"], "--out: found no/x.png, expected a folder that exists"),
         (["whole", "--out", "folder.png"], "--out: folder.png: Is a directory"),

@@ -76,12 +76,12 @@ def huge_png():
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (b"no image", "here: found 8 bytes that are no image file"),
-        (b"", "here: found 0 bytes that are no image file"),
+        (b"no image", "here: found 8 bytes that are not an image file"),
+        (b"", "here: found 0 bytes that are not an image file"),
         (image_file(image(1, 99, 99), "JPEG")[:-500], "here: the image does not decode: .*truncated"),
         (image_file(image(1, 99, 99))[:-500], "here: the image does not decode: .*truncated"),
         (huge_png(), "here: the image does not decode: .*pixels"),
-        (image_file(image(), "EPS"), "here: found .* no image file"),
+        (image_file(image(), "EPS"), "here: found .* not an image file"),
     ],
 )
 def test_bad_files(file, message):
@@ -116,8 +116,8 @@ def test_an_image_of_too_many_pixels(monkeypatch):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (b"\xff\xff\xff", "here: found 3 bytes that are no Datum"),
-        (b"", "here: found 0 bytes that are no Datum or one without image data"),
+        (b"\xff\xff\xff", "here: found 3 bytes that are not a Datum"),
+        (b"", "here: found 0 bytes that are not a Datum, or one without image data"),
         (Datum(data=b"x").SerializeToString(), "without label"),
         (Datum(label=1, float_data=[1, 2]).SerializeToString(), "here: found a Datum of floats"),
         (Datum(label=1, data=b"12345", channels=3, height=1, width=2).SerializeToString(), r"5 bytes .*\(3, 1, 2\)"),

@@ -96,7 +96,7 @@ MANY = 3_000_000
         (read_caffemodel, lambda: field(100, field(7, field(7, field(1, varint(2**40))) + field(5, bytes(8)))),
          r"layer , blob 0: found 2 numbers for a blob of shape \(1099511627776,\)"),
         (read_caffemodel, lambda: field(100, field(7, field(7, field(1, varint(2**40) + b"\0")))),
-         r"blob of shape \(1099511627776, 0\), larger than Caffe's can be"),
+         r"blob of shape \(1099511627776, 0\), larger than Caffe allows"),
         (read_caffemodel, lambda: field(100, field(7, field(7, field(1, b"\1" * MANY)))), "more than 32 axes"),
         (read_caffemodel, lambda: field(100, field(7, field(5, bytes(7)))), r"found 7 bytes of float32 for a blob"),
         (read_caffemodel, lambda: b"\xa2\x06\x00" * MANY, r"more than \d+ fields"),
@@ -122,8 +122,8 @@ def test_what_cannot_be_a_file(tmp_path):
     with open(tmp_path / "large", "wb") as file:
         file.truncate(2**31)  # holes
     for name, message in (
-        ("pipe", "no regular file"),
-        ("", "no regular file"),
+        ("pipe", "not a regular file"),
+        ("", "not a regular file"),
         ("large", "expected at most 2147483647"),
         ("a\0b", "null"),
     ):

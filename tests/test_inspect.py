@@ -93,7 +93,7 @@ def test_lmdb(tmp_path):
     assert found["labels"] == {0: 1, 3: 2}
     assert found["mean_size"] == [(20 + 10 + 20) / 3, 16]
     assert (found["records"], found["bad"]) == (5, 2)
-    assert "record 00000003_d: found 4 bytes that are no Datum" in found["first_bad"]
+    assert "record 00000003_d: found 4 bytes that are not a Datum" in found["first_bad"]
     assert found["first_keys"] == ["00000000_a", "00000001_b", "00000002_c"]
     assert summary(tmp_path / "set" / "data.mdb")["labels"] == found["labels"]
     first = summary(tmp_path / "set", records=2)
@@ -120,10 +120,10 @@ def test_texts(tmp_path):
 
 def test_checkpoints(tmp_path):
     saved = checkpoint.save(tmp_path, "1", 30, Arena(layers(18, 10), naive), Progress())
-    assert text(saved.manifest).endswith("  its files are there, and have its checksums")
+    assert text(saved.manifest).endswith("  its files are complete, with the manifest's checksums")
     elsewhere = checkpoint.save(tmp_path / "run", "1", 30, Arena(layers(18, 10), naive), Progress(), tmp_path / "caffe")
     assert elsewhere.model == tmp_path / "caffe_iter_30.caffemodel"
-    assert text(elsewhere.manifest).endswith("  its files are there, and have its checksums")
+    assert text(elsewhere.manifest).endswith("  its files are complete, with the manifest's checksums")
     found = summary(saved.model)
     assert sum(bool(layer["blobs"]) for layer in found["layers"]) == 20 + 20 + 20 + 1
     assert len(text(saved.model).splitlines()) > 100
@@ -147,11 +147,11 @@ def test_a_run(tmp_path):
     [
         (b"", "is empty"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file, expected one with snapshot_format: BINARYPROTO"),
-        (image_file(image()), "no Caffe message"),
-        (b"\x08\x01\x10\x02", "none of Caffe's files"),
+        (image_file(image()), "not a Caffe message"),
+        (b"\x08\x01\x10\x02", "not one of Caffe's files"),
         (b"Hello, world!\n", "1:6: "),
         (b"a: 1\n", "a text without any field"),
-        (b"\xe4\xf6\xfc text", "no text: invalid continuation byte at byte 0"),
+        (b"\xe4\xf6\xfc text", "not a text: invalid continuation byte at byte 0"),
         (b'{"recipe": [], "arguments": {}, "versions": {}, "hosts": []}', "neither the"),
         (b'{"recipe": {"a": NaN}, "arguments": {}, "versions": {}, "hosts": []}', "neither the"),
         (b'{"recipe": {"a": 1e999}, "arguments": {}, "versions": {}, "hosts": []}', "neither the"),

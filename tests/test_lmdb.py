@@ -91,11 +91,11 @@ def test_writer_overwrites_nothing(tmp_path):
 
 def test_no_lmdb(tmp_path):
     for name in ("none", ""):
-        with pytest.raises(InputError, match=r"no LMDB: .*data.mdb cannot be read: No such file"):
+        with pytest.raises(InputError, match=r"not an LMDB: .*data.mdb cannot be read: No such file"):
             LmdbDataset(tmp_path / name)
     for content in (b"", b"x" * 10_000):
         (tmp_path / "data.mdb").write_bytes(content)
-        with pytest.raises(InputError, match="no LMDB: "):
+        with pytest.raises(InputError, match="not an LMDB: "):
             LmdbDataset(tmp_path)
 
 
@@ -104,8 +104,13 @@ def test_no_files(tmp_path):
     (tmp_path / "set" / "data.mdb").mkdir(parents=True)
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / "data.mdb")
-    for name, message in (("file", "Not a directory"), ("set", "is no file"), ("pipe", "is no file"), ("a\0", "null")):
-        with pytest.raises(InputError, match=f"{tmp_path}.*: no LMDB: .*{message}"):
+    for name, message in (
+        ("file", "Not a directory"),
+        ("set", "is not a file"),
+        ("pipe", "is not a file"),
+        ("a\0", "null"),
+    ):
+        with pytest.raises(InputError, match=f"{tmp_path}.*: not an LMDB: .*{message}"):
             LmdbDataset(tmp_path / name)
 
 
@@ -154,7 +159,7 @@ def test_cut_short(tmp_path):
     whole = data.read_bytes()
     for size in (len(whole) - 1, len(whole) - 4096, 8192, 4096 + 151, 4096, 20, 1, 0):
         data.write_bytes(whole[:size])
-        with pytest.raises(InputError, match=r"set: (cut short: found|no LMDB:) .*"):
+        with pytest.raises(InputError, match=r"set: (cut short: found|not an LMDB:) .*"):
             LmdbDataset(tmp_path / "set")
 
 
@@ -162,7 +167,7 @@ def test_cut_short_while_it_is_read(tmp_path):
     """What would end a process that maps the file."""
     dataset = LmdbDataset(make_dataset(tmp_path / "set", 20))
     os.truncate(tmp_path / "set" / "data.mdb", 8192)
-    with pytest.raises(InputError, match=r"set: record 00000019_19.png: found 0 bytes that are no Datum"):
+    with pytest.raises(InputError, match=r"set: record 00000019_19.png: found 0 bytes that are not a Datum"):
         dataset[19]
 
 
@@ -172,20 +177,20 @@ PAGE = 4096
 @pytest.mark.parametrize(
     ("page", "offset", "value", "message"),
     [  # the fields that lmdb_file.py reads: a page of the tree is found by its flags
-        (0, 16, b"\xde\xc0\xef\xbf", "no LMDB: data.mdb begins otherwise"),
-        (1, 20, b"\3", "no LMDB that Caffe reads: found format version 3, expected 1"),
-        (0, 40, b"\0\0", "no LMDB: pages of 0 bytes"),
-        (0, 40, b"\xff\xff\xff\xff", "no LMDB: pages of 4294967295 bytes"),
+        (0, 16, b"\xde\xc0\xef\xbf", "not an LMDB: data.mdb has another header"),
+        (1, 20, b"\3", "not an LMDB that Caffe reads: found format version 3, expected 1"),
+        (0, 40, b"\0\0", "not an LMDB: pages of 0 bytes"),
+        (0, 40, b"\xff\xff\xff\xff", "not an LMDB: pages of 4294967295 bytes"),
         (1, 92, b"\4", "found an LMDB with flags 0x4"),
         (1, 120, b"\xff", r"damaged: found \d+ records, expected \d+"),
         (1, 128, b"\xfe\xff", "damaged: a reference to page 65534"),
         (1, 128, b"\0", "damaged: a reference to page 0"),
         (1, 136, b"\xff\xff", "cut short"),
-        ("branch", 10, b"\0", "is no page of the tree"),
-        ("branch", 12, b"\xff\xff", "is no page of the tree"),
+        ("branch", 10, b"\0", "is not a page of the tree"),
+        ("branch", 12, b"\xff\xff", "is not a page of the tree"),
         ("branch", 16, b"\xfe\x0f", "has records outside it"),
         ("branch", 16, b"\1\0", "has records outside it"),
-        ("leaf", 10, b"\x22", "is no page of the tree"),
+        ("leaf", 10, b"\x22", "is not a page of the tree"),
         ("leaf", 16, b"\4\0", "has records outside it"),
         ("leaf", "size", b"\xff\xff", "has records that end outside it"),
         ("leaf", "flags", b"\2", "has records of another kind than Caffe's"),
@@ -235,7 +240,7 @@ def test_bad_records(tmp_path):
     )
     dataset = LmdbDataset(tmp_path / "set", classes=5)
     for index, message in (
-        (0, "set: record 00000000_a: found 2 bytes that are no Datum"),
+        (0, "set: record 00000000_a: found 2 bytes that are not a Datum"),
         (1, "set: record 00000001_b: the image does not decode"),
         (2, "set: record 00000002_c: found label 5, expected 0..4"),
     ):

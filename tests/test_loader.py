@@ -206,10 +206,10 @@ def test_bad_records_are_replaced_up_to_the_limit(flawed):
         found, bad = labels(flawed, max_bad_records=3, threads=threads)
         assert found == [[0, 1, 2, 5, 5, 5, 6, 7, 8, 0]] * 2
         assert sorted(bad) == [3, 4, 9]
-        assert "record 00000004_4: found 8 bytes that are no image file" in bad[4]
+        assert "record 00000004_4: found 8 bytes that are not an image file" in bad[4]
 
 
 def test_nothing_but_bad_records(tmp_path):
     write_lmdb(tmp_path / "set", [(f"{i}", b"\xff") for i in range(3)])
-    with pytest.raises(InputError, match="no Datum"):
+    with pytest.raises(InputError, match="not a Datum"):
         labels(LmdbDataset(tmp_path / "set"), max_bad_records=1000)

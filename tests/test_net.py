@@ -276,7 +276,7 @@ def test_mistakes_in_the_text(tmp_path):
     with pytest.raises(InputError, match=r"net.prototxt: cannot be read: No such file"):
         read_net(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"net.prototxt: no text: .*, expected NetParameter"):
+    with pytest.raises(InputError, match=r"net.prototxt: not a text: .*, expected NetParameter"):
         read_net(path)
     for text, line in (
         ('name: "x"\nlayer {\n  colour: 1\n}', r"net.prototxt:3:3: .*no field named .colour"),
@@ -290,7 +290,7 @@ def test_mistakes_in_the_text(tmp_path):
 
 
 def test_a_deploy_net_is_no_net_to_train():
-    with pytest.raises(InputError, match=r"^net: input: found it, expected a Data layer: this is a deploy net$"):
+    with pytest.raises(InputError, match=r"^net: input: found a value, expected a Data layer: this is a deploy net$"):
         understand(deploy(PUBLISHED), "net")
     with pytest.raises(InputError, match=r"^net: no layer is the first in the TRAIN phase, expected type Data$"):
         understand(NetParameter(), "net")

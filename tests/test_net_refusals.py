@@ -16,7 +16,7 @@ FIELDS = [
     ("res3a_branch2b", "convolution_param { stride: 1 }", "convolution_param.stride: found 1x1, expected 2x2"),
     ("res3a_branch2a", "convolution_param { stride: 2 }", "convolution_param.stride: found 2x2, expected 1x1"),
     ("conv1", "convolution_param { pad: 2 }", "convolution_param.pad: found 2x2, expected 3x3"),
-    ("conv1", "convolution_param { kernel_h: 7 }", "convolution_param.kernel_size: found it together with kernel_h"),
+    ("conv1", "convolution_param { kernel_h: 7 }", "convolution_param.kernel_size: found together with kernel_h"),
     ("conv1", "convolution_param { bias_term: false }", "convolution_param.bias_term: found false, expected true"),
     ("res2a_branch1", "convolution_param { bias_term: true }", "bias_term: found true, expected false"),
     ("res4f_branch2c", "convolution_param { num_output: 512 }", "num_output: found 512, expected 1024"),
@@ -40,7 +40,7 @@ FIELDS = [
     ("scale4f_branch2b", "param { lr_mult: 1 }", "param: found 3 of them, expected at most 2"),
     ("scale4f_branch2b", "scale_param { bias_term: false }", "scale_param.bias_term: found false, expected true"),
     ("scale4f_branch2b", "scale_param { axis: 0 }", "scale_param.axis: found 0, expected 1"),
-    ("scale4f_branch2b", "scale_param { filler { value: 0 } }", "filler: found another one, expected that of bn4f_bra"),
+    ("scale4f_branch2b", "scale_param { filler { value: 0 } }", "filler: found a different one, expected that"),
     ("conv1", 'param { name: "shared" }', "param.name: found shared, expected none"),
     ("conv1", "param { lr_mult: -1 }", "param: found -1, expected 0 or more"),
     ("res2a_relu", "relu_param { negative_slope: 0.1 }", "relu_param.negative_slope: found 0.1, expected 0"),
@@ -61,11 +61,11 @@ FIELDS = [
     ("res2a_branch1", 'type: "Deconvolution"', "type: found Deconvolution, expected Convolution"),
     ("res2a_branch1", "propagate_down: false", "propagate_down: found [False], expected none"),
     ("res2a_branch1", "loss_weight: 1", "loss_weight: found [1.0], expected none"),
-    ("res2a_branch1", "pooling_param { }", "pooling_param: found it, expected none"),
+    ("res2a_branch1", "pooling_param { }", "pooling_param: found a value, expected none"),
     ("res2a_branch1", "phase: TRAIN", "phase: found 0, expected none"),
-    ("res2a_branch1", 'include { stage: "deploy" }', "include.stage: found it, expected phase alone"),
-    ("res2a_branch1", "exclude { min_level: 1 }", "exclude.min_level: found it, expected phase alone"),
-    ("data", "exclude { phase: TEST }", "exclude: found it together with include"),
+    ("res2a_branch1", 'include { stage: "deploy" }', "include.stage: found a value, expected phase alone"),
+    ("res2a_branch1", "exclude { min_level: 1 }", "exclude.min_level: found a value, expected phase alone"),
+    ("data", "exclude { phase: TEST }", "exclude: found together with include"),
     ("prob", "loss_weight: 0.5", "loss_weight: found [0.5], expected none"),
     ("prob", "loss_param { label_smoothing: 0.1 }", "loss_param.label_smoothing: found 0.1, expected 0"),
     ("prob", "loss_param { ignore_label: 0 }", "loss_param.ignore_label: found 0, expected none"),
@@ -86,8 +86,8 @@ FIELDS = [
     ("data", "transform_param { crop_h: 224 }", "transform_param.crop_h: found 224, expected crop_size alone"),
     ("data", "transform_param { flow: true }", "transform_param.flow: found true, expected images"),
     ("data", "transform_param { force_gray: true }", "transform_param.force_gray: found true"),
-    ("data", "transform_param { resize_param { } }", "resize_param: found it together with random_aspect_ratio_param"),
-    ("data", "transform_param { random_resize_param { } }", "found it together with random_resize_param"),
+    ("data", "transform_param { resize_param { } }", "resize_param: found together with random_aspect_ratio_param"),
+    ("data", "transform_param { random_resize_param { } }", "found together with random_resize_param"),
     ("data", "transform_param { random_aspect_ratio_param { max_area_ratio: 0.9 } }", "max_area_ratio: found 0.9, exp"),
     ("data", "transform_param { random_aspect_ratio_param { max_attempt: 5 } }", "max_attempt: found 5, expected 10"),
     ("data", "transform_param { random_aspect_ratio_param { min_area_ratio: 0 } }", "min_area_ratio: found 0.0, expec"),
@@ -237,4 +237,4 @@ def test_the_original_release_s_own_training_file_is_for_finetuning():
 def test_fields_of_the_net(published, field, value):
     net = copy(published)
     net.MergeFrom(NetParameter(**{field: value}))
-    assert f"{field}: found it, expected " in refusal(net)
+    assert f"{field}: found a value, expected " in refusal(net)

@@ -163,7 +163,7 @@ def test_working_memory_of_each_pass_by_each_algorithm(monkeypatch):
     threads = numba.get_num_threads()
     for mode in ("always", "never"):
         ops = fast.with_winograd(mode)
-        for need, call in (
+        for need, convolve in (
             (scratch_sizes.forward(w, y, 1, 1, threads, mode),
              lambda ops=ops: ops.conv_forward(x, weights, None, 1, 1, statistics=np.empty((2, 48)))),
             (scratch_sizes.forward(w, y, 1, 1, threads, mode, sums=False),
@@ -174,7 +174,7 @@ def test_working_memory_of_each_pass_by_each_algorithm(monkeypatch):
              lambda ops=ops: ops.conv_backward_weights(x, dy, weights, None, 1, 1)),
         ):  # fmt: skip
             monkeypatch.setattr(scratch, "_held", {})
-            call()
+            convolve()
             assert scratch_sizes.largest([need]) == scratch.held_bytes()
 
 

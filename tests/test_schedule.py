@@ -155,7 +155,7 @@ def test_a_policy_says_what_it_lacks():
         check_policy(replace(BASE, lr_policy="plateau", gamma=0.1, plateau_winsize=(9, 0)))
     with pytest.raises(InputError, match="gamma: found -1, expected 0 or more, as lr_policy is 'inv'"):
         check_policy(replace(BASE, lr_policy="inv", gamma=-1))
-    with pytest.raises(InputError, match="stepvalue: found 5, 3, expected them in rising order"):
+    with pytest.raises(InputError, match="stepvalue: found 5, 3, expected values in rising order"):
         check_policy(replace(BASE, lr_policy="multistep", gamma=0.1, stepvalue=(5, 3)))
     with pytest.raises(InputError, match=r"lr_iter: found 99, expected max_iter \(100\) or more"):
         check_policy(replace(BASE, lr_policy="poly_cyc", lr_iter=99))

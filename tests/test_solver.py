@@ -193,7 +193,7 @@ def test_files_that_are_no_text(tmp_path):
     with pytest.raises(InputError, match=r"none: cannot be read: No such file"):
         read_solver(tmp_path / "none")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"binary: no text: .*, expected SolverParameter"):
+    with pytest.raises(InputError, match=r"binary: not a text: .*, expected SolverParameter"):
         read_solver(tmp_path / "binary")
 
 
@@ -201,7 +201,7 @@ def test_files_that_are_no_text(tmp_path):
 def test_what_never_ends_is_no_file(tmp_path, read):
     os.mkfifo(tmp_path / "pipe")
     for path in ("/dev/zero", tmp_path / "pipe"):
-        with pytest.raises(InputError, match=f"^{path}: cannot be read: no regular file$"):
+        with pytest.raises(InputError, match=f"^{path}: cannot be read: not a regular file$"):
             read(path)
 
 

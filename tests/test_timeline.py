@@ -110,7 +110,7 @@ def test_the_command_draws_a_picture(folder, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "words", "says"),
     [
-        ([], [], "metrics.jsonl: found no iteration, expected one at least"),
+        ([], [], "metrics.jsonl: found no iteration, expected at least one"),
         ([LINE], ["--iteration", "7"], "--iteration: found 7, expected one of the run's, up to 0"),
         ([LINE], ["--phase", "9"], "--phase: found '9', expected one of 1"),
         ([LINE, {**LINE, "phase": "2"}], ["--iteration", "0"], "found 0 in several phases, expected --phase with it"),

@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_is_passed_over(data, tmp_path, whole):
     newest = folder / "checkpoints" / "phase1_iter_12.caffemodel"
     newest.write_bytes(newest.read_bytes()[:-1])
     output, _ = call("train", *arguments(data, folder, *SHORT), "--resume")
-    assert "passing over a damaged checkpoint" in output
+    assert "skipped a damaged checkpoint" in output
     assert "resumes at phase 1, iteration 8" in output
     assert metrics(folder) == metrics(whole[0])
 
@@ -131,9 +131,9 @@ def test_resuming_says_what_may_change_the_bits(data, whole):
 
 def test_resume_refuses_another_recipe(data, whole):
     _, errors = call("train", *arguments(data, whole[0], *SHORT, "--set", "1.momentum=0.8"), "--resume", status=2)
-    assert errors.startswith("train: 1.momentum: found 0.8, but the run in")
+    assert errors.startswith("train: 1.momentum: found 0.8, expected 0.9, as in the run in")
     _, errors = call("train", *arguments(data, whole[0], *SHORT), status=2)
-    assert "holds a run already" in errors
+    assert "contains a run already" in errors
 
 
 def test_people_see_the_smoothed_loss_as_often_as_display_says(tmp_path):

@@ -28,7 +28,7 @@ def main(argv, world):
     picture.check(args.out)
     timelines = read(RunFolder(args.run).metrics, args.phase, args.iteration)
     if args.iteration is not None and len(timelines) > 1:
-        raise InputError(f"--iteration: found {args.iteration} in several phases, expected --phase, too")
+        raise InputError(f"--iteration: found {args.iteration} in several phases, expected --phase with it")
     chosen = median(timelines)
 
     from nptrain.report.step_plot import draw  # here: the import takes a second, and mistakes are reported before

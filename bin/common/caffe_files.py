@@ -19,8 +19,8 @@ INSTEAD = {
     "engine": "leave it out: --kernels and --winograd choose among the kernels here",
     "level": "leave it out: layers are chosen by their phase alone",
     "stage": "leave it out: layers are chosen by their phase alone",
-    "sigint_effect": "leave it out: an interrupted run ends, and --resume goes on from its newest snapshot",
-    "sighup_effect": "leave it out: a run ends with its terminal, and --resume goes on from its newest snapshot",
+    "sigint_effect": "leave it out: an interrupted run ends, and --resume continues from its newest snapshot",
+    "sighup_effect": "leave it out: a run ends with its terminal, and --resume continues from its newest snapshot",
 }
 
 

@@ -1,4 +1,4 @@
-"""Microbenchmarks: what is timed is checked first, kernels are warm, times are medians, and the FMA peak that
-a number is compared with is measured beside it. Every `measure` returns a dictionary that JSON can hold: lists
-of rows are its tables.
+"""Benchmarks. Results are checked before they are timed, kernels are warm, times are medians, and the FMA peak with
+which a speed is compared is measured at the same time. Every `measure` returns a dictionary for JSON, whose tables are
+lists of rows.
 """

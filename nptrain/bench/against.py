@@ -1,6 +1,6 @@
-"""PyTorch in a process of its own, which works only when it is told to.
+"""PyTorch in a process of its own, which computes only on request.
 
-In our process, its threads and ours would get in each other's way, and its memory would count as ours.
+In our process, its threads would compete with ours, and its memory would be counted as ours.
 """
 
 import json
@@ -19,18 +19,18 @@ TORCH = "2.13.0"
 
 
 def check_installed():
-    """Raises InputError where PyTorch is missing."""
+    """Raise InputError if PyTorch is missing."""
     if find_spec("torch") is None:
         raise InputError(f"--against torch: PyTorch is not installed: {pip()} install torch=={TORCH}")
 
 
 class Rival:
-    """PyTorch's training step or inference in `mode` "eager" or "compile", with as many threads as ours. Calling it
-    does it once and returns the seconds; `memory_mb` is then the most memory it has held. A context manager.
-    Raises InputError where PyTorch is missing or fails.
+    """PyTorch's training step or inference in `mode` "eager" or "compile", with as many threads as ours. A call runs it
+    once and returns the seconds; `memory_mb` is then the peak memory of the process. A context manager. Raises
+    InputError if PyTorch is missing or fails.
 
-    group  of several, who train together, the environment variables by which they find each other
-    cores  that it may use (None: those of the calling thread, which may be pinned to one)
+    group  environment variables by which processes that train together find each other (None: a single one)
+    cores  cores that the process may use (None: those of the calling thread, which may be pinned to one)
     """
 
     def __init__(self, mode, training, batch, crop_size, group=None, cores=None):
@@ -39,7 +39,7 @@ class Rival:
         settings = {"mode": mode, "training": training, "batch": batch, "crop_size": crop_size,
                     "ranks": group["WORLD_SIZE"] if group else 1, "threads": get_num_threads()}  # fmt: skip
         here = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cores or here)  # what is started inherits it
+        os.sched_setaffinity(0, cores or here)  # the new process inherits it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "nptrain.bench.torch_step", json.dumps(settings)], cwd=PROJECT,
             env={**os.environ, **{name: str(value) for name, value in (group or {}).items()}},
@@ -63,13 +63,13 @@ class Rival:
 
     def __exit__(self, *_):
         try:
-            self._process.communicate(timeout=10)  # it ends with its input
+            self._process.communicate(timeout=10)  # it ends when its input ends
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
 
 
 def pip():
-    """The environment's pip, as one would type it."""
+    """The environment's pip, as a relative path if possible."""
     path = Path(sys.executable).with_name("pip")
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

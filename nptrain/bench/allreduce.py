@@ -1,6 +1,4 @@
-"""Summing the gradients over the ranks, by size of bucket: how long it takes by itself, and how much of it a
-training step hides.
-"""
+"""Sums of the gradients over ranks, by bucket size: how long they take alone, and how much of them a step hides."""
 
 import statistics
 from functools import partial
@@ -17,16 +15,16 @@ SMALL = 100  # sums of a single value
 
 
 def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializers=(), ops=fast):
-    """ResNet-50's gradients, in backward order, in buckets of `sizes` MiB at least (inf: all at once); no block of the
-    network is split. All ranks call it.
+    """Sums ResNet-50's gradients, in backward order, in buckets of at least `sizes` MiB (inf: one bucket); gradients of
+    a residual block are not split. All ranks call it. Times are medians of the slowest rank's.
 
-    `sums`, without overlap: median ms of a bucket and of all, GB/s (bytes by time: the algorithm's), bus GB/s (what
-    every link carries: 2 (n - 1) / n times as much for n ranks). `steps`, with overlap: a whole step, what it takes
-    longer than the same step without sending (`alone_ms`), for how much of it gradients were waited for (the mean of
-    the ranks), and the share of the time of all sums that is hidden. Medians, by the slowest rank, in turn.
+    sums   without overlap: ms of a bucket and of all; GB/s (bytes divided by time); bus GB/s (what every link carries:
+           2 (n - 1) / n times as much for n ranks)
+    steps  with overlap: ms of a whole step; ms more than the same step without sending (`alone_ms`); ms that a rank
+           waited for gradients, the mean of the ranks; the share of the time of all sums that is hidden
 
-    `best_bucket_mib` has the shortest step; of those within `noise_ms` of it (the median deviation of its own times),
-    the one that waits least for gradients. `one_value_ms` is the sum of a single value: the latency.
+    `best_bucket_mib` has the shortest step; among steps within `noise_ms` of it (the median deviation of its times),
+    that which waits least for gradients. `one_value_ms` is the latency: the time of the sum of a single value.
     """
     with world.reducer(initializers=initializers) as reducer:
         work = ParallelWork(world, reducer, batch, crop_size, value_bytes, ops)
@@ -44,14 +42,12 @@ def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializ
     result |= {"ranks": world.size, **conditions(batch, crop_size, repeats), "gradients_mb": nbytes / 1e6,
               "value_bytes": work.values.itemsize, "alone_ms": computed * 1e3}  # fmt: skip
     if world.size == 1:
-        return {**result, "sent": "nothing, by a rank alone"}
+        return {**result, "sent": "nothing: there is one rank"}
     return {**result, "one_value_ms": statistics.median(one_value) * 1e3, **best(result["steps"], steps)}
 
 
 def summed(work, bucket_bytes):
-    """Sum the gradients with nothing computed meanwhile: (seconds of each bucket, seconds of the slowest rank for
-    all).
-    """
+    """Sum the gradients without computing. Returns (seconds of each bucket, seconds of the slowest rank for all)."""
     work.world.barrier()
     buckets = Buckets(work.sums, work.reducer, bucket_bytes)
     for offset in work.network.offsets():
@@ -63,7 +59,7 @@ def summed(work, bucket_bytes):
 
 
 def sums_row(label, results, nbytes, ranks):
-    """From what `summed` has returned."""
+    """A row of `sums`, from the results of `summed`."""
     bucket_times = [seconds for buckets, _ in results for seconds in buckets]
     whole = statistics.median(seconds for _, seconds in results)
     speed = nbytes / whole / 1e9 if ranks > 1 else None
@@ -73,7 +69,7 @@ def sums_row(label, results, nbytes, ranks):
 
 
 def steps_row(label, results, computed, whole, size):
-    """From what the steps have returned; `computed` s without sending, `whole` s of sums without overlap."""
+    """A row of `steps`, from their results. `computed`: s of a step without sending; `whole`: s of all sums alone."""
     took = statistics.median(map(slowest, results))
     waited = statistics.median(statistics.mean(seconds for _, seconds in ranks) for ranks in results)
     exposed = max(0.0, took - computed)
@@ -83,7 +79,7 @@ def steps_row(label, results, computed, whole, size):
 
 
 def best(rows, results):
-    """The row to recommend, by `measure`'s rule, and the noise."""
+    """The best bucket size by the rule of `measure`, and the noise."""
     fastest = min(rows, key=lambda row: row["step_ms"])
     times = map(slowest, results[fastest["bucket_mib"]])
     noise = statistics.median(abs(seconds * 1e3 - fastest["step_ms"]) for seconds in times)

@@ -1,4 +1,4 @@
-"""Every distinct convolution of ResNet-50, in every pass and by every kernel: first its error, then its speed."""
+"""Every distinct convolution of ResNet-50, in every pass and with every kernel: its error, then its speed."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from nptrain.bench.shapes import distinct_shapes
 from nptrain.bench.timing import conditions, seconds
 from nptrain.errors import InputError
 
-TOLERANCE = 1e-3  # of the largest value; errors are 1e-6 or so
+TOLERANCE = 1e-3  # relative to the largest value; usual errors are about 1e-6
 
 
 def kernels_of(shape):
-    """(name, mode of `fast.with_winograd`) of the kernels that can compute this shape."""
+    """Yields (name, mode of `fast.with_winograd`) of the kernels that can compute this shape."""
     yield "direct", "never"
     if shape.kernel == 3 and shape.stride == 1:
         yield "winograd", "always"
@@ -26,9 +26,9 @@ def used_kernel(shape, batch):
 
 
 def measure(batch, crop_size, repeats, only=""):
-    """A row for each shape whose label contains `only`, kernel and pass: median ms, GFLOP/s, its share of the FMA
-    peak measured just before, the relative error against float64 on two images. Then sums over all uses
-    in the network, by the kernel it uses.
+    """A row for each shape whose label contains `only`, each kernel and each pass: median ms, GFLOP/s, its share of the
+    FMA peak measured just before, and the relative error against float64 on two images. Last, sums over all
+    convolutions of the network, with the kernels that it uses.
     """
     rows, totals = [], {}
     for shape, uses in chosen(crop_size, only).items():
@@ -60,8 +60,8 @@ def _row(label, uses, name, kernel, took, flops, at_peak, error):
 
 
 def passes(shape, batch):
-    """(pass, kernel, call on `batch` images, relative error on two) of a shape. Raises ArithmeticError for a
-    result that is wrong.
+    """Yields (pass, kernel, call on `batch` images, relative error on two images) of a shape. Raises ArithmeticError
+    for a wrong result.
     """
     rng = np.random.default_rng(0)
     small, large = _operands(shape, 2, rng), _operands(shape, batch, rng)
@@ -91,14 +91,14 @@ def _exact(shape, *operands):
 
 
 def _results(mode, shape, *operands):
-    """What the calls return or fill, as NCHW."""
+    """{pass: result of the call}, as NCHW."""
     unpack = {"forward": lambda y: fast.unpack(y, shape.outputs), "data": lambda x: fast.unpack(x, shape.inputs),
               "weights": lambda w: fast.unpack_weights(w, operands[2].shape)}  # fmt: skip
     return {name: unpack[name](call()) for name, call in _calls(mode, shape, *operands).items()}
 
 
 def _calls(mode, shape, x, dy, w):
-    """{pass: call}. Each writes to an array of its own at every call, and returns it."""
+    """{pass: call}. Each call writes to an array of its own and returns it."""
     x, dy, w = fast.pack(x), fast.pack(dy), fast.pack_weights(w)
     y, dx, dw = np.empty_like(dy), np.empty_like(x), np.zeros_like(w)
     size, stride_pad, ops = (shape.height, shape.height), (shape.stride, shape.pad), fast.with_winograd(mode)

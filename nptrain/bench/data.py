@@ -1,4 +1,4 @@
-"""The input pipeline: each stage on one thread, then the whole loader on many, beside what a step takes."""
+"""The input pipeline: each stage on one thread, then the whole loader on many, compared with a training step."""
 
 import io
 import tempfile
@@ -22,9 +22,9 @@ SIDES = (341, 256)  # width and height: ImageNet's usual 4:3, after make_lmdb --
 
 
 def measure(folder, records, batch, crop_size, repeats, decode_threads=None, rate=None):
-    """A row a stage: ms an image, images/s, and how many cores it takes at `rate`, the images/s of the training step
-    (None: measured here). `core_images_per_s` is what each core that decodes must deliver for the step not to
-    wait. `folder` None: an LMDB of made-up photographs.
+    """A row for each stage: ms per image, images/s, and how many cores it needs at `rate`, the images/s of a training
+    step (None: measured here). `core_images_per_s` is the speed of each decoding core at which the step does not
+    wait. `folder` is an LMDB (None: a temporary one of generated images).
     """
     head = conditions(batch, crop_size, repeats)
     decode_threads = decode_threads or head["threads"]
@@ -43,7 +43,7 @@ def measure(folder, records, batch, crop_size, repeats, decode_threads=None, rat
 
 
 def stages(dataset, records, batch, crop_size):
-    """(name, images, call) of every stage, each on the results of the one before."""
+    """Yields (name, images, call) of each stage, which works on the results of the stage before."""
     train = Transform("random_aspect_ratio", crop_size)
     test = Transform("test", crop_size, resize=crop_size * 8 // 7)  # 224 of 256
     images = [dataset[index][0] for index in range(records)]
@@ -61,7 +61,7 @@ def stages(dataset, records, batch, crop_size):
 
 
 def load(dataset, steps, batch, crop_size, threads):
-    """Take so many batches from a training loader."""
+    """Read `steps` batches from a training loader."""
     transform = Transform("random_aspect_ratio", crop_size)
     with TrainLoader(dataset, transform, seed=0, workers=1, batch_size=batch, my_workers=[0], stop_iteration=steps,
                      threads=threads) as loader:  # fmt: skip
@@ -71,7 +71,7 @@ def load(dataset, steps, batch, crop_size, threads):
 
 @contextmanager
 def dataset_of(folder, records):
-    """The data set in `folder` or, without one, a temporary one of `records` made-up photographs."""
+    """The data set in `folder` or, without one, a temporary one of `records` generated photographs."""
     if folder is not None:
         yield LmdbDataset(folder)
         return
@@ -82,14 +82,14 @@ def dataset_of(folder, records):
 
 
 def photograph(rng):
-    """The bytes of a JPEG that costs what a photograph does: noise with a falling spectrum, 42 kB, where ImageNet's
-    median is 40 kB at this size and quality.
+    """The bytes of a JPEG that takes as long to decode as a photograph: noise with a falling spectrum, of 42 kB.
+    ImageNet's median is 40 kB at this size and quality.
     """
     width, height = SIDES
     f = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     f[0, 0] = np.inf  # the mean is set below
     planes = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, height, width))) / f**1.5, (height, width))
-    grey, *colours = planes / planes.std(axis=(1, 2), keepdims=True)  # what changes most is the brightness
+    grey, *colours = planes / planes.std(axis=(1, 2), keepdims=True)  # brightness varies most
     pixels = 128 + 50 * (grey + 0.3 * np.stack([colours[0], -colours[0] - colours[1], colours[1]]))
     file = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(file, "JPEG", quality=JPEG_QUALITY)

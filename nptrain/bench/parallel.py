@@ -1,4 +1,4 @@
-"""The training step on several ranks at once: with the gradients' exchange, as the trainer does it, and without."""
+"""The data-parallel training step: with communication, as in the trainer, and without."""
 
 import socket
 import statistics
@@ -18,8 +18,8 @@ SENDS_NOTHING = "nothing sent"
 
 
 class ParallelWork(Work):
-    """A training step of one worker a rank, on random pixels. All ranks call it together. A gradient has `value_bytes`
-    as it travels, 4 or 8; None: as many as the trainer gives it.
+    """A training step of one worker per rank, on random pixels. All ranks call it together. Gradients are sent with
+    `value_bytes` each, 4 or 8 (None: as in the trainer).
     """
 
     def __init__(self, world, reducer, batch, crop_size, value_bytes=None, ops=fast):
@@ -36,8 +36,8 @@ class ParallelWork(Work):
         return self.sums.sums
 
     def __call__(self, bucket_bytes, send=True):
-        """Does it once, after a barrier; without `send` all the same, but nothing leaves the rank. Returns (seconds,
-        of which it waited for gradients) of every rank.
+        """Run the step once, after a barrier; without `send`, nothing is sent to other ranks. Returns (seconds, seconds
+        of them waiting for gradients) of every rank.
         """
         world, sums = (self.world, self.sums) if send else (self.local_sums.world, self.local_sums)
         reduction = Reduction(world, [self.world.rank], sums, self.reducer, bucket_bytes)
@@ -49,11 +49,12 @@ class ParallelWork(Work):
 
 
 def measure(world, ready, batch, crop_size, repeats, modes=()):
-    """images/s of all ranks, `batch` images each, beside the same step without exchange: by the slowest rank, medians,
-    in turn. `rank_images_per_s` is what one rank computes while all do and nothing is sent, the mean of them.
+    """images/s of all ranks with `batch` images each, and of the same step without sending, in turn: medians of the
+    slowest rank's times. `rank_images_per_s` is the speed of one rank while all compute and nothing is sent, the mean
+    of the ranks.
 
-    With `modes` of PyTorch, a table `against` of its DistributedDataParallel (gloo), a process a rank on the same
-    cores. `ready`: the kernels, this rank's cores and the initializers of its threads.
+    ready  Prepared: the kernels, this rank's cores, and the initializers of its threads
+    modes  of PyTorch's DistributedDataParallel (gloo): a table `against`, a process per rank on the same cores
     """
     bucket_bytes, cores = BUCKET_BYTES, ready.cores.cores
     with ExitStack() as stack:
@@ -85,12 +86,12 @@ def measure(world, ready, batch, crop_size, repeats, modes=()):
 
 
 def slowest(results):
-    """The seconds of the rank that took longest; from what a `ParallelWork` returns."""
+    """The seconds of the slowest rank, from a result of `ParallelWork`."""
     return max(seconds for seconds, _ in results)
 
 
 def on_all_ranks(world, call):
-    """`call`, which returns seconds, after a barrier, as a `ParallelWork`."""
+    """A function that runs `call`, which returns seconds, after a barrier. It returns what a ParallelWork does."""
 
     def run():
         world.barrier()
@@ -100,7 +101,7 @@ def on_all_ranks(world, call):
 
 
 def group(world):
-    """What PyTorch's processes, one a rank, need to find each other, as environment variables. All ranks call it."""
+    """Environment variables by which PyTorch's processes, one per rank, find each other. All ranks call it."""
     address = "127.0.0.1" if world.local_size == world.size else world.host
     with socket.socket() as free:
         free.bind(("", 0))

@@ -8,7 +8,7 @@ MARKERS = "o^sDvP*X<>hp"
 
 
 def draw(result, path):
-    """A log-log plot of `roofline.measure`'s result: the two roofs and every operation, a colour a kind."""
+    """A log-log plot of `roofline.measure`'s result: the two roofs and every operation, a colour for each kind."""
     figure = Figure(figsize=(10, 6.5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     rows, peak, bandwidth = result["rows"], result["peak_gflops"], result["bandwidth"]

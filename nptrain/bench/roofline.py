@@ -1,8 +1,8 @@
-"""Where each operation of the training step stands under the machine's two roofs (Williams, Waterman, Patterson,
-"Roofline", CACM 2009): what the cores can compute and what the memory can deliver.
+"""The operations of a training step under the machine's two roofs, FMA peak and memory bandwidth (Williams, Waterman,
+Patterson, "Roofline", CACM 2009).
 
-Intensity is FLOPs by the least bytes that an operation has to move, so a point may lie above the slope of the
-memory where its arrays stay in a cache.
+Intensity is FLOPs divided by the least bytes that an operation has to move. A point may lie above the slope of the
+memory if its arrays stay in a cache.
 """
 
 from collections import Counter
@@ -21,8 +21,8 @@ EPS = 1e-5
 
 
 def measure(batch, crop_size, repeats, out=None):
-    """A row for each operation: ms, FLOP/byte, GFLOP/s and the share of the lower roof there that it reaches; then
-    FMA peak and memory bandwidth, the better of two measurements each, before and after. With `out`, a picture.
+    """A row for each operation: ms, FLOP/byte, GFLOP/s and its share of the lower roof; then FMA peak and memory
+    bandwidth, each the better of two measurements, before and after. With `out`, a picture.
     """
     if out is not None:
         picture.check(out)
@@ -37,7 +37,7 @@ def measure(batch, crop_size, repeats, out=None):
     result = {"rows": rows, **conditions(batch, crop_size, repeats), "peak_gflops": peak, "bandwidth": bandwidth}
     if out is None:
         return result
-    from nptrain.bench.plot import draw  # Matplotlib takes a second to import, and nothing else needs it
+    from nptrain.bench.plot import draw  # here: importing Matplotlib takes a second
 
     draw(result, out)
     return {**result, "picture": str(out)}
@@ -53,7 +53,7 @@ def _convolutions(batch, crop_size, repeats):
 
 
 def _others(batch, crop_size, repeats):
-    """All else, with its FLOPs counted as its definition in `kernels.naive` has them, comparisons too."""
+    """All other operations. FLOPs are those of their definitions in `kernels.naive`, comparisons included."""
     shapes = distinct_shapes(crop_size)
     stem, last = next(iter(shapes)), next(reversed(shapes))
     operations = [operation for channels, height in Counter((s.outputs, s.out) for s in shapes)
@@ -104,7 +104,7 @@ def _head(n, height):
 
 def _update():
     size = Arena(layers(), fast).size
-    w, g, history = (np.ones(size, np.float32) for _ in range(3))  # zeros would not be in memory yet
+    w, g, history = (np.ones(size, np.float32) for _ in range(3))  # zeros would not be allocated yet
     return ("update", f"{size / 1e6:.1f} million", 7 * size, 5 * FLOAT * size,
             lambda: fast.sgd_update(w, g, history, 1e-3, 0.9, 5e-5))  # fmt: skip
 

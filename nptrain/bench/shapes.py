@@ -1,4 +1,4 @@
-"""What ResNet-50 computes: its distinct convolutions, their operations and the bytes they cannot do without."""
+"""The distinct convolutions of ResNet-50, their operations and their least memory traffic."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class Shape:
-    """A convolution of square maps of `height`, padded by half its kernel, as all of ResNet's are."""
+    """A convolution of square inputs of `height`, padded by half its kernel, as all of ResNet's are."""
 
     inputs: int
     outputs: int
@@ -36,7 +36,7 @@ class Shape:
 
     @property
     def passes(self):
-        """Those of a training step: the images need no gradient."""
+        """The passes of a training step: the images need no gradient."""
         return tuple(name for name in PASSES if name != "data" or self.inputs != 3)
 
     @property
@@ -45,8 +45,8 @@ class Shape:
         return 2 * self.inputs * self.outputs * self.kernel**2 * self.out**2
 
     def traffic(self, name, images):
-        """Bytes that pass `name` has to move for so many images: every operand once; weight gradients, which are
-        added to, twice.
+        """Bytes that the pass `name` has to move for so many images: every operand once, but weight gradients twice, as
+        they are added up.
         """
         maps = images * (self.inputs * self.height**2 + self.outputs * self.out**2)
         weights = self.inputs * self.outputs * self.kernel**2
@@ -70,7 +70,7 @@ def convolution_flops(crop_size):
 
 
 def step_flops(crop_size):
-    """FLOPs of one image's training step by direct convolutions: these and the classifier, nothing else."""
+    """FLOPs of one image's training step, by direct convolution; those of convolutions and classifier only."""
     return sum(convolution_flops(crop_size).values()) + 3 * 2 * FEATURES * CLASSES
 
 

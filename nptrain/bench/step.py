@@ -1,4 +1,4 @@
-"""A whole training step or inference of ResNet-50: its speed, where its time goes, and another program beside it."""
+"""A whole training step or inference of ResNet-50: its speed, where its time goes, and a comparison with PyTorch."""
 
 import statistics
 import time
@@ -19,7 +19,7 @@ from nptrain.recipes.recipe import Phase, Recipe
 from nptrain.step import Reduction, train_step
 
 FORWARD, DATA, WEIGHTS = "convolution forward", "convolution data gradient", "convolution weight gradient"
-KINDS = {  # how a kernel's name begins: the kind of operation it is; the first that fits counts
+KINDS = {  # {beginning of a kernel's name: kind of operation}; the first that fits counts
     "conv_forward": FORWARD, "conv_inference": FORWARD, "conv_backward_data": DATA, "conv_backward_weights": WEIGHTS,
     "batchnorm_backward": "batch norm backward", "batchnorm": "batch norm forward",
     "maxpool": "pooling", "average": "pooling", "linear": "linear and loss", "softmax": "linear and loss",
@@ -32,12 +32,12 @@ WARM_UP = 2
 
 
 def kind_of(name):
-    """The kind of the kernel `name`; None for one that is not in the table."""
+    """The kind of the kernel `name`, or None if it is not in the table."""
     return next((kind for start, kind in KINDS.items() if name.startswith(start)), None)
 
 
 class Timed(SimpleNamespace):
-    """The kernels `ops`, which add the seconds they take to `spent`, {kind: (calls, seconds)}."""
+    """The kernels `ops`, with their times added up in `spent`, {kind: (calls, seconds)}."""
 
     def __init__(self, ops):
         super().__init__(**{name: self._wrapped(name, getattr(ops, name)) for name in ops.__all__})
@@ -60,8 +60,8 @@ class Timed(SimpleNamespace):
 
 
 class Work:
-    """A training step, or an inference, on random pixels. Calling it does it once and returns
-    (seconds, {kind: (calls, seconds)}). Raises TrainingError if the loss, ArithmeticError if a score is not finite.
+    """A training step, or an inference, on random pixels. A call runs it once and returns (seconds, {kind: (calls,
+    seconds)}). Raises TrainingError for a loss, ArithmeticError for a score that is not finite.
     """
 
     def __init__(self, training, batch, crop_size, workers=1, ops=fast):
@@ -69,7 +69,7 @@ class Work:
         self.recipe = replace(RECIPE, crop_size=crop_size, batch_size=batch, workers=workers)
         self.network = ResNet.of(self.recipe, self.ops)
         self.network.arena.initialise(0)
-        for norm in self.network.arena.norms.values():  # running statistics that let an inference stay finite
+        for norm in self.network.arena.norms.values():  # running statistics with which an inference stays finite
             norm.var[:], norm.factor[:] = 1, 1
         self.infer = None if training else Inference(self.network)
         rng = np.random.default_rng(0)
@@ -96,12 +96,12 @@ class Work:
 
 
 def measure(training, batch, crop_size, repeats, modes=(), ops=fast):
-    """images/s, GFLOP/s by direct convolution, its share of the FMA peak (the better of two measured before and
-    after), the process's peak memory; and the kinds of operation in the very step whose time is the median
-    (of an even number, the lower of the two in the middle), so that they add up to it.
+    """images/s; GFLOP/s, counted for direct convolution; its share of the FMA peak (the better of two measurements,
+    before and after); the peak memory of the process; a table of the kinds of operation in the step of median time (of
+    an even number, the faster of the two in the middle), which add up to it.
 
-    `rest` is what no kernel in the table does: setting gradients and images to zero, running statistics, Python.
-    With `modes` of PyTorch, "eager" or "compile", a table `against` of that program's medians, taken in turn.
+    `rest` is what no kernel in the table computes: setting gradients and images to zero, running statistics, Python.
+    With `modes` of PyTorch, "eager" or "compile", a table `against` of its medians, measured in turn with ours.
     """
     with ExitStack() as stack:
         rivals = {f"torch {mode}": stack.enter_context(Rival(mode, training, batch, crop_size)) for mode in modes}
@@ -121,7 +121,7 @@ def measure(training, batch, crop_size, repeats, modes=(), ops=fast):
 
 
 def breakdown(took, spent, batch, crop_size, peak):
-    """A row a kind, in the order of the table, and the rest of `took` (s); shares of it; `peak` in GFLOP/s."""
+    """A row for each kind of operation, in the order of KINDS, then the rest of `took` (s). `peak` is in GFLOP/s."""
     flops = dict(zip((FORWARD, DATA, WEIGHTS), convolution_flops(crop_size).values(), strict=True))
     spent = {kind: spent[kind] for kind in dict.fromkeys(KINDS.values()) if kind in spent}
     spent[REST] = (None, took - sum(seconds for _, seconds in spent.values()))
@@ -134,7 +134,7 @@ def breakdown(took, spent, batch, crop_size, peak):
 
 
 def compared(medians, batch, memory):
-    """A row a program; `ours_to_theirs` is the ratio of speeds: above 1, ours is faster."""
+    """A row for each program. `ours_to_theirs` is the ratio of speeds: above 1, this project is faster."""
     ours = medians["nptrain"]
     return [{"program": name, "ms": took * 1e3, "images_per_s": batch / took, "memory_mb": memory[name],
              "ours_to_theirs": None if name == "nptrain" else took / ours}

@@ -1,4 +1,4 @@
-"""Times of warm calls, and under which conditions they were taken."""
+"""Times of warm calls, and the conditions of a measurement."""
 
 import resource
 import statistics
@@ -6,11 +6,11 @@ import time
 
 from numba import get_num_threads
 
-SETTLE = 0.1  # s; other threads, such as NumPy's BLAS's, spin for a while after their work
+SETTLE = 0.1  # s; other threads, such as those of NumPy's BLAS, spin for a while after their work
 
 
 def seconds(call, repeats):
-    """The median time of a call, in seconds, after calls for a tenth of a second that do not count."""
+    """The median time of a call, in seconds, after calls for SETTLE seconds that do not count."""
     begin = time.perf_counter()
     while True:
         call()
@@ -31,8 +31,8 @@ def timed(call):
 
 
 def samples(sides, repeats, warm_up=1):
-    """{name: its results} of calling every one of `sides` ({name: call}) in turn, A, B, A, B: a machine that
-    drifts does so for all. The warm-up of each comes first and does not count.
+    """{name: results} of calling all of `sides`, {name: call}, in turn, A, B, A, B: if the speed of the machine drifts,
+    it does so for all. The results of `warm_up` calls of each do not count.
     """
     for call in sides.values():
         for _ in range(warm_up):
@@ -45,10 +45,10 @@ def samples(sides, repeats, warm_up=1):
 
 
 def conditions(batch, crop_size, repeats):
-    """The beginning of most results."""
+    """The conditions of a measurement, which most results contain."""
     return {"batch": batch, "crop_size": crop_size, "threads": get_num_threads(), "repeats": repeats}
 
 
 def memory_mb():
-    """The most memory that this process has ever held, in MB."""
+    """The peak memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

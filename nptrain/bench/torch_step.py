@@ -1,9 +1,9 @@
-"""PyTorch's ResNet-50 from the same layer table: a training step, or an inference, at every line of stdin.
+"""PyTorch's ResNet-50 from the same layer table: a training step, or an inference, for every line of stdin.
 
-The answer is a line of JSON, {"seconds", "memory_mb"} or {"error"}. Images are ready as floats, channels last,
-which is less than our own step begins with. Of several ranks each runs one such process, which sums its gradients
-with the others' by DistributedDataParallel over gloo; batch statistics stay its own, which is less than ours, too.
-The only module that imports torch, run by `against` as a process.
+The answer is a line of JSON, {"seconds", "memory_mb"} or {"error"}. Images are float32, channels last, from the
+beginning, while our own step converts them. With several ranks, each runs one such process, which sums its gradients
+with the others' by DistributedDataParallel over gloo; it does not sum batch statistics, as our own step does. This is
+the only module that imports torch; `against` runs it as a process.
 """
 
 import json
@@ -65,14 +65,14 @@ class Network(nn.Module):
         return self.classifier(self.blocks(x).mean((2, 3)))
 
 
-PATIENCE = timedelta(minutes=15)  # with other ranks, which may have to compile
+PATIENCE = timedelta(minutes=15)  # that ranks wait for one another, as some may have to compile
 
 
 def work(training, mode, batch, crop_size, ranks):
-    """The function that does it once."""
+    """A function that runs the step, or the inference, once."""
     model = Network().to(memory_format=torch.channels_last).train(training)
     if ranks > 1:
-        init_process_group("gloo", timeout=PATIENCE)  # who and where the others are is in the environment
+        init_process_group("gloo", timeout=PATIENCE)  # the environment says where the others are
         model = DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
     images = torch.randn(batch, 3, crop_size, crop_size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (batch,))
@@ -92,7 +92,7 @@ def work(training, mode, batch, crop_size, ranks):
 
 
 def lines(stream):
-    """The lines of a stream, at whose end the process ends, even while it waits for ranks that are gone."""
+    """The lines of a stream. When it ends, the process ends, even while it waits for ranks that have ended."""
     waiting = SimpleQueue()
 
     def read():
@@ -106,8 +106,8 @@ def lines(stream):
 
 
 def serve(settings, commands, answers):
-    """Do it once for every one of `commands`. One of several ranks ends with its first error, so that the others do
-    not wait for it.
+    """Run the step once for each of `commands`. One of several ranks ends at its first error, so that the others do not
+    wait for it.
     """
     torch.set_num_threads(settings.pop("threads"))
     call, ranks = None, settings["ranks"]
@@ -119,7 +119,7 @@ def serve(settings, commands, answers):
             took = time.perf_counter() - start
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
             answer = {"seconds": took, "memory_mb": memory}
-        except Exception as error:  # whatever PyTorch or its compiler cannot do here
+        except Exception as error:  # anything that PyTorch or its compiler cannot do here
             answer = {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
         print(json.dumps(answer), file=answers, flush=True)
         if ranks > 1 and "error" in answer:
@@ -128,5 +128,5 @@ def serve(settings, commands, answers):
 
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed must not come between
+    os.dup2(2, 1)  # other output must not mix with the answers
     serve(json.loads(sys.argv[1]), lines(sys.stdin), answers)

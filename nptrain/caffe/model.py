@@ -34,16 +34,17 @@ class Layer:
 def read_caffemodel(path):
     """Read the blobs of every layer that has any: {layer name: [array, ...]}, in the order of the file.
 
-    Arrays are float32, or float64 where the file holds doubles. Of layers with one name the last counts, as in
-    Caffe. Raises InputError where the file is missing, damaged, larger than 2 GiB or of another kind, or where a
-    blob's numbers do not fill its shape.
+    Arrays are float32, or float64 where the file holds doubles. Of layers with the same name the last one counts, as in
+    Caffe. Raises InputError where the file is missing, damaged, larger than 2 GiB or of another kind, or where a blob's
+    numbers do not fill its shape.
     """
     return {layer.name: layer.blobs for layer in layers_of(path) if layer.blobs}
 
 
 def unmerged(blobs):
-    """{layer: blobs} without what the engine of the published run does: it merges Scale layers into their BatchNorm.
-    One of five blobs, gamma and beta the last, is split into bn... and scale..., as the net file has them.
+    """{layer: blobs} with a Scale layer beside each BatchNorm layer, as in the net file. The engine of the published
+    run merges the two: a layer bnNAME then has five blobs, of which the last two, gamma and beta, are those of
+    scaleNAME.
     """
     layers = {}
     for name, values in blobs.items():
@@ -58,7 +59,7 @@ def unmerged(blobs):
 def layers_of(path):
     """The Layers of a .caffemodel in order, one of them in memory at a time; raises what `read_caffemodel` does.
 
-    A file with layers in the form from before 2014 (V1LayerParameter) is read as that, even if it has others.
+    A file with layers in the form from before 2014 (V1LayerParameter) is read by these, even if it has others, too.
     """
     with open_message(path, "NetParameter") as net:
         new, old = [], []
@@ -74,7 +75,7 @@ def layers_of(path):
 
 
 def _layer(message, path, name_field, type_field, blobs_field):
-    """One LayerParameter or V1LayerParameter, by the numbers of its fields."""
+    """The Layer of a LayerParameter or V1LayerParameter, whose fields have these numbers."""
     name, kind, blobs = "", "", []
     for number, wire, value in message.fields():
         if number == name_field and wire == LEN:

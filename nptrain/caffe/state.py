@@ -18,11 +18,13 @@ NO_LOSS = float(np.float32(1e38))  # the default of minimum_loss
 
 @dataclass(frozen=True)
 class SolverState:
-    """What Caffe saves beside the weights: `iteration` updates were made, `history` is their momentum.
+    """What Caffe saves beside the weights.
 
-    `learned_net` names the .caffemodel file; `history` holds an array (float32 or float64) per parameter,
-    in the order of the layers; `current_step` counts the drops of the policies step, multistep and plateau,
-    the last two are plateau's (nptrain.recipes.schedule.Progress).
+    iteration     number of updates so far
+    learned_net   name of the .caffemodel file
+    history       momentum: an array (float32 or float64) per parameter, in the order of the layers
+    current_step  drops of the rate so far, of the policies step, multistep and plateau
+    minimum_loss, iter_last_event  of the policy plateau, as in `nptrain.recipes.schedule.Progress`
     """
 
     iteration: int

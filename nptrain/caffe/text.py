@@ -1,4 +1,4 @@
-"""Caffe's text files: protobuf messages, read with the place of every mistake, and numbers as they were written."""
+"""Caffe's text files: protobuf messages, whose mistakes have a line and a column, and numbers as they were written."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from nptrain.errors import InputError, reason
 from nptrain.files import check_regular
 
 MAX_TEXT = 1 << 20  # bytes; the longest nets that are written by hand have a fifth of it
-MAX_LINE = 1 << 14  # characters; protobuf's parser takes the square of a line's length
+MAX_LINE = 1 << 14  # characters; the time of protobuf's parser grows with the square of a line's length
 
 
 def read_text(path, message_type):
@@ -18,8 +18,8 @@ def read_text(path, message_type):
 
 
 def text_of(path, kind="text"):
-    """The content of a text file of MAX_TEXT bytes at most, in lines of MAX_LINE characters. Raises InputError, with
-    the `kind` of text that was expected.
+    """The content of a text file of at most MAX_TEXT bytes, in lines of at most MAX_LINE characters. Raises InputError,
+    which names the expected `kind` of text.
     """
     path = Path(path)
     try:
@@ -30,7 +30,7 @@ def text_of(path, kind="text"):
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: no text: {error.reason} at byte {error.start}, expected {kind}") from None
+        raise InputError(f"{path}: not a text: {error.reason} at byte {error.start}, expected {kind}") from None
     longest = max(map(len, text.split("\n")))
     if longest > MAX_LINE:
         raise InputError(f"{path}: found a line of {longest} characters, expected at most {MAX_LINE}")
@@ -48,7 +48,7 @@ def parse(text, message, path, allow_unknown=False):
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     except RecursionError:
-        raise InputError(f"{path}: messages within messages, too many") from None
+        raise InputError(f"{path}: found too many nested messages") from None
 
 
 def decimal(value, name):
@@ -61,7 +61,7 @@ def decimal(value, name):
 
 
 def single(value, name):
-    """`value`, for a float32 field that gives it back. Raises InputError if it would be rounded."""
+    """`value`, for a float32 field. Raises InputError if the field would round it."""
     with np.errstate(over="ignore"):
         kept = decimal(np.float32(value), name)
     if kept != value:

@@ -1,7 +1,7 @@
-"""Protobuf's wire format, walked in a file: only what is asked for is read, and arrays straight into their memory.
+"""Protobuf's wire format, read from a file field by field; arrays are read directly into their memory.
 
-The protobuf library parses a file whole, at several times its memory, and takes a hundred bytes for an empty message
-of two. Here a file costs what its arrays take, whatever is in it.
+The protobuf library parses a whole file, which takes several times its size: an empty message of two bytes takes a
+hundred. Here a file takes the memory of its arrays, whatever it contains.
 """
 
 import os
@@ -12,21 +12,21 @@ import numpy as np
 from nptrain.errors import InputError, printable, reason
 from nptrain.files import check_regular
 
-VARINT, I64, LEN, I32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which Caffe has never had
+VARINT, I64, LEN, I32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which Caffe has never used
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
-MAX_FIELDS = 2**16  # of a file; a ResNet-152 of Caffe's has some ten thousand
+MAX_FIELDS = 2**16  # of a file; a ResNet-152 has about ten thousand
 MAX_NAME = 1000
 
 
 class WireError(Exception):
-    """The bytes are no protobuf message, or not the one that was expected."""
+    """The bytes are not a protobuf message, or not the expected one."""
 
 
 @contextmanager
 def open_message(path, kind):
     """The file `path` as one Message, of the type named `kind` in errors.
 
-    Raises InputError where it cannot be read, has more than MAX_BYTES, or a WireError comes up.
+    Raises InputError if the file cannot be read or has more than MAX_BYTES, and for a WireError in the block.
     """
     try:
         check_regular(path)
@@ -38,11 +38,11 @@ def open_message(path, kind):
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except WireError as error:
-        raise InputError(f"{path}: no {kind} message: damaged, cut short or another kind of file ({error})") from None
+        raise InputError(f"{path}: not a {kind} message: damaged, cut short, or another kind ({error})") from None
 
 
 class _Source:
-    """An open file, and how many fields may still be met in it."""
+    """An open file, and how many more fields may be read from it."""
 
     def __init__(self, file):
         self.file, self.fields = file, MAX_FIELDS
@@ -56,7 +56,7 @@ class _Source:
 
 
 class Message:
-    """The bytes `begin`..`end` of a file: a message, a string or numbers, whatever they are read as."""
+    """The bytes `begin`..`end` of a file, to be read as a message, a string or numbers."""
 
     def __init__(self, source, begin, end):
         self._source, self.begin, self.end = source, begin, end
@@ -95,7 +95,7 @@ class Message:
         return self._source.read(self.begin, len(self))
 
     def text(self):
-        """As a string in which nothing is unprintable, escaped where it must be."""
+        """The bytes as a string; what is not printable is escaped."""
         if len(self) > MAX_NAME:
             raise WireError(f"a name of {len(self)} bytes")
         return printable(self.bytes().decode(errors="backslashreplace"), MAX_NAME)
@@ -114,7 +114,7 @@ class Message:
             raise WireError(f"the file ends within the {len(memory)} bytes at {self.begin}")
 
     def _varint(self, at):
-        """The number at `at`, and where the next thing is."""
+        """(the number at byte `at`, the byte after it)."""
         number = 0
         for shift, byte in enumerate(self._source.read(at, min(10, self.end - at))):
             number |= (byte & 127) << 7 * shift
@@ -123,7 +123,7 @@ class Message:
         raise WireError(f"no number ends at byte {at}")
 
     def _run(self, start, at, size):
-        """The values of the fields from `start` on that have the key found in start..at, and where they end."""
+        """(values, end) of the consecutive fields from `start` on that have the key in start..at."""
         key = np.frombuffer(self._source.read(start, at - start), np.uint8)
         row = np.dtype([("key", np.uint8, (len(key),)), ("value", f"<u{size}")])
         parts, rows, at = [], 64, start
@@ -143,5 +143,5 @@ class Message:
 
 
 def signed(value):
-    """A varint as the int64 that it codes."""
+    """A varint as the int64 that it encodes."""
     return value - 2**64 if value >= 2**63 else value

@@ -1,4 +1,4 @@
-"""How blobs start and how fast they learn: Caffe's FillerParameter and ParamSpec, and the layer table's Blob."""
+"""Initial values and multipliers of blobs: Caffe's FillerParameter and ParamSpec, and the layer table's Blob."""
 
 from math import prod, sqrt
 
@@ -13,7 +13,7 @@ IN, OUT = FillerParameter.FAN_IN, FillerParameter.FAN_OUT
 
 
 def fill(filler, blob):
-    """Write how `blob` starts into the empty FillerParameter: by its rule (msra, xavier) where one gives the number."""
+    """Write the initial values of `blob` to the empty FillerParameter: as msra or xavier if one gives its number."""
     fans = {IN: _fan(blob.shape, IN), OUT: _fan(blob.shape, OUT)} if len(blob.shape) > 1 else {}
     number = blob.std if blob.std is not None else blob.bound
     name, square = ("msra", 2) if blob.std is not None else ("xavier", 3)
@@ -31,8 +31,8 @@ def fill(filler, blob):
 
 
 def start(filler, shape):
-    """{"std", "bound", "value"} of a Blob of that shape. Raises InputError, beginning with the field, for what a Blob
-    cannot say.
+    """{"std", "bound", "value"} of the Blob of that shape that the filler fills. Raises InputError, which begins with
+    the field, for a filler that a Blob cannot express.
     """
     values = {"std": None, "bound": None, "value": 0.0}
     if filler.sparse >= 0:
@@ -60,14 +60,14 @@ def start(filler, shape):
 
 
 def _fan(shape, norm):
-    """Caffe's count of inputs or outputs that meet in one value, or their mean; shape is (K, C, R, S) or (K, C)."""
+    """Caffe's fan-in or fan-out, or their mean, as `norm` says; shape is (K, C, R, S) or (K, C)."""
     fan_in, fan_out = prod(shape[1:]), prod(shape) // shape[1]
     return {IN: fan_in, OUT: fan_out}.get(norm, (fan_in + fan_out) / 2)
 
 
 def changes(train, model):
-    """Yields (layer, index, field, value) where fillers and multipliers are not those of the layer
-    table: `train` are the layers of a net, `model` a Recipe with its depth, classes and downsample.
+    """Yields (layer, index of the blob, field, value) where a filler or multiplier differs from the layer table.
+    `train` are the layers of a net, `model` is a Recipe with its depth, classes and downsample.
     """
     table = {layer.name: layer.blobs for layer in layers(model.depth, model.classes, model.downsample)}
     norm = None
@@ -105,8 +105,8 @@ def _multipliers(layer, count):
 
 
 def _start(layer, norm, index, shape):
-    """How a blob starts. Gamma and beta have a filler in their Scale layer, as in Caffe, or in the BatchNorm that the
-    fork merges them into; without one, they start as 1 and 0.
+    """The initial values of a blob. The filler of gamma and beta is in their Scale layer, as in Caffe, or in the
+    BatchNorm layer into which the fork merges it; without a filler they are 1 and 0.
     """
     if layer.type == "Scale":
         places = {"batch_norm_param": norm, "scale_param": layer}
@@ -120,14 +120,14 @@ def _start(layer, norm, index, shape):
             with within(f"layer {where.name}: {param}.{name}"):
                 starts.append(start(getattr(getattr(where, param), name), shape))
     if len(starts) == 2 and starts[0] != starts[1]:
-        refuse(layer, f"scale_param.{name}", "another one", f"that of {norm.name}, or none")
+        refuse(layer, f"scale_param.{name}", "a different one", f"that of {norm.name}, or none")
     if starts:
         return starts[0]
     return {"std": None, "bound": None, "value": 1.0 if layer.type == "Scale" and index == 0 else 0.0}
 
 
 def unfilled(blobs):
-    """A note on weights that start as a constant: Caffe's default, where files mean to be given weights."""
+    """A note if weights start as a constant, Caffe's default: such files are made for trained weights."""
     names = [name for name, index, field, value in blobs if (index, field, value) == (0, "std", None)]
     bounds = {name for name, index, field, _ in blobs if (index, field) == (0, "bound")}
     names = [name for name in names if name not in bounds]

@@ -1,4 +1,4 @@
-"""A net file's Data layer: what is read, and what happens to the images."""
+"""The Data layer of a net file: where images are read, and how they are prepared."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from nptrain.caffe.caffe_pb2 import DataParameter, ResizeParameter
 from nptrain.caffe.text import decimal
 from nptrain.caffe_net.fields import refuse, shown
 
-# fields that must have Caffe's default: what is expected in their place
+# fields that must have Caffe's default, and what is expected instead
 TRANSFORM = {
     "mean_file": "mean_value",
     "crop_h": "crop_size alone",
@@ -26,8 +26,8 @@ WAYS = ("random_resize_param", "random_aspect_ratio_param", "resize_param")
 
 @dataclass(frozen=True)
 class DataLayer:
-    """The fields of a Phase and a Recipe that a Data layer gives; `resize` is the shorter side before the crop, or
-    None. `min_area` and `aspect` are of "random_aspect_ratio"; elsewhere at their defaults.
+    """The fields of a Phase and a Recipe that a Data layer sets. `resize` is the shorter side before the crop, or None.
+    `min_area` and `aspect` have their defaults unless the augmentation is "random_aspect_ratio".
     """
 
     source: str
@@ -45,8 +45,8 @@ class DataLayer:
 
 
 def data_layer(layer, train):
-    """The DataLayer of a LayerParameter of type Data, in the TRAIN phase or in TEST, where the crop is the one in the
-    middle. Raises InputError for a field that is not honoured.
+    """The DataLayer of a LayerParameter of type Data: in the TRAIN phase if `train`, else in the TEST phase, where
+    images are cropped in the centre. Raises InputError for a field that is not honoured.
     """
     transform, data = layer.transform_param, layer.data_param
     for param, table, name in ((transform, TRANSFORM, "transform_param"), (data, DATA, "data_param")):
@@ -76,17 +76,17 @@ def data_layer(layer, train):
 
 
 def _augmentation(layer, transform, train):
-    """The fields of what comes before the crop."""
+    """The fields of the DataLayer that say what happens before the crop."""
     ways = [name for name in WAYS if transform.HasField(name)]
     if len(ways) > 1:
-        refuse(layer, f"transform_param.{ways[1]}", f"it together with {ways[0]}", "one of them")
+        refuse(layer, f"transform_param.{ways[1]}", f"together with {ways[0]}", "one of them")
     if "random_resize_param" in ways:
         return {"resize": _random_resize(layer, transform.random_resize_param, transform.crop_size)}
     if "resize_param" in ways:
         return {"resize": _resize(layer, transform.resize_param, transform.crop_size)}
     if "random_aspect_ratio_param" in ways:
         if not train:
-            refuse(layer, "transform_param.random_aspect_ratio_param", "it in the TEST phase", "none")
+            refuse(layer, "transform_param.random_aspect_ratio_param", "one in the TEST phase", "none")
         return _random_aspect_ratio(layer, transform.random_aspect_ratio_param, transform.crop_size)
     return {}
 
@@ -128,7 +128,7 @@ def _random_aspect_ratio(layer, param, crop_size):
 
 
 def _cubic(layer, param, name, sizes, mode=ResizeParameter.WARP):
-    """Refuse a resize that is not plainly bicubic, to a size of `sizes`."""
+    """Refuse a resize that is not simply a bicubic one to one of `sizes`."""
     name = f"{name}.resize_param"
     if list(param.interp_mode) != [ResizeParameter.CUBIC]:
         found = ", ".join(map(ResizeParameter.Interp_mode.Name, param.interp_mode)) or "none, which is LINEAR"

@@ -1,7 +1,7 @@
 """What a layer of a net file computes, as plain values: two layers with the same values compute the same.
 
-Every field of a layer's messages is compared, Caffe's default where it is absent, unless it stands in one of the
-tables here.
+The values are those of all fields of a layer's messages, Caffe's default where one is absent, except for the fields in
+the tables below.
 """
 
 from nptrain.errors import InputError
@@ -18,9 +18,9 @@ PARAMS = {
     "SoftmaxWithLoss": ("loss_param", "softmax_param"),
     "Accuracy": ("accuracy_param",),
 }
-# how, not what, is computed: accepted, and said
+# accepted with a note: how something is computed, not what
 NOTED = ("engine", "conv_algorithm", "force_nd_im2col", "fuse")
-# taken from the file elsewhere, or without meaning for these layers
+# read elsewhere; and without meaning for these layers
 TAKEN = ("weight_filler", "bias_filler", "filler", "eps", "moving_average_fraction", "use_global_stats")
 IRRELEVANT = ("stable_prod_grad", "avg_include_pad")
 SPATIAL = {  # (height, width, default)
@@ -37,7 +37,7 @@ def refuse(layer, field, found, expected):
 
 
 def shown(value):
-    """A value as a line can show it."""
+    """A value as text, for a message."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -53,8 +53,8 @@ def first_of(names):
 
 
 def computes(layer):
-    """{field: value} of all that decides what the layer computes from its inputs and blobs. Raises InputError for
-    fields that no layer of this network has.
+    """{field: value} of all that decides what the layer computes from its inputs and blobs. Raises InputError for a
+    field that no layer of this network has.
     """
     if layer.type not in PARAMS:
         refuse(layer, "type", layer.type or "none", f"one of {', '.join(PARAMS)}")
@@ -96,11 +96,11 @@ def _values(layer, name, param):
 
 
 def _both_sides(layer, name, param, field, tall, wide, default):
-    """(height, width) of kernel_size, stride or pad, which Caffe lets be written in three ways."""
+    """(height, width) of kernel_size, stride or pad, which a file can give in three ways."""
     values = list(getattr(param, field))
     if param.HasField(tall) or param.HasField(wide):
         if values:
-            refuse(layer, f"{name}.{field}", f"it together with {tall} or {wide}", "one of them")
+            refuse(layer, f"{name}.{field}", f"together with {tall} or {wide}", "one of them")
         return getattr(param, tall), getattr(param, wide)
     if len(values) > 2:
         refuse(layer, f"{name}.{field}", f"{len(values)} values", "one or two")
@@ -108,7 +108,7 @@ def _both_sides(layer, name, param, field, tall, wide, default):
 
 
 def _forgive_means(found, param):
-    """Of a label an image, none ignored, these are all the mean over the images."""
+    """With one label per image and none ignored, all these normalizations are the mean over the images."""
     if param.DESCRIPTOR.name == "LossParameter":
         if found["loss_param.normalization"] in ("FULL", "BATCH_SIZE"):
             found["loss_param.normalization"] = "VALID"
@@ -133,10 +133,10 @@ def notes(net):
         lines.append(f"engine {net.engine}")
     lines = [f"{line} has no effect: the kernels are this project's own" for line in lines]
     if net.debug_info:
-        lines.append("debug_info has no effect: metrics.jsonl is what a run says about itself")
+        lines.append("debug_info has no effect: the log of a run is metrics.jsonl")
     return lines
 
 
 def _short(value):
     text = " ".join(str(value).split())
-    return text if 0 < len(text) < 60 else "it"
+    return text if 0 < len(text) < 60 else "a value"

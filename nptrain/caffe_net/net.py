@@ -1,7 +1,7 @@
-"""Net files: ours are written, theirs read and held against the network that is computed here.
+"""Net files, read and compared with the networks of this project.
 
-A net is understood if it is a ResNet of the layer table: it is compared layer by layer with what `train_val` writes,
-by what is computed, not by how it is written.
+A net is accepted if it is a ResNet of the layer table: it is compared layer by layer with what `train_val` writes, by
+what the layers compute, not by how they are written.
 """
 
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ INSTEAD = {
     "input": "a Data layer: this is a deploy net",
     "layers": "layer: convert the file with Caffe's upgrade_net_proto_text",
 }
-IN_PLACE = ("BatchNorm", "Scale", "ReLU")  # what Caffe can compute in the memory of its input
+IN_PLACE = ("BatchNorm", "Scale", "ReLU")  # layers that Caffe can compute in the memory of their input
 
 
 @dataclass(frozen=True)
 class NetFile:
-    """What a net file says: the data of both phases (`test` None: no TEST data layer), and the network as fields of a
-    Recipe. `blob_overrides`: where it departs from the layer table. `notes`: lines on what has no effect.
+    """What a net file contains: the data of both phases (`test` is None without a TEST data layer), and the network, as
+    fields of a Recipe. `blob_overrides` are differences from the layer table, `notes` lines on what has no effect.
     """
 
     train: DataLayer
@@ -51,8 +51,8 @@ def read_net(path):
 
 
 def understand(net, where):
-    """The NetFile of a NetParameter from the file `where`. Raises InputError, in a line that begins with `where`,
-    names the layer and the field, what was found and what was expected, for a net that cannot be trained here.
+    """The NetFile of a NetParameter from the file `where`. Raises InputError for a net that cannot be trained here. The
+    message begins with `where` and names layer and field, what was found and what was expected.
     """
     with within(where):
         return _understood(net)
@@ -61,7 +61,7 @@ def understand(net, where):
 def _understood(net):
     for field, value in net.ListFields():
         if field.name not in OF_NET and (field.is_repeated or value != field.default_value):
-            raise InputError(f"{field.name}: found it, expected {INSTEAD.get(field.name, 'none')}")
+            raise InputError(f"{field.name}: found a value, expected {INSTEAD.get(field.name, 'none')}")
     train, test = (_chosen(net, phase) for phase in (TRAIN, TEST))
     if not train or train[0].type != "Data":
         first = f"layer {train[0].name}, type {train[0].type or 'none'}" if train else "no layer"
@@ -74,14 +74,14 @@ def _understood(net):
     reference = train_val(model, model.phases[0], "train", "test")
     _compare(train, _chosen(reference, TRAIN), TRAIN)
     fraction, eps = (_in_all(train, field) for field in ("moving_average_fraction", "eps"))
-    if any(not layer.bottom for layer in test):  # else Caffe does not build it, either
+    if any(not layer.bottom for layer in test):  # else Caffe does not build a test net, either
         with within("TEST phase"):
             _compare(test, _chosen(reference, TEST), TEST)
             _in_all([train[2], *test], "eps")
             test_data = data_layer(test[0], train=False)
             _same_input(test[0], test_data, data)
     blobs = tuple(changes(train, model))
-    replace(model, blob_overrides=blobs)  # which checks them
+    replace(model, blob_overrides=blobs)  # checks them
     return NetFile(data, test_data, depth, classes, downsample, eps, fraction, blobs,
                    (*notes(net), *unfilled(blobs)))  # fmt: skip
 
@@ -96,15 +96,15 @@ def _is_in(layer, phase):
         for rule in getattr(layer, name):
             for field, _ in rule.ListFields():
                 if field.name != "phase":
-                    refuse(layer, f"{name}.{field.name}", "it", "phase alone")
+                    refuse(layer, f"{name}.{field.name}", "a value", "phase alone")
     if layer.include and layer.exclude:
-        refuse(layer, "exclude", "it together with include", "one of them")
+        refuse(layer, "exclude", "together with include", "one of them")
     matches = [not rule.HasField("phase") or rule.phase == phase for rule in (*layer.include, *layer.exclude)]
     return any(matches) if layer.include else not any(matches)
 
 
 def _variant(train):
-    """(depth, downsample) of the ResNet that has most layers' names in common."""
+    """(depth, downsample) of the ResNet that has the most names of convolutions in common with the net."""
     convs = {layer.name: layer for layer in train if layer.type == "Convolution"}
     depth = min(DEPTHS, key=lambda d: len({conv.name for conv in convolutions(d)} ^ convs.keys()))
     firsts = [convs[name] for name in (f"res{stage}a_branch2a" for stage in (3, 4, 5)) if name in convs]
@@ -113,8 +113,8 @@ def _variant(train):
 
 
 def _graph(layers):
-    """([(layer, inputs)], the same of the Accuracy layers). An input is the place of the layer that makes it, and its
-    place among that layer's tops: names of blobs, and what is computed in place, make no difference.
+    """([(layer, inputs)], the same for the Accuracy layers). An input is (index of the layer that makes it, index among
+    that layer's tops): so the names of blobs and computing in place make no difference.
     """
     makers, graph, accuracies = {}, [], []
     for layer in layers:
@@ -133,7 +133,7 @@ def _graph(layers):
 
 
 def _compare(layers, expected, phase):
-    """Refuse the first layer that does not compute what ours does."""
+    """Refuse the first layer that does not compute what the expected one does."""
     if phase == TEST and not any(layer.type == "SoftmaxWithLoss" for layer in layers):
         expected = [layer for layer in expected if layer.type != "SoftmaxWithLoss"]  # a test computes it anyway
     _compare_types(*([layer for layer in net if layer.type != "Accuracy"] for net in (layers, expected)))
@@ -151,7 +151,7 @@ def _compare(layers, expected, phase):
         _compare_values(layer, reference, phase)
     _, scores_and_labels = (reference_accuracies or references)[-1]
     for layer, inputs in accuracies:
-        computes(layer)  # which refuses fields that it cannot have
+        computes(layer)  # refuses fields that an Accuracy layer cannot have
         param = layer.accuracy_param
         if inputs != scores_and_labels:
             refuse(layer, "bottom", ", ".join(layer.bottom), "the scores and the labels")
@@ -195,7 +195,7 @@ def _compare_values(layer, reference, phase):
 
 
 def _in_all(layers, field):
-    """The value of a field that every BatchNorm has alike."""
+    """The value of a field, which must be the same in all BatchNorm layers."""
     norms = [layer for layer in layers if layer.type == "BatchNorm"]
     first = getattr(norms[0].batch_norm_param, field)
     for layer in norms:

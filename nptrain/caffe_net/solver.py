@@ -1,8 +1,8 @@
 """The solver: Caffe's SolverParameter text files, read as a phase of a recipe, and written.
 
-Every field of the message stands in one of three tables: it is honoured, noted (accepted, said, without effect) or
-refused unless it has Caffe's default. An absent field has Caffe's default, not this project's. A test walks the
-message and holds that none is forgotten.
+Every field of the message is in one of three tables: it is honoured, noted (accepted with a note that it has no effect)
+or refused unless it has Caffe's default. An absent field has Caffe's default, not this project's. A test checks that no
+field is missing in the tables.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -37,7 +37,7 @@ NOTED = {
     "solver_mode": "everything is computed on the CPU",
     "device_id": "there is no device to choose; --threads chooses cores",
     "engine": "the kernels are this project's own; --kernels and --winograd choose among them",
-    "debug_info": "metrics.jsonl is what a run says about itself",
+    "debug_info": "the log of a run is metrics.jsonl",
     "test_compute_loss": "a test always computes the loss",
 }
 REFUSED = {
@@ -62,8 +62,8 @@ REFUSED = {
 REQUIRED = ("net", "base_lr", "lr_policy", "max_iter")
 
 TYPES = ("SGD", "Nesterov")
-OF_POLICY = ("gamma", "power", "stepsize", "lr_iter")  # absent: not Caffe's 0, which no policy means
-# fields of Phase: of the net file; and of no field in Caffe's files (nor is `pad`, which the net file refuses)
+OF_POLICY = ("gamma", "power", "stepsize", "lr_iter")  # None if absent: Caffe's default of 0 makes no sense
+# fields of Phase that the net file sets; and those that Caffe's files do not have (nor `pad`, which writer.py refuses)
 OF_NET = ("augmentation", "min_area", "aspect", "resize", "mirror", "shuffle", "prefetch")
 NOWHERE = ("momentum_correction", "decay_scale_and_shift")
 
@@ -71,9 +71,9 @@ NOWHERE = ("momentum_correction", "decay_scale_and_shift")
 @dataclass(frozen=True)
 class Solver:
     """A solver file: its `phase`, named after the file; `net` as written there; `seed`, None if it is not fixed; and
-    the `notes` on fields without effect, a line each.
+    `notes` on fields without effect, one line each.
 
-    What the net file says of the phase (OF_NET) is at its defaults, and `snapshot_prefix` None where there is none.
+    The fields of the phase that the net file sets (OF_NET) have their defaults.
     """
 
     path: Path
@@ -84,9 +84,9 @@ class Solver:
 
 
 def read_solver(path):
-    """The Solver in a text file. Raises InputError, in one line that begins with the file (and with line and column
-    where the text is at fault), for what is no SolverParameter, a field that is refused, or lacks, or has a value
-    without sense.
+    """The Solver in a text file. Raises InputError for a text that is not a SolverParameter, and for a field that is
+    refused, is missing or has a value that makes no sense. The message begins with the file, and with line and column
+    where the text cannot be parsed.
     """
     message = read_text(path, SolverParameter)
     with within(path):
@@ -117,7 +117,7 @@ def _understood(message, path):
         values["snapshot_prefix"] = None
     seed = message.random_seed if message.random_seed >= 0 else None
     phase = Phase(path.stem, **values)
-    Recipe(path.stem, "", (phase,))  # which checks its values
+    Recipe(path.stem, "", (phase,))  # checks its values
     return Solver(path, phase, message.net, seed, tuple(notes))
 
 
@@ -145,7 +145,7 @@ def _type(message):
 
 
 def _one_test(message):
-    """test_iter, or None. As in Caffe, it makes a test net, which wants a test_interval."""
+    """test_iter, or None. As in Caffe, it adds a test net, which needs a test_interval."""
     if len(message.test_iter) > 1:
         raise InputError(f"test_iter: found {len(message.test_iter)} values, expected one: there is one test net")
     if message.test_iter and message.test_interval < 1:
@@ -160,7 +160,7 @@ def _is_default(field, value):
 
 
 def _shown(field, value):
-    """A value as a line can show it."""
+    """A value as text, for a message."""
     if field.type == field.TYPE_MESSAGE:
         return "{...}"
     if field.type == field.TYPE_ENUM:
@@ -169,8 +169,8 @@ def _shown(field, value):
 
 
 def write_solver(phase, net, seed=None):
-    """The text of a solver file that `read_solver` reads as the same phase (but its name, `starts_from`, and what the
-    net file says of it), and that protobuf's text parser accepts as a SolverParameter.
+    """The text of a solver file. `read_solver` reads it as the same phase, except for its name, `starts_from` and the
+    fields that the net file sets; protobuf's text parser accepts it as a SolverParameter.
 
     Raises InputError for a value that Caffe's file cannot hold.
     """
@@ -194,7 +194,7 @@ def write_solver(phase, net, seed=None):
 
 
 def _line(name, value):
-    """One field as text; of a list, a line each."""
+    """One field as text; for a list, a line for each value."""
     field = SolverParameter.DESCRIPTOR.fields_by_name[name]
     if field.type == field.TYPE_FLOAT:
         value = single(value, name)
@@ -207,8 +207,8 @@ def _line(name, value):
 
 
 def recipe_of(solver, net, workers):
-    """The Recipe of one phase that a Solver and its `net.NetFile` make on `workers` workers: the TRAIN layer's batch
-    is a worker's. Without a TEST layer, a test's proportions are the published ones, 256 to 224.
+    """The Recipe, of one phase, of a Solver and its `net.NetFile` on `workers` workers: the batch of the TRAIN layer is
+    that of a worker. Without a TEST layer, test images are resized in the published proportion, 256 to 224.
     """
     train, test = net.train, net.test
     from_net = {name: getattr(train, name) for name in OF_NET}
@@ -224,9 +224,8 @@ def recipe_of(solver, net, workers):
 
 
 def snapshot_prefix(phase, path):
-    """What the names of snapshots begin with, as `caffe train` has it: the phase's snapshot_prefix; inside it, the
-    name of the solver file `path`, where that is a folder, or to be one (a/b/); and without one, `path` without its
-    extension.
+    """The beginning of the names of snapshots, as in `caffe train`: the phase's snapshot_prefix; if that is a folder,
+    or ends with "/", the name of the solver file `path` in it; without a prefix, `path` without its extension.
     """
     prefix = phase.snapshot_prefix
     if prefix is None:

@@ -1,4 +1,4 @@
-"""Our network as Caffe's net file: with data layers, as `caffe train` reads it, or to be deployed.
+"""The network as Caffe's net file: with data layers, for `caffe train`, or for inference.
 
 Layers, names and order are those of the published train_val.prototxt.
 """
@@ -24,7 +24,7 @@ SUM, MAX, AVE = EltwiseParameter.SUM, PoolingParameter.MAX, PoolingParameter.AVE
 
 def train_val(recipe, phase, train_source, val_source=None):
     """The NetParameter that a solver of `phase` names: data from the LMDB `train_source`, in the TEST phase from
-    `val_source`; without one, there is no TEST data layer. Raises InputError for what Caffe's fields cannot say.
+    `val_source`; without one, there is no TEST data layer. Raises InputError for what Caffe's fields cannot express.
     """
     net = NetParameter(name=f"ResNet-{recipe.depth}")
     _train_data(net, recipe, phase, train_source)
@@ -80,7 +80,7 @@ class _Body:
         self.params(classifier, classifier.inner_product_param, "fc1000")
 
     def block(self, block, bottom):
-        """Returns the name of the result."""
+        """A residual block. Returns the name of its result."""
         name = f"res{block.name}"
         shortcut, top = bottom, bottom
         if block.projection:
@@ -108,7 +108,7 @@ class _Body:
             norm.batch_norm_param.moving_average_fraction = fraction
             for _ in range(3):
                 norm.param.add(lr_mult=0)
-            gamma, beta = self.blobs[scale.name]  # which the fork looks for in the batch norm that it merges them into
+            gamma, beta = self.blobs[scale.name]  # the fork reads their fillers in the batch norm
             fill(norm.batch_norm_param.filler, gamma)
             if (beta.std, beta.bound, beta.value) != (None, None, 0):
                 fill(norm.batch_norm_param.bias_filler, beta)
@@ -132,7 +132,7 @@ def _add(net, name, kind, bottoms, *tops):
 
 
 def _multipliers(layer, blobs):
-    """A ParamSpec for each blob, where one has to be: 1 is the default."""
+    """A ParamSpec for each blob, unless all multipliers have the default of 1."""
     if all((blob.lr_mult, blob.decay_mult) == (1, 1) for blob in blobs):
         return
     for blob in blobs:
@@ -182,7 +182,7 @@ def _test_data(net, recipe, source):
 
 
 def _shorter_side(transform, size):
-    """The image resized so that its shorter side is `size`: in the published files a range of one."""
+    """Resize the shorter side to `size`: a range of one size, as in the published files."""
     resize = transform.random_resize_param
     resize.min_size = resize.max_size = size
     resize.resize_param.interp_mode[:] = [ResizeParameter.CUBIC]

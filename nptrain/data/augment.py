@@ -1,4 +1,4 @@
-"""From a stored image to the network's input: the recipe's three transforms.
+"""From a stored image to the network's input: the transforms of the recipes.
 
 Each takes a PIL RGB image and returns uint8 (3, size, size), channels in the order B, G, R. Resizing is
 Pillow's bicubic (a = -0.5, antialiased); the original program used OpenCV's (a = -0.75, not antialiased),
@@ -21,7 +21,7 @@ class Transform:
 
     `kind` is "random_aspect_ratio" (which takes `min_area`, `max_area`, `aspect` and `mirror`),
     "random_crop" (`resize`, `pad` and `mirror`), "test" (`resize`) or "plain" (nothing: the image must
-    have the size already). Raises InputError for an unknown kind or senseless ranges, and when called for
+    have the right size). Raises InputError for an unknown kind and for ranges that make no sense; when called, for
     an image that is too small to be cropped.
     """
 
@@ -72,7 +72,7 @@ def random_aspect_ratio(image, size, rng, mirror=True, min_area=0.08, max_area=1
             h, w = w, h
         if 0 < h <= height and 0 < w <= width:
             y, x = rng.integers(height - h, endpoint=True), rng.integers(width - w, endpoint=True)
-            # cut out first: the filter must not see beyond the part
+            # cropped first: the filter must not use pixels outside the part
             part = image.crop((x, y, x + w, y + h)).resize((size, size), Image.Resampling.BICUBIC)
             return bgr_planes(part, mirror and rng.random() < 0.5)
     return random_crop(image, size, rng, mirror, resize=size)
@@ -117,7 +117,7 @@ def bgr_planes(image, mirror=False):
 
 
 def _grid(rng, low, high):
-    """A number from `low`, low + 0.001, ... up to `high`, each as likely."""
+    """A number from `low`, low + 0.001, ... up to `high`, all equally likely."""
     return low + 0.001 * rng.integers(int((high - low) * 1000 + 1e-6), endpoint=True)
 
 

@@ -1,4 +1,4 @@
-"""Making a data set: from folders, lists or archives of images to an LMDB."""
+"""Making a data set: an LMDB from a folder or an archive of images."""
 
 import io
 import itertools
@@ -21,7 +21,7 @@ JPEG_QUALITY = 95
 
 @dataclass
 class Summary:
-    """What a conversion did: `bytes` of records written; `skipped` is [(file name, why)]."""
+    """The result of a conversion: `bytes` of all records; `skipped` is [(file name, reason)]."""
 
     records: int = 0
     classes: int = 0
@@ -35,15 +35,18 @@ def convert(
 ):  # fmt: skip
     """Write the images of `source` (a folder or tar archive) to the new LMDB folder `out`.
 
-    Labels are the places of the class folders in sorted order (their names go to `out`/classes.txt), or
-    those of `list_file`, whose lines are "path label". Stored is the file as it is; with `resize`, its
-    shorter side is made `resize` pixels (JPEG, quality 95) unless it is so already; with `raw`, uint8
-    BGR planes. The order is shuffled by `seed`, or else sorted (that of the list); `limit` cuts it.
-    What does not decode is skipped. `progress(records, total)` wraps an iterator.
+    split      use the class folders in the folder of this name
+    list_file  lines "path label"; without it, labels are the indices of the sorted class folders, whose names are
+               written to `out`/classes.txt
+    resize     resize the shorter side to this many pixels (JPEG, quality 95); without it, files are stored as they are
+    raw        store uint8 planes, BGR
+    limit      use only this many files
+    shuffle    in an order that depends on `seed`; else the order is sorted, or that of the list
+    progress   progress(records, total) wraps the iterator over the records
 
-    Files are read in the new order, so images never fill the memory; a compressed archive, which can only
-    be read from its beginning, is first unpacked to a temporary file beside `out`. Returns a Summary.
-    Raises InputError for a user's mistake, and if no image is left.
+    Files that do not decode are skipped. Files are read in the new order, so that images never fill the memory; a
+    compressed archive, which can only be read from its beginning, is first unpacked to a temporary file beside `out`.
+    Returns a Summary. Raises InputError for a user's mistake, and if no image is left.
     """
     if list_file and split:
         raise InputError("--split: cannot be used with --list, which names the images itself")
@@ -83,7 +86,7 @@ def _record(files, entry, resize, raw):
     name, label = entry
     try:
         file = files.read(name)
-        image = decode_file(file, name)  # in any case: what does not decode now would stop the training
+        image = decode_file(file, name)  # in any case: what does not decode would stop the training
         if resize and min(image.size) != resize:
             image = shorter_side(image, resize)
             buffer = io.BytesIO()
@@ -95,7 +98,7 @@ def _record(files, entry, resize, raw):
 
 
 def _ahead(pool, function, items, count):
-    """The results of `function` in the order of `items`, `count` of them made ahead in the pool."""
+    """The results of `function` in the order of `items`, `count` of them computed ahead in the pool."""
     items, queue = iter(items), deque()
     while True:
         queue.extend(pool.submit(function, item) for item in itertools.islice(items, count - len(queue)))

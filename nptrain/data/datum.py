@@ -11,9 +11,9 @@ from PIL import Image
 from nptrain.caffe.caffe_pb2 import Datum
 from nptrain.errors import InputError
 
-# What Pillow may try on a file; its other readers include some that start programs.
+# The formats that Pillow may try: some of its other readers start programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
-# A small file can claim to be any size: read no larger image. Of this size, none takes a gigabyte to decode.
+# A small file can claim any size: larger images are refused. Decoding one of this size takes less than a gigabyte.
 MAX_PIXELS = 64_000_000
 TIFF_TILE = 322, 323  # tags: width and length of the tiles, which may be larger than the image
 
@@ -42,16 +42,16 @@ def raw_datum(image, label):
 
 
 def parse_datum(record, where):
-    """The Datum in `record` (bytes). Raises InputError, beginning with `where`, if there is none."""
+    """The Datum in `record` (bytes). Raises InputError, beginning with `where`, if it is not one."""
     try:
         datum = Datum.FromString(record)
     except DecodeError:
-        raise InputError(f"{where}: found {len(record)} bytes that are no Datum") from None
+        raise InputError(f"{where}: found {len(record)} bytes that are not a Datum") from None
     if datum.float_data:
         raise InputError(f"{where}: found a Datum of floats: expected an encoded image or raw uint8 planes")
     if not datum.data or not datum.HasField("label"):
         missing = "label" if datum.data else "image data"
-        raise InputError(f"{where}: found {len(record)} bytes that are no Datum or one without {missing}")
+        raise InputError(f"{where}: found {len(record)} bytes that are not a Datum, or one without {missing}")
     return datum
 
 
@@ -74,8 +74,8 @@ def decode(datum, where):
 def decode_file(file, where):
     """Decode an image file's bytes to PIL RGB: alpha is dropped, an EXIF orientation is not applied.
 
-    Raises InputError, beginning with `where`, for a file that is no image, damaged, cut short or larger
-    than MAX_PIXELS.
+    Raises InputError, beginning with `where`, for a file that is not an image, or one that is damaged, cut short or
+    larger than MAX_PIXELS.
     """
     try:
         image = Image.open(io.BytesIO(file), formats=FORMATS)
@@ -89,6 +89,6 @@ def decode_file(file, where):
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
     except Image.UnidentifiedImageError:
-        raise InputError(f"{where}: found {len(file)} bytes that are no image file") from None
+        raise InputError(f"{where}: found {len(file)} bytes that are not an image file") from None
     except Exception as error:  # each of Pillow's readers fails in its own ways
         raise InputError(f"{where}: the image does not decode: {error}") from None

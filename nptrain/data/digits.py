@@ -25,7 +25,7 @@ def load_digits():
 def write_digits(folder):
     """Write folder/train and folder/val: PNG-encoded 32x32 images, the 8x8 originals enlarged (cubic).
 
-    The held-out part is the set's last 360, from other writers than most of the first. Returns {name: records}.
+    The held-out part is the set's last 360, mostly by other writers than the first. Returns {name: records}.
     """
     images, labels = load_digits()
 

@@ -12,7 +12,7 @@ from nptrain.data.lmdb_file import LmdbError, leaves
 from nptrain.errors import InputError, reason
 from nptrain.files import sync_folder
 
-MAX_RECORD = 3 * MAX_PIXELS + (1 << 16)  # bytes: three raw planes, and what stands around them
+MAX_RECORD = 3 * MAX_PIXELS + (1 << 16)  # bytes: three raw planes, and the fields around them
 CAFFES_LMDB = 0  # the library's major version: 1.x writes another format
 
 
@@ -20,21 +20,21 @@ class LmdbDataset:
     """The records of an LMDB, in key order: `dataset[i]` is (PIL RGB image, label).
 
     Any number of threads may read it. Nothing is written to its folder, not even a lock: an LMDB must not be
-    changed while it is read. With `classes`, labels must be in 0..classes-1. Raises InputError where `path`
-    is no LMDB, an empty, a damaged or an incomplete one, and on access to a record that is no Datum, does not
-    decode or has another label.
+    changed while it is read. With `classes`, labels must be in 0..classes-1. Raises InputError if `path` is not an
+    LMDB, or is empty, damaged or incomplete; on access, if a record is not a Datum, does not decode or has another
+    label.
     """
 
     def __init__(self, path, classes=None):
         self.path, self.classes = Path(path), classes
-        # All keys in one string and where each ends: a million bytes objects would take several times that.
+        # All keys in one string, and where each ends: a million bytes objects would take several times the memory.
         self._keys, self._ends = bytearray(), array("q", [0])
         self._offsets, self._sizes = array("q"), array("q")
         data = self.path / "data.mdb"
         try:
             if not data.is_file():  # a pipe would wait for its writer
                 data.stat()
-                raise InputError(f"{path}: no LMDB: {data} is no file")
+                raise InputError(f"{path}: not an LMDB: {data} is not a file")
             self._file = open(data, "rb", buffering=0)  # noqa: SIM115, as long as the data set lives
             for keys, offsets, sizes in leaves(self._file):
                 for key in keys:
@@ -43,7 +43,7 @@ class LmdbDataset:
                 self._offsets.frombytes(offsets.tobytes())
                 self._sizes.frombytes(sizes.tobytes())
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-            raise InputError(f"{path}: no LMDB: {data} cannot be read: {reason(error)}") from None
+            raise InputError(f"{path}: not an LMDB: {data} cannot be read: {reason(error)}") from None
         except LmdbError as error:
             raise InputError(f"{path}: {error}") from None
         if not len(self):
@@ -63,7 +63,7 @@ class LmdbDataset:
         return f"{self.path}: record {self.key(index).decode(errors='backslashreplace')}"
 
     def bytes(self, index):
-        """How many bytes record `index` has."""
+        """The size of record `index` in bytes."""
         return self._sizes[index]
 
     def datum(self, index):
@@ -78,8 +78,8 @@ class LmdbDataset:
         return parse_datum(record, where)
 
     def count_classes(self):
-        """How many classes there are: the lines of classes.txt, which make_lmdb writes; without it, the largest label
-        and one, for which every record is read.
+        """The number of classes: that of the lines of classes.txt, which make_lmdb writes; without it, the largest
+        label plus one, for which all records are read.
         """
         names = self.path / "classes.txt"
         if names.is_file():
@@ -94,7 +94,7 @@ class LmdbDataset:
 
 
 def write_lmdb(path, records):
-    """Write an LMDB of (name, Datum bytes) pairs to the new folder `path`; returns how many there were.
+    """Write an LMDB of (name, Datum bytes) pairs to the new folder `path`. Returns the number of records.
 
     Raises InputError if `path` exists.
     """
@@ -107,12 +107,12 @@ def write_lmdb(path, records):
 class LmdbWriter:
     """Writes an LMDB, with the keys of `convert_imageset`: number and name, in the order added.
 
-    A context manager: the LMDB is made in `folder`, a temporary one beside `path`, where the user may put
-    other files; it gets its name when the block ends, and is removed after an exception. The map grows as
+    A context manager: the LMDB is made in `folder`, a temporary one beside `path`, to which the caller may write
+    other files, too. When the block ends it is renamed to `path`; after an exception it is removed. The map grows as
     needed. Raises InputError if `path` exists.
     """
 
-    BATCH_BYTES = 32 << 20  # what a transaction takes
+    BATCH_BYTES = 32 << 20  # of a transaction
 
     def __init__(self, path, map_size=64 << 20):
         self.path = Path(path)
@@ -127,7 +127,7 @@ class LmdbWriter:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made: {error.strerror}") from None
-        # Nothing is to last until the end, so nothing need be synced before.
+        # Nothing has to be durable before the end, so nothing is synced before.
         self._environment = lmdb.open(
             str(self.folder), map_size=self._map_size, sync=False, lock=False, lib_version=CAFFES_LMDB
         )

@@ -1,8 +1,8 @@
 """Where the records of an LMDB lie in its file: the B-tree of data.mdb, read page by page.
 
-LMDB itself trusts the file that it maps: a damaged page or a file cut short ends the process with a signal. Here
-nothing is mapped, every number is checked before it is used, and what is wrong is said in one line. The format is
-that of LMDB 0.9 on 64-bit little-endian machines (mdb.c: MDB_meta, MDB_page, MDB_node), as Caffe writes it.
+LMDB's own library trusts the file that it maps: a damaged page or a file cut short ends the process with a signal. Here
+nothing is mapped, every number is checked before it is used, and an error is one line. The format is that of LMDB 0.9
+on 64-bit little-endian machines (mdb.c: MDB_meta, MDB_page, MDB_node), as Caffe writes it.
 """
 
 import os
@@ -28,10 +28,10 @@ class LmdbError(Exception):
 
 
 def leaves(file):
-    """(keys, offsets, sizes) of the records of each leaf, in key order: keys a list of bytes, the others int64
-    arrays that say which bytes of `file`, a data.mdb opened for reading, are a record's value.
+    """Yields (keys, offsets, sizes) of the records of each leaf, in key order: keys is a list of bytes, the others are
+    int64 arrays with the places of the records' values in `file`, a data.mdb opened for reading.
 
-    Raises LmdbError where the file is no LMDB, cut short or damaged; OSError.
+    Raises LmdbError if the file is not an LMDB, cut short or damaged; OSError.
     """
     return _Tree(file.fileno()).walk()
 
@@ -44,7 +44,7 @@ class _Tree:
         first = self._meta(0)
         self.page_bytes = int(first["free"]["page_bytes"])
         if self.page_bytes not in (512 << k for k in range(7)):
-            raise LmdbError(f"no LMDB: pages of {self.page_bytes} bytes")
+            raise LmdbError(f"not an LMDB: pages of {self.page_bytes} bytes")
         second = self._meta(self.page_bytes)
         meta = max(first, second, key=lambda meta: meta["transaction"])
         self.root, self.entries = int(meta["main"]["root"]), int(meta["main"]["entries"])
@@ -59,12 +59,12 @@ class _Tree:
     def _meta(self, at):
         found = os.pread(self.descriptor, _META.itemsize, at)
         if len(found) < _META.itemsize:
-            raise LmdbError(f"no LMDB: data.mdb has only {self.file_bytes} bytes")
+            raise LmdbError(f"not an LMDB: data.mdb has only {self.file_bytes} bytes")
         meta = np.frombuffer(found, _META)[0]
         if meta["magic"] != MAGIC or not meta["flags"] & META:
-            raise LmdbError("no LMDB: data.mdb begins otherwise")
+            raise LmdbError("not an LMDB: data.mdb has another header")
         if meta["version"] != VERSION:
-            raise LmdbError(f"no LMDB that Caffe reads: found format version {meta['version']}, expected {VERSION}")
+            raise LmdbError(f"not an LMDB that Caffe reads: found format version {meta['version']}, expected {VERSION}")
         return meta
 
     def walk(self):
@@ -92,7 +92,7 @@ class _Tree:
             raise LmdbError(f"cut short in page {number}")
         flags, lower, upper = page[10:HEADER].view("<u2").tolist()
         if flags not in (BRANCH, LEAF) or not HEADER <= lower <= upper <= self.page_bytes or lower % 2:
-            raise LmdbError(f"damaged: page {number} is no page of the tree")
+            raise LmdbError(f"damaged: page {number} is not a page of the tree")
         nodes = page[HEADER:lower].view("<u2").astype(np.int64)
         if (nodes % 2).any() or (nodes < upper).any() or (nodes > self.page_bytes - 8).any():
             raise LmdbError(f"damaged: page {number} has records outside it")

@@ -11,7 +11,7 @@ import numpy as np
 from nptrain.data.sampler import generator, record_indices
 from nptrain.errors import InputError
 
-CHUNK = 4  # images a task: one each would cost as much to hand out as a small one takes to decode
+CHUNK = 4  # images of a task: to start a task takes as long as to decode a small image
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Batch:
 
 
 class _Loader:
-    """Iterates over batches, with `prefetch` beyond the one waited for being made by `threads` threads.
+    """Iterates over batches. While one is waited for, `threads` threads also make the next `prefetch` ones.
 
-    `plans` yields a batch's records, (N,), and a function from a place in the batch to its Generator. Each thread calls
-    `initializer` first, if there is one. What is yielded does not depend on prefetch or threads. A context manager; an
-    exception in a thread is raised by the iteration at the batch it belongs to.
+    `plans` yields for each batch its records, (N,), and a function from a place in the batch to its Generator. Each
+    thread calls `initializer` first, if not None. The batches do not depend on prefetch or threads. A context manager.
+    The iteration raises an exception of a thread at the batch to which it belongs.
     """
 
     def __init__(self, dataset, transform, plans, prefetch, threads, initializer=None, max_bad_records=0):
         self.dataset, self.transform = dataset, transform
-        self.bad_records = {}  # {index: its error line} of the bad records met so far
+        self.bad_records = {}  # {index: error message} of the bad records read so far
         self._max_bad_records = min(max_bad_records, len(dataset) - 1)
         self._plans, self._prefetch = plans, prefetch
         self._queue = deque()
@@ -80,7 +80,7 @@ class _Loader:
             batch.images[place], batch.labels[place] = self._image(int(indices[place]), rng_of, place)
 
     def _image(self, index, rng_of, place):
-        """The transformed image and label of a record, or of the next good one, as long as bad ones are allowed."""
+        """The transformed image and label of a record, or of the next good one, while bad ones are allowed."""
         while True:
             try:
                 image, label = self.dataset[index]
@@ -98,10 +98,10 @@ class _Loader:
 class TrainLoader(_Loader):
     """The batches of the logical workers `my_workers`, of all `workers`, from `start_iteration` on.
 
-    Yields a Batch for each iteration, worker and pass (of `iter_size`), in this order, up to before
-    `stop_iteration` (None: without end). What a batch holds is a pure function of `seed`, the phase's index,
-    iteration, pass and worker. Up to `max_bad_records` bad records, which `bad_records` lists, are each replaced by the
-    next good one; at one more the iteration raises InputError.
+    Yields a Batch for each iteration before `stop_iteration` (None: without end), worker and pass (of `iter_size`), in
+    this order. A batch is a pure function of `seed`, the phase's index, iteration, pass and worker. Up to
+    `max_bad_records` bad records, which `bad_records` lists, are replaced by the next good ones; at one more the
+    iteration raises InputError.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class TrainLoader(_Loader):
 class TestLoader(_Loader):
     """Records first..stop-1, each once and in order; the last Batch may be short."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a test class of pytest
 
     def __init__(self, dataset, transform, batch_size, first, stop, threads=2, prefetch=2, initializer=None):
         starts = range(first, stop, batch_size)

@@ -1,4 +1,4 @@
-"""Which records a worker sees, and the random streams of augmentation: pure functions, nothing to save.
+"""Which records a worker sees, and the random streams of augmentation: pure functions, without state to save.
 
 Streams are Philox4x64 keyed by the seed, and by purpose and phase, so no two of these share numbers; the upper three of
 its four counter words say which stream, the lowest counts the draws.
@@ -44,7 +44,7 @@ def record_indices(seed, iteration, worker, *, phase=0, pass_=0, iter_size=1, wo
 
 @lru_cache(maxsize=4)
 def permutation(seed, epoch, records, phase=0):
-    """The order of the records in an epoch of a phase: int64 (records,), to be read only."""
+    """The order of the records in an epoch of a phase: int64 (records,), read-only."""
     order = stream(seed, SHUFFLE, epoch, phase=phase).permutation(records)
     order.setflags(write=False)
     return order

@@ -17,7 +17,7 @@ from nptrain.errors import InputError, reason
 
 SPLITS = {"train", "val", "test", "valid", "validation"}
 MAX_LABEL = 2**31 - 1  # a Datum's label is an int32
-UNPACKERS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}  # by how a file begins
+UNPACKERS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}  # by the first bytes of a file
 
 
 def open_source(path, temporary):
@@ -59,9 +59,8 @@ class Folder:
 class Tar:
     """The files in a tar archive, plain or compressed; the same interface.
 
-    A plain archive is read where it lies, in any order. A compressed one can only be read from its
-    beginning, so it is unpacked first, to an unnamed file in the folder `temporary`, which is gone with
-    the process.
+    A plain archive is read in place, in any order. A compressed one can only be read from its beginning, so it is
+    unpacked first, to an unnamed file in the folder `temporary`, which disappears when the process ends.
     """
 
     def __init__(self, path, temporary):
@@ -79,7 +78,7 @@ class Tar:
 
     def _index(self, archive):
         while member := archive.next():
-            archive.members.clear()  # tarfile keeps a kilobyte a file
+            archive.members.clear()  # tarfile keeps a kilobyte per file
             name = PurePosixPath(member.name).as_posix().lstrip("/")
             if any(part.startswith(".") for part in name.split("/")):
                 continue
@@ -123,8 +122,8 @@ def _plain(path, temporary):
 def by_class_folders(source, split=None):
     """Label the files of a source by the class folder they are in, at any depth.
 
-    Class folders are those in the folder `split`, or at the top; a single folder around everything is
-    passed through. Returns [(name, label)] in sorted order, the sorted class names, whose places are the
+    Class folders are those in the folder `split`, or at the top; a single folder that contains
+    everything else is skipped. Returns [(name, label)] in sorted order, the sorted class names, whose places are the
     labels, and the names of files in no class folder. Raises InputError if there are no class folders, no
     such split, or if the folders are splits and none was chosen.
     """
@@ -157,7 +156,7 @@ def _class_root(source, names, split):
             raise InputError(f"{source.path}: found the splits {choice}: choose one with --split")
         inner = f"{root}{folders[0]}/" if len(folders) == 1 else None
         if inner and (split or not _children(names, inner)[1]):
-            root = inner  # a folder around everything; one with files in it would be a class
+            root = inner  # a folder that contains everything; with files in it, it would be a class
         elif split:
             raise InputError(f"{source.path}: found no folder {split} (--split): it has {choice or 'no folders'}")
         else:
@@ -171,8 +170,8 @@ def _children(names, root):
 
 
 def by_list(source, list_file):
-    """Label files by a list: lines "path label", with paths from the source's top, or, if the list is found
-    only in the source itself, from the folder it is in.
+    """Label files by a list of lines "path label". Paths are relative to the source or, if the list is a file of the
+    source, to its folder.
 
     Returns [(name, label)] in the order of the list. Raises InputError for a list that cannot be found, a
     line of another form, or a file that is not there.

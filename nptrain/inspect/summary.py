@@ -1,6 +1,7 @@
-"""What a file holds, told by its content: weights, solver states, mean images, LMDBs, net and solver texts, runs.
+"""What a file contains: weights, a solver state, a mean image, an LMDB, a net or solver text, a checkpoint or a run.
 
-`summary(path)` gives a dictionary that JSON can hold, with "file" and "kind"; nptrain/summary_text.py prints it.
+`summary(path)` recognises the kind of a file by its content. It returns a dictionary for JSON, with "file" and "kind";
+`summary_text` makes text of it.
 """
 
 import io
@@ -27,7 +28,7 @@ from nptrain.errors import InputError, reason
 from nptrain.files import check_regular
 from nptrain.run.checkpoint import from_manifest, verify
 
-# The wire types of the fields of Caffe's messages, by which they are told apart, and the fields one must have.
+# Of each kind of message: the wire types of its fields, and the fields of which it has at least one.
 WIRE_TYPES = {
     "caffemodel": ({1: (LEN,), 2: (LEN,), 3: (LEN,), 5: (VARINT,), 6: (LEN,), 7: (VARINT,), 8: (LEN,), 100: (LEN,)},
                    (2, 100)),
@@ -38,9 +39,9 @@ WIRE_TYPES = {
 
 
 def summary(path, records=None, progress=lambda indices: indices):
-    """What the file or folder `path` holds. Of an LMDB, `records` are read at most, through `progress`.
+    """What the file or folder `path` contains. Of an LMDB, at most `records` are read, through `progress`.
 
-    Raises InputError where it is of no known kind, or damaged.
+    Raises InputError for an unknown kind of file, and for a damaged one.
     """
     path = Path(path)
     kind = _kind(path)
@@ -80,7 +81,7 @@ def _kind(path):
         if fits and any(number in needed for number, _ in types):
             return kind
     raise InputError(
-        f"{path}: none of Caffe's files: expected weights, a solver state, a mean image, an LMDB or a text"
+        f"{path}: not one of Caffe's files: expected weights, a solver state, a mean image, an LMDB or a text"
     )
 
 
@@ -183,11 +184,11 @@ def _image(datum, where):
         image = Image.open(io.BytesIO(datum.data), formats=FORMATS)
         return image.size, len(image.getbands()), image.format
     except Exception:  # each of Pillow's readers fails in its own ways
-        raise InputError(f"{where}: found {len(datum.data)} bytes that are no image file") from None
+        raise InputError(f"{where}: found {len(datum.data)} bytes that are not an image file") from None
 
 
 def _prototxt(path):
-    """A net or a solver, whichever message more of its fields belong to; unknown fields are told, not refused."""
+    """A net or a solver, whichever message has more of the text's fields; unknown fields are listed, not refused."""
     text = re.sub(r"\btype\s*:\s*([A-Z][A-Z0-9_]+)\b", _v1_type, text_of(path))
     parsed = [parse(text, message, path, allow_unknown=True) for message in (SolverParameter(), NetParameter())]
     message = max(parsed, key=lambda message: len(message.ListFields()))
@@ -217,7 +218,7 @@ def _prototxt(path):
 
 
 def _v1_type(match):
-    """`type: NAME` of a layer from before 2014 with the number, which our message has."""
+    """`type: NAME` of a layer from before 2014, with its number instead of NAME: our message has numbers."""
     number = next((number for number, name in V1_TYPES.items() if name == match[1]), None)
     return match[0] if number is None else f"type: {number}"
 

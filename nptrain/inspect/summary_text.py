@@ -9,7 +9,7 @@ from nptrain.report.table import WIDTH, columns
 
 
 def summary_text(summary):
-    """The lines of what nptrain/inspect/summary.py says of a file."""
+    """The lines for a result of `summary.summary`."""
     lines = [f"{summary['file']}:", *_WRITERS[summary["kind"]](summary)]
     return "".join(f"{printable(line.rstrip(), 1000)}\n" for line in lines)
 
@@ -50,7 +50,7 @@ def _solverstate(summary):
 
 def _mean(summary):
     shape, dtype, norm = _blob(summary["blob"])
-    yield f"  one blob, as a mean image is: {shape}, {dtype}, L2 norm {norm} ({_size(summary)})"
+    yield f"  one blob, such as a mean image: {shape}, {dtype}, L2 norm {norm} ({_size(summary)})"
     if "channel_means" in summary["blob"]:
         means = ("?" if mean is None else f"{mean:.6g}" for mean in summary["blob"]["channel_means"])
         yield from _wrap("means of the channels: ", means)
@@ -107,7 +107,7 @@ def _checkpoint(summary):
     if summary["damage"]:
         yield from _wrap("DAMAGED: ", summary["damage"].split(" "), " ")
     else:
-        yield "  its files are there, and have its checksums"
+        yield "  its files are complete, with the manifest's checksums"
 
 
 _WRITERS = {"caffemodel": _caffemodel, "solverstate": _solverstate, "blob": _mean, "lmdb": _lmdb, "run": _run,

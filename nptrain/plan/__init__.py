@@ -1,4 +1,4 @@
-"""What a run needs, counted from the layer table without building the network: operations, gradients, memory, disk.
+"""What a run needs, computed from the layer table without the network itself: operations, gradients, memory, disk.
 
 Nothing here imports a compiler: a prediction is printed at once.
 """

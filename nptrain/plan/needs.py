@@ -1,4 +1,4 @@
-"""The needs of a recipe: operations and gradients layer by layer, memory of a rank, disk of a run."""
+"""The needs of a recipe: operations and gradients of each layer, memory of a rank, disk of a run."""
 
 from dataclasses import dataclass
 from math import prod
@@ -17,7 +17,7 @@ PROCESS_BYTES = 0.26e9  # Python, NumPy, Numba and its compiled kernels, MPI
 
 @dataclass(frozen=True)
 class Step:
-    """A convolution at work: its maps' heights, and floating point operations for one image."""
+    """A convolution of the network, the heights of its input and output, and its operations for one image."""
 
     conv: Convolution
     height: int
@@ -25,12 +25,12 @@ class Step:
 
     @property
     def flops(self):
-        """Of one pass: forward, gradient of data, or gradient of weights."""
+        """FLOPs of one pass: forward, gradient of data, or gradient of weights."""
         return 2 * prod((self.conv.inputs, self.conv.outputs, self.conv.kernel**2, self.out**2))
 
     @property
     def backward_flops(self):
-        """Of both gradients; the images need none."""
+        """FLOPs of both gradients; the images need none."""
         return self.flops * (1 if self.conv is STEM else 2)
 
 
@@ -40,13 +40,13 @@ def steps_of(recipe):
 
 
 def classifier_flops(recipe):
-    """Of one pass of the last layer for one image."""
+    """FLOPs of one pass of the last layer for one image."""
     last = steps_of(recipe)[-1]
     return 2 * last.conv.outputs * recipe.classes
 
 
 def forward_share(recipe):
-    """The share of a step's operations that the forward pass has."""
+    """The forward pass's share of a step's operations."""
     steps = steps_of(recipe)
     forward = sum(step.flops for step in steps) + classifier_flops(recipe)
     backward = sum(step.backward_flops for step in steps) + 2 * classifier_flops(recipe)
@@ -56,8 +56,8 @@ def forward_share(recipe):
 def gradients(recipe):
     """[(values, share of backward after which they are ready)] for each layer of the network, in backward order.
 
-    Values are the gradients of weights, bias, gamma and beta, and the two batch statistics, which travel with them.
-    Time is shared out by operations: batch norm, ReLU and sums run with the convolution that they follow.
+    Values are the gradients of weights, bias, gamma and beta, and the two batch statistics, which are sent with them.
+    Time is divided in proportion to operations: batch norm, ReLU and sums run with the convolution that they follow.
     """
     steps = steps_of(recipe)
     *convolutions, classifier = layers(recipe.depth, recipe.classes)
@@ -87,7 +87,7 @@ def parameter_bytes(recipe):
 
 
 def activation_bytes(recipe):
-    """{what: bytes} of the maps of one worker's batch: what a training step holds, and what a test holds besides."""
+    """{what: bytes} of the activations of one worker's batch: those of a training step, and those of tests only."""
     crop, network = recipe.crop_size, (recipe.depth, recipe.downsample)
     training, testing = training_slots(crop, crop, *network), inference_slots(crop, crop, *network)
     only_testing = [size for name, size in testing.items() if name not in training]
@@ -148,14 +148,15 @@ def memory_bytes(recipe, threads):
 
 
 def value_bytes(recipe):
-    """Bytes of a gradient as it travels, where it is not compressed."""
+    """Bytes of a gradient as it is sent without compression."""
     return sum_dtype(recipe.workers * max(phase.iter_size for phase in recipe.phases)).itemsize
 
 
 def disk_bytes(recipe):
     """{what: bytes}: the two LMDBs, on each node, and all checkpoints, in one place.
 
-    A record is taken to shrink with the pixels of a crop. A checkpoint is weights, running statistics and momentum.
+    The size of a record is assumed to be proportional to the pixels of a crop. A checkpoint is weights, running
+    statistics and momentum.
     """
     record = RECORD_BYTES * (recipe.crop_size / 224) ** 2
     training, held_out = recipe.records
@@ -169,5 +170,5 @@ def disk_bytes(recipe):
 
 
 def checkpoints(phase):
-    """How many a phase writes: every `snapshot` iterations, and at its end."""
+    """The checkpoints of a phase: every `snapshot` iterations, and at its end."""
     return -(-phase.max_iter // phase.snapshot) if phase.snapshot else 1

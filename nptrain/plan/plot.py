@@ -4,8 +4,8 @@ from nptrain.report import step_plot
 
 
 def draw(prediction, path):
-    """A prediction of `bin/plan`, as PNG or whatever the file's name says. Of a rank's workers the last is shown:
-    gradients travel while it computes.
+    """Draw a prediction of `bin/plan`. Of a rank's workers the last is shown: gradients are sent while it computes. The
+    format is that of the file's name.
     """
     forward, exposed, turns = prediction["forward_ms"], prediction["exposed_ms"], prediction["workers_a_rank"]
     backward = forward + prediction["backward_ms"]

@@ -1,8 +1,8 @@
 """The two published runs (Codreanu, Podareanu, Saletore, arXiv 1711.04291, and the files released with it), and
 what they imply for the speed of one rank.
 
-Both ran on nodes of two Xeon Platinum 8160, 48 cores, with two ranks each and two cores of a rank's 24 set apart
-for communication, on Omni-Path of 100 Gb/s.
+Both ran on nodes of two Xeon Platinum 8160, 48 cores, with two ranks each and two of a rank's 24 cores
+reserved for communication, on Omni-Path of 100 Gb/s.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ RANKS_PER_NODE, CORES, COMMUNICATION_CORES = 2, 48, 2
 BANDWIDTH_GBIT = 100.0  # of a node's link
 LATENCY_US = 5.0  # of a message in an Allreduce, software included; not published
 VALUE_BYTES, BUCKET_MIB = 4, 8e6 / 2**20  # gradients in float32; a bucket's size was not published, and hardly matters
-SPREAD = 0.03  # of ranks' step times: with 896 ranks, 90 % of efficiency, the least that the paper states
+SPREAD = 0.03  # of ranks' step times: with 896 ranks, 90 % efficiency, the lowest value that the paper states
 # A step of one rank with 22 cores, alone: STEP_SECONDS + images * IMAGE_SECONDS. Two unknowns, fitted to the two
 # rows of RUNS that say so. No speed of a single node was published.
 STEP_SECONDS, IMAGE_SECONDS = 0.208, 0.01228
@@ -31,8 +31,8 @@ class Run:
     unit: str
     value: float
     phase: str | None = None
-    fitted: bool = False  # the speed of a rank was chosen so that this comes out
-    speed_at: int | None = None  # images of a batch whose images/s are taken instead of its own
+    fitted: bool = False  # the speed of a rank was fitted to this value
+    speed_at: int | None = None  # predicted with the images/s of a batch of this size
 
     @property
     def recipe(self):
@@ -54,7 +54,8 @@ RUNS = (
 
 
 def batch_seconds(images, cores, ranks_per_node):
-    """Seconds that forward and backward of `images` take a rank, by the fit; linear in the cores that compute.
+    """Seconds of a rank for forward and backward of `images`, by the fit; inversely proportional to the cores that
+    compute.
 
     cores  of a node
 

@@ -48,7 +48,9 @@ def check(recipe):
            f"3x3: the blocks of depth {recipe.depth} have no 1x1 convolution")  # fmt: skip
     _check_blob_overrides(recipe)
     prefixes = [phase.snapshot_prefix for phase in recipe.phases if phase.snapshot_prefix is not None]
-    expect(len(set(prefixes)) == len(prefixes), "snapshot_prefix", ", ".join(prefixes), "another in every phase")
+    expect(
+        len(set(prefixes)) == len(prefixes), "snapshot_prefix", ", ".join(prefixes), "a different one in every phase"
+    )
     for phase in recipe.phases:
         _check_phase(phase, recipe)
     _check_resize("test_resize", recipe.test_resize, recipe)
@@ -64,7 +66,7 @@ def _check_phase(phase, recipe):
            "false: the original has it for SGD alone")  # fmt: skip
     check_policy(phase)
     _check_resize(f"{name}resize", phase.resize, recipe)
-    phase.train_transform(recipe)  # which checks its values
+    phase.train_transform(recipe)  # checks its values
 
 
 def _check_fields(owner, rules, prefix=""):

@@ -1,4 +1,4 @@
-"""A recipe for one's own photographs: the published one in the same proportions, for any number of images."""
+"""A recipe for your own photographs: the published one, scaled to any number of images."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ NAME = "photos"
 DESCRIPTION = "your own images: classes and iterations from the data, rates from the batch; --epochs"
 EPOCHS, WORKERS, BATCH_SIZE = 30, 2, 16  # 28.5 epochs with warm-up and linear decay, 1.5 of the collapse
 PUBLISHED = "resnet50-448nodes"
-PARTS = 20  # of part 1, each ends with a checkpoint; the collapse starts from the last but one, and is as long
+PARTS = 20  # of phase 1, each ends with a checkpoint; the collapse starts from the last but one, and is one part long
 
 
 def photos(records, classes, epochs=EPOCHS, workers=WORKERS, batch_size=BATCH_SIZE):
@@ -43,5 +43,5 @@ def photos(records, classes, epochs=EPOCHS, workers=WORKERS, batch_size=BATCH_SI
 
 
 def _rounded(rate):
-    """To three digits: what is printed is what is used."""
+    """A rate of three digits, which prints as it is."""
     return float(f"{rate:.3g}")

@@ -1,4 +1,4 @@
-"""The recipes that are known by name: the published ones, and small ones like them."""
+"""The recipes that have names: the published ones, and small ones like them."""
 
 from dataclasses import replace
 
@@ -84,7 +84,7 @@ RECIPES = {
 }  # fmt: skip
 
 
-DEFAULT = "resnet50-448nodes"  # of the commands, where none is named
+DEFAULT = "resnet50-448nodes"  # of commands that are given no recipe
 
 
 def get_recipe(name):

@@ -1,4 +1,4 @@
-"""A recipe: every value of a training run. A Recipe is a tuple of Phases and what they have in common."""
+"""A recipe: every value of a training run. A Recipe has Phases, and values that they share."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from types import UnionType
@@ -9,18 +9,19 @@ from nptrain.errors import InputError
 from nptrain.recipes.check import check, expect
 
 IMAGENET = (1_281_167, 50_000)  # records to train on and held out
-RENAMED = {"blobs": "blob_overrides"}  # fields of a Recipe that run.json had under another name
+RENAMED = {"blobs": "blob_overrides"}  # fields of a Recipe that have another name in older run.json files
 
 
 @dataclass(frozen=True)
 class Phase:
     """One solver's run, with the fields of Caffe's SolverParameter and of its net's training data layer.
 
-    type: SGD or Nesterov. plateau_winsize: iterations without a lower smoothed loss after which lr_policy plateau drops
-    the rate, for each drop; the smoothed loss is the mean of the last average_loss ones.
-    starts_from: the iteration of the phase before whose weights (not momentum) it starts from; None: its end.
-    test_iter: test batches of each worker, in key order from the first record on, none twice; None: all records.
-    snapshot_prefix: what its snapshots' names begin with; None: they are in the run's folder.
+    type             SGD or Nesterov
+    plateau_winsize  for each drop of the policy plateau, the iterations without a lower smoothed loss before it
+    average_loss     losses whose mean is the smoothed loss
+    test_iter        test batches of each worker, in key order from the first record on, none twice (None: all records)
+    snapshot_prefix  beginning of the names of its snapshots (None: they are in the run's folder)
+    starts_from      iteration of the phase before whose weights (not momentum) it starts from (None: the last)
     """
 
     name: str
@@ -40,7 +41,7 @@ class Phase:
     momentum: float = 0.9
     momentum_correction: bool = False
     regularization: str = "L2"
-    decay_scale_and_shift: bool = False  # the published engine's: it forgot the net file's decay_mult of 0
+    decay_scale_and_shift: bool = False  # true in the published engine, which ignores the net file's decay_mult of 0
     clip_gradients: float = -1.0
     iter_size: int = 1
     local_lr_auto: bool = False
@@ -64,7 +65,7 @@ class Phase:
     starts_from: int | None = None
 
     def train_transform(self, recipe):
-        """What happens to a training image."""
+        """The Transform of training images."""
         return Transform(self.augmentation, recipe.crop_size, resize=self.resize, mirror=self.mirror,
                          min_area=self.min_area, aspect=self.aspect, pad=self.pad)  # fmt: skip
 
@@ -73,9 +74,9 @@ class Phase:
 class Recipe:
     """The network, the data and the phases. `batch_size` images for each of `workers` make one step.
 
-    downsample: the convolution of the first block of stages 3 to 5 that has the stride; the original release's: "1x1".
-    blob_overrides: where a net file departs from the layer table, (layer, index of the blob, field, value) each.
-    records: of the data set that the recipe is for, to train on and held out; they decide nothing, plans use them.
+    downsample      convolution that has the stride in the first blocks of stages 3 to 5; "1x1" in the original release
+    blob_overrides  differences of a net file from the layer table: (layer, index of the blob, field, value)
+    records         (training, held-out) records of the recipe's data set, for predictions only
     """
 
     name: str
@@ -100,11 +101,11 @@ class Recipe:
         check(self)
 
     def test_transform(self):
-        """What happens to a test image: shorter side to test_resize, centre crop."""
+        """The Transform of test images: shorter side to test_resize, centre crop."""
         return Transform("test", self.crop_size, resize=self.test_resize, mirror=False)
 
     def test_records(self, phase):
-        """How many records, from the first on, a test in a phase is to take; None: all."""
+        """The number of records, from the first on, of a test in a phase; None: all."""
         return phase.test_iter and phase.test_iter * self.workers * (self.test_batch_size or self.batch_size)
 
     def phase(self, name):
@@ -116,7 +117,7 @@ class Recipe:
 
 
 def to_dict(recipe):
-    """The recipe in full, as JSON can hold it."""
+    """The whole recipe, as a dictionary for JSON."""
     return asdict(recipe)
 
 
@@ -160,7 +161,7 @@ def override(recipe, assignments):
                 f"a field of the recipe or of a phase: {', '.join(known)}")  # fmt: skip
         for name in [recipe.phase(phase_name).name] if dot else of_phases:
             of_phases[name][field] = _parsed(Phase, field, text)
-    # all at once: one value may make sense only with another
+    # all at once: a value may make sense only together with another
     return replace(recipe, phases=tuple(replace(p, **of_phases[p.name]) for p in recipe.phases), **changes)
 
 

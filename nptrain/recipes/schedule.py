@@ -10,7 +10,7 @@ import numpy as np
 
 from nptrain.errors import InputError
 
-# the policies whose rate drops in steps, where the iteration alone says how often it has
+# policies that drop the rate in steps: the number of drops so far
 STEPS = {
     "step": lambda p, i: i // p.stepsize,
     "multistep": lambda p, i: sum(i >= value for value in p.stepvalue),
@@ -37,7 +37,7 @@ NEEDS = {
 
 def learning_rate(phase, iteration, current_step=0):
     """The rate at an iteration of a phase (any object with the fields of a solver); `current_step` is that of its
-    Progress, and counts with plateau alone.
+    Progress, which only plateau uses.
 
     During the warm-up it rises linearly from warmup_start_lr to base_lr. The policy counts from iteration 0,
     not from the warm-up's end: the published run steps from 4.789 down to 4.534 there.
@@ -53,9 +53,9 @@ def learning_rate(phase, iteration, current_step=0):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a phase has to remember of its losses, with the names of Caffe's solver.
+    """What a phase keeps of its losses, with the names of Caffe's solver.
 
-    losses           the last `average_loss` ones: their mean is the smoothed loss
+    losses           the last `average_loss` losses, whose mean is the smoothed loss
     current_step     drops of the rate so far, of the policies step, multistep and plateau
     minimum_loss     the least smoothed loss that plateau has seen; single precision, as a .solverstate keeps it
     iter_last_event  the iteration of that minimum or of the last drop, if that came later
@@ -76,7 +76,7 @@ def advance(progress, phase, iteration, loss):
 
     plateau drops the rate when plateau_winsize[current_step] iterations have passed since the last event, a new
     minimum or a drop, until it has been through all of plateau_winsize. As in the original, a drop leaves the
-    minimum as it is, and the warm-up counts for nothing.
+    minimum as it is, and losses of the warm-up do not count.
     """
     progress = replace(progress, losses=(*progress.losses, loss)[-phase.average_loss :])
     if iteration < phase.warmup_iter:
@@ -103,7 +103,7 @@ def check_policy(phase):
     if phase.lr_policy == "inv" and phase.gamma < 0:
         raise InputError(f"gamma: found {phase.gamma}, expected 0 or more, as lr_policy is 'inv'")
     if phase.lr_policy == "multistep" and sorted(phase.stepvalue) != list(phase.stepvalue):
-        raise InputError(f"stepvalue: found {', '.join(map(str, phase.stepvalue))}, expected them in rising order")
+        raise InputError(f"stepvalue: found {', '.join(map(str, phase.stepvalue))}, expected values in rising order")
     if phase.lr_policy == "step" and phase.stepsize < 1:
         raise InputError(f"stepsize: found {phase.stepsize}, expected 1 or more")
     if phase.lr_policy == "plateau" and min(phase.plateau_winsize) < 1:

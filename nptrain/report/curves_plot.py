@@ -1,4 +1,4 @@
-"""Runs as curves: the loss of every iteration, smoothed, and top-1 of every test."""
+"""The curves of runs: the loss of all iterations, smoothed, and top-1 of all tests."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +10,7 @@ from nptrain.run.run_folder import RunFolder
 
 def read(folder):
     """(losses, tests) of a run's metrics.jsonl, arrays of rows (updates done, loss) and (updates done, top-1); updates
-    count on from phase to phase. Raises InputError for a file that is missing or damaged, or has no iteration.
+    are counted through all phases. Raises InputError for a file that is missing or damaged, or has no iteration.
     """
     losses, tests, begin, at = [], [], 0, None
     for phase, iteration, loss, top1 in metrics.read(RunFolder(folder).metrics, _values):
@@ -30,7 +30,7 @@ def _values(entry):
 
 
 def smoothed(values, window):
-    """The mean of each value and the window - 1 before it; of fewer where there are not so many."""
+    """The mean of each value and the window - 1 before it; of fewer at the beginning."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, values.size + 1)
     starts = np.maximum(ends - window, 0)
@@ -38,8 +38,8 @@ def smoothed(values, window):
 
 
 def draw(runs, path, window):
-    """Curves of {label: (losses, tests)}, a colour a run: losses smoothed over `window` iterations on a log scale, and
-    where a run was tested its top-1 below. Writes PNG or whatever the file's name says.
+    """Draw the curves of {label: (losses, tests)}, a colour for each run: losses smoothed over `window` iterations, on
+    a log scale; below them top-1, if a run has tests. The format is that of the file's name.
     """
     tested = any(len(tests) for _, tests in runs.values())
     figure = Figure(figsize=(8, 6 if tested else 3.6), dpi=100, layout="constrained")

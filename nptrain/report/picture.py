@@ -1,4 +1,4 @@
-"""The file of a picture that a command was asked for with --out."""
+"""The picture file that --out names."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def check(path):
-    """Raises InputError for a picture that could not be written, before the work for it is done."""
+    """Raise InputError if a picture cannot have this path; called before the work for it is done."""
     if Path(path).suffix not in FORMATS:
         raise InputError(f"--out: found {path}, expected a name that ends in .png, .svg or .pdf")
     if not Path(path).absolute().parent.is_dir():

@@ -1,16 +1,16 @@
-"""A step as a picture: what is computed, and the sums over ranks on their way meanwhile."""
+"""A training step as a picture: what a rank computes, and the sums over ranks in flight meanwhile."""
 
 from matplotlib.figure import Figure
 
 from nptrain.report import picture
 
 COLOURS = {"data": "C5", "forward": "C0", "backward": "C1", "update": "C4", "waiting": "lightgrey"}
-TO_BE_SENT, TRAVELLING = "lightgreen", "darkgreen"
+READY, IN_FLIGHT = "lightgreen", "darkgreen"
 
 
 def draw(spans, sums, title, xlabel, path):
-    """One row of bars for `spans`, [(name, begin, end)], and below it a row for each of `sums`, [(label, ready, begin,
-    end)], all in ms. As PNG or whatever the file's name says.
+    """Draw one row of bars for `spans`, [(name, begin, end)], and below it a row for each of `sums`, [(label, ready,
+    begin, end)], all in ms. The format is that of the file's name.
     """
     rows = 2 + len(sums)
     figure = Figure(figsize=(10, 1.9 + 0.26 * rows), dpi=100, layout="constrained")
@@ -23,8 +23,8 @@ def draw(spans, sums, title, xlabel, path):
     for name, begin, end in spans:
         bar(0.5, 1.7, begin, end, COLOURS.get(name, "C9"), name)
     for row, (_, ready, begin, end) in enumerate(sums, 2):
-        bar(row, 0.8, ready, begin, TO_BE_SENT, "ready, not sent yet")
-        bar(row, 0.8, begin, end, TRAVELLING, "travelling")
+        bar(row, 0.8, ready, begin, READY, "ready, not sent yet")
+        bar(row, 0.8, begin, end, IN_FLIGHT, "in flight")
     whole = max(end for *_, end in spans)
     named["end of the step"] = axes.axvline(whole, color="black", linestyle="--", linewidth=1)
     axes.set(xlabel=xlabel, xlim=(0, 1.01 * whole), ylim=(rows - 0.3, -0.6), title=title,

@@ -1,4 +1,4 @@
-"""One iteration of a run, as its metrics.jsonl has it: what rank 0 computed, and what travelled meanwhile."""
+"""One iteration of a run, from its metrics.jsonl: what rank 0 computed, and what it sent meanwhile."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ MS = 1e3
 
 @dataclass(frozen=True)
 class Timeline:
-    """An iteration, in ms since it began.
+    """An iteration. Times are in ms since it began.
 
     spans   [(name, begin, end)] of data, forward, backward, update, and waiting for a sum; one after another
-    sums    [(label, ready, begin, end)] of what travelled, in order: the loss, then buckets of gradients
-    hidden  the share of communication that gradients were not waited for
+    sums    [(label, ready, begin, end)] of what was sent, in order: the loss, then the buckets of gradients
+    hidden  the share of communication during which the rank did not wait for gradients
     """
 
     phase: str
@@ -33,7 +33,7 @@ class Timeline:
                 f"{self.hidden:.1%} of communication hidden")  # fmt: skip
 
     def spent(self):
-        """{name: ms} in all of each kind of span."""
+        """{name: total ms} of each kind of span."""
         totals = {}
         for name, begin, end in self.spans:
             totals[name] = totals.get(name, 0) + end - begin
@@ -41,8 +41,8 @@ class Timeline:
 
 
 def read(path, phase=None, iteration=None):
-    """[Timeline] of a metrics.jsonl, of one phase or iteration, or of all. Raises InputError for a file that is missing
-    or damaged, or has no such iteration.
+    """The Timelines in a metrics.jsonl: of all iterations, or of one phase or iteration. Raises InputError for a file
+    that is missing or damaged, or has no such iteration.
     """
     timelines = [timeline for timeline in metrics.read(path, _timeline) if timeline]
     names = list(dict.fromkeys(timeline.phase for timeline in timelines))
@@ -59,12 +59,12 @@ def read(path, phase=None, iteration=None):
 
 
 def median(timelines):
-    """The one of median duration; of an even number, the shorter of the two in the middle."""
+    """The Timeline of median duration; of an even number, the shorter of the two in the middle."""
     return sorted(timelines, key=lambda timeline: timeline.duration)[(len(timelines) - 1) // 2]
 
 
 def _timeline(entry):
-    """Of an iteration's entry; None of a test's. Raises as `metrics.read` says."""
+    """The Timeline of an iteration's entry; None for a test's. Raises the exceptions that `metrics.read` expects."""
     if "loss" not in entry:
         return None
     sums = [[size, *(at * MS for at in times)] for size, *times in entry["sums"]]
@@ -77,7 +77,7 @@ def _timeline(entry):
 
 
 def _spans(marks, waits):
-    """What was marked, cut where the rank waited."""
+    """The spans between `marks`, split where the rank waited."""
     begin = 0.0
     for name, end in marks:
         for wait_begin, wait_end in waits:

@@ -1,7 +1,8 @@
-"""Checkpoints: weights and momentum as Caffe's files, and a manifest that says they are whole.
+"""Checkpoints: weights and momentum as Caffe's files, and a manifest with their sizes and checksums.
 
-PHASE_iter_N.caffemodel, .solverstate and .json, the manifest last: what has none is not a checkpoint. Where a phase
-has a snapshot_prefix, weights and momentum are PREFIX_iter_N, as Caffe names them; the manifest is in the run's folder.
+The files are phaseP_iter_N.caffemodel, .solverstate and .json. The last is the manifest, which is written last: without
+it there is no checkpoint. If a phase has a snapshot_prefix, weights and momentum are PREFIX_iter_N, as Caffe names
+them; the manifest is in the run's folder.
 """
 
 import hashlib
@@ -19,8 +20,8 @@ from nptrain.recipes.schedule import Progress
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: `iteration` updates of `phase` are in it, `progress`, of one that was saved or
-    loaded, was made by them.
+    """A complete checkpoint, after `iteration` updates of `phase`. `progress` is the phase's Progress then, if the
+    checkpoint was saved or loaded by this process, else None.
     """
 
     folder: Path
@@ -52,8 +53,8 @@ class Checkpoint:
 
 
 def save(folder, phase, iteration, arena, progress, prefix=None):
-    """Write a checkpoint of the arena and the phase's Progress. Caffe's file has no place for its last losses: they go
-    to the manifest. Returns it.
+    """Write a checkpoint of the arena and the phase's Progress, whose last losses are in the manifest: Caffe's file has
+    no field for them. Returns the Checkpoint.
     """
     saved = Checkpoint(Path(folder), phase, iteration, progress, prefix)
     saved.folder.mkdir(parents=True, exist_ok=True)
@@ -73,28 +74,28 @@ def save(folder, phase, iteration, arena, progress, prefix=None):
 
 
 def list_complete(folder, phases):
-    """The checkpoints in a folder whose manifests are there, in order of phase and iteration."""
+    """The checkpoints in a folder that have a manifest, in order of phase and iteration."""
     order = {phase: index for index, phase in enumerate(phases)}
     found = []
     for manifest in Path(folder).glob("phase*_iter_*.json"):
         try:
             checkpoint = from_manifest(manifest, json.loads(manifest.read_bytes()))
         except (ValueError, KeyError, TypeError):
-            continue  # no manifest of ours
+            continue  # not a manifest
         if checkpoint.phase in order and checkpoint.manifest == manifest:
             found.append(checkpoint)
     return sorted(found, key=lambda c: (order[c.phase], c.iteration))
 
 
 def from_manifest(path, entry):
-    """The Checkpoint whose manifest, the file `path`, has the content `entry`. Raises KeyError or TypeError for another
-    thing than a manifest.
+    """The Checkpoint whose manifest is the file `path` with the content `entry`. Raises KeyError or TypeError if it is
+    not a manifest.
     """
     return Checkpoint(Path(path).parent, entry["phase"], entry["iteration"], prefix=entry.get("prefix"))
 
 
 def verify(checkpoint):
-    """What is wrong with a checkpoint's files by its manifest, in one line, or None."""
+    """Compare a checkpoint's files with its manifest. Returns what is wrong, in one line, or None."""
     for name, expected in json.loads(checkpoint.manifest.read_bytes())["files"].items():
         path = checkpoint.model.parent / name
         if not path.is_file():
@@ -116,13 +117,13 @@ def load(checkpoint, arena):
 
 
 def progress_of(state, losses=()):
-    """The Progress in a SolverState; without `losses` the smoothed loss begins anew, as it does in Caffe."""
+    """The Progress in a SolverState; without `losses` the smoothed loss starts again, as in Caffe."""
     return Progress(losses, state.current_step, state.minimum_loss, state.iter_last_event)
 
 
 def load_snapshot(path, arena):
-    """Fill the arena from a .solverstate of Caffe's or ours, and the weights that its learned_net names: that path,
-    or the file of that name beside it. Returns (its SolverState, the weights' path).
+    """Fill the arena from a .solverstate, Caffe's or ours, and the weights that its learned_net names: that path, or a
+    file of that name in the folder of the .solverstate. Returns (its SolverState, the path of the weights).
     """
     path, state = Path(path), read_solverstate(path)
     if not state.learned_net:
@@ -138,8 +139,8 @@ def load_snapshot(path, arena):
 
 
 def fill_arena(arena, blobs, where):
-    """Fill the arena with {layer: blobs} from the file `where`. Returns the names of layers that the network
-    has not, which are skipped. Raises InputError if one of the network's is missing.
+    """Fill the arena with {layer: blobs} from the file `where`. Returns the names of layers that the network does not
+    have; they are skipped. Raises InputError if a layer of the network is missing.
     """
     missing, extra = arena.load(unmerged(blobs), where)
     if missing:
@@ -148,14 +149,14 @@ def fill_arena(arena, blobs, where):
 
 
 def load_caffemodel(path, arena):
-    """Fill the arena with the weights and statistics of a .caffemodel; the same as `fill_arena` otherwise."""
+    """Fill the arena with the weights and statistics of a .caffemodel. Returns and raises what `fill_arena` does."""
     return fill_arena(arena, read_caffemodel(path), path)
 
 
 def load_start_of(phase, recipe, folder, arena):
-    """Load into the arena what a phase of the recipe starts from, and return a line that says what: the checkpoint of
-    the phase before at the recipe's iteration or, where a shortened run never reached it, the newest one before.
-    Raises InputError if there is none, or it is damaged.
+    """Load the weights that a phase of the recipe starts from: the checkpoint of the phase before at the recipe's
+    iteration or, if a shortened run did not reach it, the newest one before it. Returns a line that names it. Raises
+    InputError if there is none, or if it is damaged.
     """
     names = [p.name for p in recipe.phases]
     previous = recipe.phases[names.index(phase.name) - 1]
@@ -174,12 +175,12 @@ def load_start_of(phase, recipe, folder, arena):
 
 
 def latest(recipe, folder, say):
-    """The newest checkpoint of a run whose files are whole, or None; `say` gets a line on each damaged one."""
+    """The newest checkpoint of a run whose files are complete, or None. Calls say(line) for each damaged one."""
     for candidate in reversed(list_complete(folder, [p.name for p in recipe.phases])):
         problem = verify(candidate)
         if problem is None:
             return candidate
-        say(f"passing over a damaged checkpoint: {problem}")
+        say(f"skipped a damaged checkpoint: {problem}")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a run says while it runs: metrics.jsonl for programs, a progress line or log lines for people."""
+"""The log of a run: metrics.jsonl for programs, and a progress line or lines of text for people."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Log:
-    """Rank 0's record of a run; on the other ranks (`folder` None) it keeps silent."""
+    """Rank 0's log of a run. On the other ranks `folder` is None, and nothing is written."""
 
     def __init__(self, folder, stream=None):
         self.file = open(Path(folder) / "metrics.jsonl", "a") if folder else None  # noqa: SIM115
@@ -21,8 +21,8 @@ class Log:
         self.phase, self.start, self.stop, self.began = phase, start, stop, time.monotonic()
 
     def iteration(self, iteration, lr, loss, images_per_s, data_wait_s, smoothed_loss, **times):
-        """One iteration's line; its loss is the mean over all workers, `times` are rank 0's. People see the smoothed
-        loss, every `display` iterations, on a terminal always.
+        """Log an iteration: `loss` is the mean over all workers, `times` are rank 0's. People see the smoothed loss,
+        every `display` iterations; on a terminal, in every iteration.
         """
         if not self.file:
             return
@@ -37,7 +37,7 @@ class Log:
                        f"{images_per_s:.1f} images/s  {duration(left)} left", last)  # fmt: skip
 
     def test(self, iteration, result):
-        """The result of a test after `iteration` updates."""
+        """Log the result of a test after `iteration` updates."""
         if not self.file:
             return
         self._write(phase=self.phase.name, iteration=iteration, test_loss=result["loss"],
@@ -46,7 +46,7 @@ class Log:
                  f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")  # fmt: skip
 
     def say(self, text):
-        """A line for people, below what was there."""
+        """Print a line, below the progress line if there is one."""
         if self.file:
             print(("\n" if self.line_open else "") + text, file=self.stream, flush=True)
             self.line_open = False
@@ -69,7 +69,7 @@ class Log:
 
 
 def rounded(value):
-    """Numbers in dictionaries and lists, seconds to 0.1 ms."""
+    """`value` with the floats in its dictionaries and lists rounded: seconds to 0.1 ms."""
     if isinstance(value, dict):
         return {name: rounded(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -78,10 +78,10 @@ def rounded(value):
 
 
 def terminal_columns(stream):
-    """The width of the terminal that a stream is shown on, or None where it goes to a file or a pipe.
+    """The width of the terminal that shows a stream; None for a file or a pipe.
 
-    A launcher hands its ranks pseudo-terminals and passes on what they print, so what counts there is where its
-    own output goes.
+    An MPI launcher gives its ranks pseudo-terminals and passes on their output: under a launcher, the terminal is that
+    of the launcher's own output.
     """
     try:
         if not stream.isatty():

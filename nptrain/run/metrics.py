@@ -8,10 +8,10 @@ from nptrain.files import atomic_write
 
 
 def read(path, parse):
-    """[what `of` makes of a line's entry] of all lines; one at the end that is still being written is left out.
+    """[parse(entry)] for the entries of all lines; an incomplete last line, which is still being written, is left out.
 
-    Raises InputError for a file that is missing, damaged or without an iteration, or with a line that `of` raises
-    KeyError, TypeError, IndexError, ValueError or ArithmeticError for.
+    Raises InputError for a file that is missing, damaged or without an iteration, and where `parse` raises KeyError,
+    TypeError, IndexError, ValueError or ArithmeticError.
     """
     try:
         *lines, _ = Path(path).read_text().split("\n")
@@ -30,12 +30,12 @@ def read(path, parse):
         except (TypeError, IndexError, ValueError, ArithmeticError, RecursionError):
             raise InputError(f"{path}: line {number}: damaged, expected an iteration or a test as JSON") from None
     if not iterations:
-        raise InputError(f"{path}: found no iteration, expected one at least")
+        raise InputError(f"{path}: found no iteration, expected at least one")
     return results
 
 
 def forget_after(path, checkpoint, phases):
-    """Drop the lines of a metrics.jsonl that were written after a checkpoint (None: all), and one that was cut off.
+    """Remove the lines of a metrics.jsonl that were written after a checkpoint (None: all), and an incomplete last one.
 
     A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n.
     """

@@ -1,4 +1,4 @@
-"""The folder of a run: recipe in full, versions and hosts in run.json; metrics; checkpoints."""
+"""The folder of a run: run.json with the whole recipe, versions and hosts; metrics; checkpoints."""
 
 import json
 import platform
@@ -15,7 +15,7 @@ PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf"
 
 
 class RunFolder:
-    """Where a run lives."""
+    """The paths of a run's files, and its description, run.json."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -24,23 +24,25 @@ class RunFolder:
         self.description = self.path / "run.json"
 
     def expect_new(self):
-        """Raise InputError if the folder holds a run already."""
+        """Raise InputError if the folder contains a run already."""
         if self.description.exists() or self.metrics.exists():
-            raise InputError(f"--run-dir: {self.path} holds a run already; go on with --resume or choose another")
+            raise InputError(
+                f"--run-dir: {self.path} contains a run already; continue it with --resume or choose another"
+            )
 
     def expect_same(self, recipe, seed):
-        """Raise InputError unless the folder holds a run of this recipe and seed, to be resumed. Returns the arguments
-        that it began with.
+        """Raise InputError unless the folder contains a run of this recipe and seed, to be resumed. Returns the
+        arguments with which it began.
         """
         if not self.description.exists():
-            raise InputError(f"--resume: {self.description} does not exist, expected a run begun before")
+            raise InputError(f"--resume: {self.description} does not exist, expected a run to continue")
         with _expect_description(self.description):
             before = json.loads(self.description.read_bytes())
             old, old_seed = to_dict(from_dict(before["recipe"])), before["arguments"]["seed"]
         if seed != old_seed:
-            raise InputError(f"--seed: found {seed}, but the run in {self.path} began with {old_seed}")
+            raise InputError(f"--seed: found {seed}, expected {old_seed}, as in the run in {self.path}")
         for field, (was, is_now) in _differences(old, to_dict(recipe)):
-            raise InputError(f"{field}: found {is_now!r}, but the run in {self.path} began with {was!r}")
+            raise InputError(f"{field}: found {is_now!r}, expected {was!r}, as in the run in {self.path}")
         return before["arguments"]
 
     def describe(self, recipe, hosts, arguments, library):
@@ -62,7 +64,7 @@ def recipe_of(path):
 
 @contextmanager
 def _expect_description(path):
-    """Raises InputError for whatever a file that is no run.json raises in the block."""
+    """Raise InputError for an exception of the block that means that `path` is not a run.json."""
     try:
         yield
     except (ValueError, KeyError, TypeError):
@@ -81,7 +83,7 @@ def _differences(old, new, prefix=""):
 
 
 def versions(library):
-    """What computed: Python, the packages, the MPI library and the commit of this project, if there is one."""
+    """The versions of Python, packages and MPI, and the commit of this project, or None."""
     project = Path(__file__).resolve().parents[2]
     try:
         commit = subprocess.run(["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -92,5 +94,5 @@ def versions(library):
 
 
 def package_versions():
-    """{name: version} of Python and of the packages that compute."""
+    """{name: version} of Python and of the packages that results may depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
