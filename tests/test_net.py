@@ -71,7 +71,7 @@ def settings(recipe, phase, net):
     of_phase = ("augmentation", "mirror", "resize", "shuffle", "prefetch")
     of_phase += ("min_area", "aspect") if train.augmentation == "random_aspect_ratio" else ()
     of_data = ("batch_size", "crop_size", "mean_bgr", "scale")
-    of_net = ("depth", "classes", "downsample", "bn_eps", "moving_average_fraction", "blobs")
+    of_net = ("depth", "classes", "downsample", "bn_eps", "moving_average_fraction", "blob_overrides")
     found = [*(getattr(data, f) for f in (*of_phase, *of_data)), *(getattr(net, f) for f in of_net)]
     return found, [*(getattr(train, f) for f in of_phase), *(getattr(recipe, f) for f in (*of_data, *of_net))]
 
@@ -208,7 +208,7 @@ def test_defaults_are_caffe_s():
     assert found.train == DataLayer(
         data.data_param.source, 16, 64, False, (0, 0, 0), 1.0, "random_crop", shuffle=False, prefetch=4
     )
-    table = {layer.name: layer.blobs for layer in layers(50, 1000, blob_overrides=found.blobs)}
+    table = {layer.name: layer.blobs for layer in layers(50, 1000, blob_overrides=found.blob_overrides)}
     assert (table["conv1"][0].std, table["conv1"][0].value) == (None, 0)
     assert {blob.decay_mult for blob in table["scale5c_branch2c"]} == {1}
     assert table["scale5c_branch2c"][0].value == 1
