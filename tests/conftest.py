@@ -19,7 +19,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def ranks():
+def on_ranks():
     """A function: so many ranks, which run one command after another (`Ranks.call`)."""
     running = {}
 
@@ -33,3 +33,10 @@ def ranks():
         each.release()
     for each in running.values():
         each.close()
+
+
+def pytest_collection_modifyitems(items):
+    """What runs on ranks has the mark, which make test-mpi looks for."""
+    for item in items:
+        if "on_ranks" in item.fixturenames:
+            item.add_marker("ranks")

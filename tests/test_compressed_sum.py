@@ -203,23 +203,23 @@ def saved(folder, iteration):
 
 
 @pytest.fixture(scope="module")
-def two_ranks(data, ranks, tmp_path_factory):
+def two_ranks(data, on_ranks, tmp_path_factory):
     """The folder of a run on two ranks whose gradients travel as bf16."""
     folder = tmp_path_factory.mktemp("two") / "run"
-    ranks(2).call(*training(data, folder, *BF16))
+    on_ranks(2).call(*training(data, folder, *BF16))
     return folder
 
 
-def test_two_ranks_resume_bit_for_bit(data, tmp_path, ranks, two_ranks):
+def test_two_ranks_resume_bit_for_bit(data, tmp_path, on_ranks, two_ranks):
     folder = shutil.copytree(two_ranks, tmp_path / "run")
     (folder / "checkpoints" / "phase1_iter_5.json").unlink()  # as if it was killed before that one
-    ranks(2).call(*training(data, folder, *BF16, "--resume"))
+    on_ranks(2).call(*training(data, folder, *BF16, "--resume"))
     assert metrics(folder) == metrics(two_ranks)
     assert saved(folder, 5) == saved(two_ranks, 5)
 
 
-def test_losses_are_near_those_without_and_one_rank_alone_rounds_nothing(data, tmp_path, ranks, two_ranks):
-    ranks(2).call(*training(data, tmp_path / "plain"))
+def test_losses_are_near_those_without_and_one_rank_alone_rounds_nothing(data, tmp_path, on_ranks, two_ranks):
+    on_ranks(2).call(*training(data, tmp_path / "plain"))
     call(*training(data, tmp_path / "alone", *BF16, "--iterations", "2"))
     found, plain, alone = (losses(folder) for folder in (two_ranks, tmp_path / "plain", tmp_path / "alone"))
     assert found[0] == plain[0]
@@ -227,10 +227,10 @@ def test_losses_are_near_those_without_and_one_rank_alone_rounds_nothing(data, t
     assert abs(alone[1] - plain[1]) < 0.1 * abs(found[1] - plain[1])
 
 
-def test_ranks_without_workers_and_plain_kernels_in_float64(data, tmp_path, ranks):
+def test_ranks_without_workers_and_plain_kernels_in_float64(data, tmp_path, on_ranks):
     few = [*BF16, "--workers", "2", "--batch-size", "4", "--iterations", "2"]
-    ranks(3).call(*training(data, tmp_path / "three", *few))
-    ranks(2).call(*training(data, tmp_path / "two", *few, "--kernels", "numpy", "--dtype", "float64"))
+    on_ranks(3).call(*training(data, tmp_path / "three", *few))
+    on_ranks(2).call(*training(data, tmp_path / "two", *few, "--kernels", "numpy", "--dtype", "float64"))
     assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "two"), rel=1e-3)
 
 

@@ -23,12 +23,12 @@ pytestmark = pytest.mark.ranks
 
 
 @pytest.fixture
-def train_on(data, ranks, tmp_path):
+def train_on(data, on_ranks, tmp_path):
     """A function: train phase 1 of a short run on so many ranks, with more words; returns the run's folder."""
 
     def train(size, *words, folder=None):
         folder = folder or tmp_path / "-".join(map(str, (size, *words)))
-        ranks(size).call("train", *arguments(data, folder, *SHORT, "--phase", "1", *words))
+        on_ranks(size).call("train", *arguments(data, folder, *SHORT, "--phase", "1", *words))
         return folder
 
     return train
@@ -38,7 +38,7 @@ def weights(folder, iteration):
     return folder / "checkpoints" / f"phase1_iter_{iteration}.caffemodel"
 
 
-def test_first_update_and_evaluation_are_the_same_on_any_number_of_ranks(data, tmp_path, ranks, train_on):
+def test_first_update_and_evaluation_are_the_same_on_any_number_of_ranks(data, tmp_path, on_ranks, train_on):
     """What differs is the order of sums. Later losses of so small batches amplify rounding. Every record counts once
     in a test.
     """
@@ -52,7 +52,7 @@ def test_first_update_and_evaluation_are_the_same_on_any_number_of_ranks(data, t
         for layer, blobs in expected.items():
             for blob, theirs in zip(ours[layer], blobs, strict=True):
                 assert np.abs(blob - theirs).max() <= 1e-5 * np.abs(theirs).max(), layer
-        scores = ranks(size).call("evaluate", "--weights", weights(alone, 1), "--data", data / "val", "--json")
+        scores = on_ranks(size).call("evaluate", "--weights", weights(alone, 1), "--data", data / "val", "--json")
         result = json.loads(scores)
         assert result["records"] == 7
         assert result["loss"] == pytest.approx(test["test_loss"], rel=1e-6)
