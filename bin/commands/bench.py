@@ -1,16 +1,17 @@
-"""Measure this machine: kernels, training step, inference, sums over ranks, input pipeline, roofline.
+"""Measure this machine.
 
-bin/bench kernels --shape 3x3         each convolution and pass: checked first, then timed
-bin/bench step --against torch        images/s of a training step, where its time goes, PyTorch's beside it
-bin/bench inference --batch 1         images/s of the forward pass alone
-mpirun -n 2 bin/bench step            of a data-parallel one, beside the same step without exchange
-mpirun -n 2 bin/bench allreduce       summing the gradients over the ranks, by size of bucket, and what is hidden
-bin/bench data data/train             images/s of decoding, augmentation and the whole loader
-bin/bench roofline --out roof.png     each operation of the step against FMA peak and memory bandwidth
+bin/bench kernels --shape 3x3       every convolution: checked, then timed
+bin/bench step --against torch      a training step, and PyTorch's beside it
+bin/bench inference --batch 1       the forward pass alone
+mpirun -n 2 bin/bench step          a data-parallel step, and without exchange
+mpirun -n 2 bin/bench allreduce     sums of gradients by size of bucket
+bin/bench data data/train           decoding, augmentation and the whole loader
+bin/bench roofline --out roof.png   operations against peak and bandwidth
 """
 
 import json
 import math
+from textwrap import fill
 
 from bin.common.agreement import agreed_arguments
 from bin.common.arguments import Parser, add_renamed
@@ -64,7 +65,7 @@ def parser():
 
 def add(commands, name, says):
     """A sub-command with the flags that all have."""
-    p = commands.add_parser(name, help=says, description=says[0].upper() + says[1:] + ".")
+    p = commands.add_parser(name, help=says, description=fill(says[0].upper() + says[1:] + ".", 79))
     p.add_argument("--batch", metavar="N", type=int, default=16, help="images at a time (%(default)s)")
     p.add_argument("--crop-size", metavar="N", type=int, default=224, help="side of the images (%(default)s)")
     p.add_argument("--threads", metavar="N", type=int, help="of the kernels (the cores it may use)")

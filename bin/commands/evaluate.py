@@ -1,9 +1,11 @@
-"""Loss, top-1 and top-5 of a .caffemodel over every record of an LMDB, on any number of ranks.
+"""Loss, top-1 and top-5 of a .caffemodel over every record of an LMDB.
 
-  bin/evaluate --weights runs/cifar10/checkpoints/phase2_iter_390.caffemodel --data DIR
+  bin/evaluate --weights RUN/checkpoints/phase2_iter_390.caffemodel --data DIR
   bin/evaluate --weights A.caffemodel --weights B.caffemodel --data DIR
+  mpirun -n 2 bin/evaluate --weights A.caffemodel --data DIR
 
-Several are an ensemble: the mean of their probabilities is evaluated, beside each of them.
+Several are an ensemble: the mean of their probabilities is evaluated, beside
+each of them.
 
 Network, crop and preprocessing are those of --recipe, or of a solver's net
 file; without them, of the run that the weights lie in; without that, of

@@ -1,4 +1,4 @@
-"""Write the network as a deploy net for Caffe, OpenCV and others that read its files, with its weights if asked.
+"""Write the network as a deploy net for Caffe, OpenCV and others, and its weights.
 
 bin/export --weights runs/photos/checkpoints/phase2_iter_1400.caffemodel \\
     --prototxt deploy.prototxt --model deploy.caffemodel

@@ -1,6 +1,7 @@
-"""Say what files hold: Caffe's weights, solver states, mean images, LMDBs, nets and solvers as text, runs.
+"""Say what files hold: weights, solver states, mean images, LMDBs, nets, runs.
 
-What a file is, is told by its content, not by its name. Every record of an LMDB is read, images' headers only.
+The content of a file says what it is, not its name. Every record of an LMDB is
+read, of its image only the header.
 
 bin/inspect data/train runs/photos/checkpoints/phase1_iter_1400.*
 """

@@ -1,4 +1,4 @@
-"""Write the handwritten digits as two LMDBs, OUT/train and OUT/val, for a first run."""
+"""Write handwritten digits as two LMDBs, OUT/train and OUT/val, for a first run."""
 
 from bin.common.arguments import Parser
 from nptrain.data.digits import write_digits

@@ -1,8 +1,10 @@
 """Make a data set (an LMDB of Caffe Datums) from images.
 
-SOURCE is a folder of class folders, a tar archive of class folders (.tar, .tar.gz, .tar.xz, .tar.bz2), or,
-with --list, either of them with the images that a list file names. Classes are numbered by the sorted names
-of their folders, which OUT/classes.txt keeps. Files that are no images are skipped and listed.
+SOURCE is a folder of class folders, a tar archive of class folders (.tar,
+.tar.gz, .tar.xz, .tar.bz2), or, with --list, either of them with the images
+that a list file names. Classes are numbered by the sorted names of their
+folders, which OUT/classes.txt keeps. Files that are no images are skipped and
+listed.
 
 bin/make_lmdb imagenet/train imagenet-train --resize 256
 bin/make_lmdb cifar10_jpeg.tar.xz cifar10-test --split test

@@ -1,10 +1,11 @@
 """Predict a recipe on a cluster: time of a step and of the run, memory, disk.
 
 bin/plan --recipe resnet50-448nodes --nodes 448
-bin/plan --nodes 16 --ranks-per-node 2 --images-per-s 60 --bandwidth-gbit 25 --out step.png
+bin/plan --nodes 16 --images-per-s 60 --bandwidth-gbit 25 --out step.png
 
-A model, not a measurement: docs/plan.md states what it assumes. Measure --images-per-s with
-`bin/bench step --batch N` on the cores that one rank will have to compute with.
+A model, not a measurement: docs/plan.md states what it assumes. Measure
+--images-per-s with `bin/bench step --batch N` on the cores that one rank will
+have to compute with.
 """
 
 import json

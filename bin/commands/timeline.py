@@ -1,9 +1,10 @@
-"""Draw one step of a run: what rank 0 computed, and the gradients on their way meanwhile.
+"""Draw one step of a run: what rank 0 computed, and when gradients travelled.
 
 bin/timeline runs/photos --out step.png
 bin/timeline runs/photos --phase 2 --iteration 17 --out step.svg
 
-From the run's own metrics.jsonl; of all iterations asked for, one of median duration is drawn.
+From the run's own metrics.jsonl; of all iterations asked for, one of median
+duration is drawn.
 """
 
 from bin.common.arguments import Parser

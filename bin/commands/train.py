@@ -1,7 +1,7 @@
-"""Train a ResNet by a recipe, or by Caffe's solver file, on any number of ranks: alone, or under mpirun.
+"""Train a ResNet by a recipe, or by Caffe's solver file: alone, or on ranks.
 
 bin/train --recipe photos --train-data DIR --val-data DIR --run-dir runs/photos
-mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR --run-dir runs/imagenet
+mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR --run-dir DIR
 mpirun -n 2 bin/train --solver solver.prototxt
 """
 
