@@ -2,7 +2,6 @@
 
 import importlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,6 @@ PROJECT = Path(__file__).parent.parent
 MPIRUN = Path(os.environ.get("NPTRAIN_MPIRUN", Path(sys.prefix) / "bin" / "mpirun"))
 TINY = ["--recipe", "digits", "--set", "depth=18", "--classes", "5", "--batch-size", "2", "--seed", "3",
         "--set", "display=1", "--set", "test_interval=0"]  # fmt: skip
-END = "-- end of a command --"  # a line of in_turn.py
 
 
 def launcher(ranks, mpirun=MPIRUN):
@@ -39,14 +37,9 @@ def across(hosts, each, remote):
     return ["-f", hosts, "-ppn", str(each), "-iface", "eth0", "-launcher", "ssh", "-launcher-exec", remote]
 
 
-def start(command, *arguments, ranks=0, environment=None, **options):
-    """Start bin/COMMAND, under mpirun if `ranks`; returns the process, its output in pipes. `environment` is the
-    folder of another one than this, with another MPI.
-    """
-    python, mpirun = sys.executable, MPIRUN
-    if environment:
-        python, mpirun = environment / "bin" / "python", environment / "bin" / "mpirun"
-    words = [*launcher(ranks, mpirun), python, PROJECT / "bin" / command, *arguments]
+def start(command, *arguments, ranks=0, **options):
+    """Start bin/COMMAND, under mpirun if `ranks`; returns the process, its output in pipes."""
+    words = [*launcher(ranks), sys.executable, PROJECT / "bin" / command, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([str(word) for word in words], env=os.environ, **pipes, **options)
 
@@ -61,15 +54,6 @@ def run(command, *arguments, ranks=0, status=0, timeout=240, **options):
         raise
     assert process.returncode == status, output + errors
     return output, errors
-
-
-def run_in_turn(commands, ranks, **options):
-    """Run several commands, lists of words, in one launch of so many ranks; returns the output of each. A training
-    fails unless all ranks end with the same weights.
-    """
-    words = json.dumps([[str(word) for word in command] for command in commands])
-    output, _ = run(Path(__file__).with_name("in_turn.py"), words, ranks=ranks, **options)
-    return output.split(f"{END}\n")[:-1]
 
 
 def call(command, *arguments, status=0, cwd="."):

@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
+from ranks import Ranks
 from short_runs import make_data
 
 
@@ -15,3 +16,27 @@ from short_runs import make_data
 def data(tmp_path_factory):
     """The folder of two small LMDBs, /train and /val, which no test changes."""
     return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def on_ranks():
+    """A function: so many ranks, which run one command after another (`Ranks.call`)."""
+    running = {}
+
+    def of(size):
+        if size not in running or not running[size].usable:
+            running[size] = Ranks(size)
+        return running[size]
+
+    yield of
+    for each in running.values():
+        each.release()
+    for each in running.values():
+        each.close()
+
+
+def pytest_collection_modifyitems(items):
+    """What runs on ranks has the mark, which make test-mpi looks for."""
+    for item in items:
+        if "on_ranks" in item.fixturenames:
+            item.add_marker("ranks")

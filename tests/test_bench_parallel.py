@@ -12,23 +12,19 @@ from nptrain.world import Solo
 SMALL = ["--batch", "2", "--crop-size", "32", "--repeats", "1", "--json"]
 
 
-@pytest.mark.ranks
-def test_a_step_of_several_ranks():
-    ranks = 3  # which send float64, see `exchange.room_for_sums`
-    output, _ = run("bench", "step", *SMALL, ranks=ranks)
-    result = json.loads(output)
+def test_a_step_of_several_ranks(on_ranks):
+    count = 3  # which send float64
+    result = json.loads(on_ranks(count).call("bench", "step", *SMALL))
     sent, kept = result["rows"]
-    assert (result["ranks"], result["value_bytes"]) == (ranks, 8)
+    assert (result["ranks"], result["value_bytes"]) == (count, 8)
     assert result["efficiency"] == pytest.approx(kept["ms"] / sent["ms"])
     for row in (sent, kept):
-        assert row["images_per_s"] == pytest.approx(2000 * ranks / row["ms"])
-    assert result["rank_images_per_s"] * ranks >= kept["images_per_s"] * (1 - 1e-9)  # that of the slowest
+        assert row["images_per_s"] == pytest.approx(2000 * count / row["ms"])
+    assert result["rank_images_per_s"] * count >= kept["images_per_s"] * (1 - 1e-9)  # that of the slowest
 
 
-@pytest.mark.ranks
-def test_sums_by_size_of_bucket():
-    output, _ = run("bench", "allreduce", *SMALL, "--bucket-mib", "1,16", "--bucket-mib", "all", ranks=2)
-    result = json.loads(output)
+def test_sums_by_size_of_bucket(on_ranks):
+    result = json.loads(on_ranks(2).call("bench", "allreduce", *SMALL, "--bucket-mib", "1,16", "--bucket-mib", "all"))
     assert result["gradients_mb"] == pytest.approx(102.5, abs=0.1)
     assert [row["bucket_mib"] for row in result["sums"]] == ["1", "16", "all"]
     assert [row["bucket_mib"] for row in result["steps"]] == ["1", "16", "all"]
@@ -104,10 +100,9 @@ def test_a_wrong_flag_of_a_sub_command_ends_all_ranks():
     assert errors.count("bench: unrecognized arguments: --no-such-flag") == 1
 
 
-@pytest.mark.ranks
-def test_against_torch_on_two_ranks():
+def test_against_torch_on_two_ranks(on_ranks):
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    output, _ = run("bench", "step", *SMALL, "--against", "torch", "--mode", "eager", ranks=2)
+    output = on_ranks(2).call("bench", "step", *SMALL, "--against", "torch", "--mode", "eager")
     ours, theirs = json.loads(output)["against"]
     assert (ours["program"], theirs["program"]) == ("nptrain", "torch eager")
     assert theirs["images_per_s"] == pytest.approx(2 * 2000 / theirs["ms"])

@@ -2,15 +2,21 @@
 
 import json
 import os
+import re
+import runpy
 import select
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import PROJECT, call, run, start
+
+COMMANDS = sorted(path.name for path in (PROJECT / "bin").iterdir() if path.is_file() and not path.suffix)
+MEASURED = ["kernels", "step", "inference", "allreduce", "data", "roofline"]  # by bin/bench
 
 HEAD = f"""
 import sys
@@ -107,6 +113,34 @@ def test_commands_work_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
         "photos", "resnet50-448nodes", "resnet50-64nodes-cyclic", "cifar10", "cifar10-cyclic", "digits"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_name_in_bin_starts_its_command(name, monkeypatch):
+    path, started = PROJECT / "bin" / name, []
+    assert os.access(path, os.X_OK)
+    assert path.read_text().startswith("#!/usr/bin/env python3\n")
+    monkeypatch.setitem(sys.modules, "launch", SimpleNamespace(launch=started.append))
+    runpy.run_path(str(path))
+    assert started == [name]
+
+
+def test_every_command_has_its_name_in_bin():
+    assert sorted(path.stem for path in (PROJECT / "bin" / "commands").glob("[a-z]*.py")) == COMMANDS
+
+
+@pytest.mark.parametrize("words", [[name] for name in COMMANDS] + [["bench", what] for what in MEASURED])
+def test_help_fits_into_80_columns(words, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    output, errors = call(*words, "--help")
+    assert errors == ""
+    assert output.startswith(f"usage: {' '.join(words)} ")
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_what_bench_measures():
+    _, errors = call("bench", "x", status=2)
+    assert re.findall(r"\w+", errors.rpartition("choose from")[2]) == MEASURED
 
 
 @pytest.mark.parametrize(("flag", "value", "most"), [("workers", 2**31, 2**31 - 1), ("seed", 2**63, 2**63 - 1)])

@@ -5,7 +5,7 @@ from threading import Barrier, Thread
 
 import numpy as np
 import pytest
-from commands import call, run, run_in_turn
+from commands import call, run
 from short_runs import arguments, metrics
 
 from kernels import fast, naive
@@ -186,8 +186,6 @@ def test_what_is_not_finite_arrives_everywhere():
 STEPS = ["--phase", "1", "--set", "1.snapshot=3", "--set", "1.base_lr=0.0002", "--set", "1.warmup_iter=0",
          "--workers", "4", "--batch-size", "8", "--iterations", "5"]  # fmt: skip
 BF16 = ["--compress", "bf16", "--bucket-mib", "8"]
-FEW = [*BF16, "--workers", "2", "--batch-size", "4", "--iterations", "2"]
-TWO_RANKS = {"bf16": BF16, "plain": [], "float64": [*FEW, "--kernels", "numpy", "--dtype", "float64"]}
 
 
 def training(data, folder, *words):
@@ -205,32 +203,35 @@ def saved(folder, iteration):
 
 
 @pytest.fixture(scope="module")
-def two_ranks(data, tmp_path_factory):
-    """The folder of the runs of TWO_RANKS, each trained on two ranks."""
-    folder = tmp_path_factory.mktemp("two")
-    run_in_turn([training(data, folder / name, *words) for name, words in TWO_RANKS.items()], ranks=2)
+def two_ranks(data, on_ranks, tmp_path_factory):
+    """The folder of a run on two ranks whose gradients travel as bf16."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    on_ranks(2).call(*training(data, folder, *BF16))
     return folder
 
 
-def test_two_ranks_resume_bit_for_bit(data, tmp_path, two_ranks):
-    whole, folder = two_ranks / "bf16", shutil.copytree(two_ranks / "bf16", tmp_path / "run")
+def test_two_ranks_resume_bit_for_bit(data, tmp_path, on_ranks, two_ranks):
+    folder = shutil.copytree(two_ranks, tmp_path / "run")
     (folder / "checkpoints" / "phase1_iter_5.json").unlink()  # as if it was killed before that one
-    run_in_turn([training(data, folder, *BF16, "--resume")], ranks=2)
-    assert metrics(folder) == metrics(whole)
-    assert saved(folder, 5) == saved(whole, 5)
+    on_ranks(2).call(*training(data, folder, *BF16, "--resume"))
+    assert metrics(folder) == metrics(two_ranks)
+    assert saved(folder, 5) == saved(two_ranks, 5)
 
 
-def test_losses_are_near_those_without_and_one_rank_alone_rounds_nothing(data, tmp_path, two_ranks):
+def test_losses_are_near_those_without_and_one_rank_alone_rounds_nothing(data, tmp_path, on_ranks, two_ranks):
+    on_ranks(2).call(*training(data, tmp_path / "plain"))
     call(*training(data, tmp_path / "alone", *BF16, "--iterations", "2"))
-    found, plain, alone = (losses(folder) for folder in (two_ranks / "bf16", two_ranks / "plain", tmp_path / "alone"))
+    found, plain, alone = (losses(folder) for folder in (two_ranks, tmp_path / "plain", tmp_path / "alone"))
     assert found[0] == plain[0]
     assert found == pytest.approx(plain, rel=1e-3)
     assert abs(alone[1] - plain[1]) < 0.1 * abs(found[1] - plain[1])
 
 
-def test_ranks_without_workers_and_plain_kernels_in_float64(data, tmp_path, two_ranks):
-    run_in_turn([training(data, tmp_path / "three", *FEW)], ranks=3)
-    assert losses(tmp_path / "three") == pytest.approx(losses(two_ranks / "float64"), rel=1e-3)
+def test_ranks_without_workers_and_plain_kernels_in_float64(data, tmp_path, on_ranks):
+    few = [*BF16, "--workers", "2", "--batch-size", "4", "--iterations", "2"]
+    on_ranks(3).call(*training(data, tmp_path / "three", *few))
+    on_ranks(2).call(*training(data, tmp_path / "two", *few, "--kernels", "numpy", "--dtype", "float64"))
+    assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "two"), rel=1e-3)
 
 
 def test_gradients_that_are_not_finite_end_the_run_with_its_line(data, tmp_path):

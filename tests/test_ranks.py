@@ -1,15 +1,15 @@
 """Training on several ranks: any number of them, under any MPI, computes the same."""
 
 import json
-import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import PROJECT, call, run, run_in_turn
+from commands import PROJECT, call, run
 from images import image, image_file
+from ranks import Ranks
 from short_runs import SHORT, arguments, metrics
 
 from nptrain.caffe.model import read_caffemodel
@@ -21,84 +21,57 @@ from nptrain.run.run_folder import recipe_of
 
 pytestmark = pytest.mark.ranks
 
-PLATEAU = [word for value in ("lr_policy=plateau", "gamma=0.5", "plateau_winsize=2,2,2,2", "average_loss=4",
-                              "type=Nesterov", "warmup_iter=2", "max_iter=16", "snapshot=100", "test_interval=0")
-           for word in ("--set", f"1.{value}")] + ["--reproducible"]  # fmt: skip
-REPRODUCIBLE = ["--reproducible", "--iterations", "3", "--set", "1.snapshot=1", "--bucket-mib", "20"]
-TWO_WORKERS = ["--workers", "2", "--iterations", "3", "--bucket-mib", "5"]
-RUNS = {  # what is trained, and on how many ranks
-    "first update": (["--iterations", "1"], (1, 2, 3)),
-    "five losses": (["--workers", "4", "--iterations", "5"], (1, 2, 3)),
-    "reproducible": ([*REPRODUCIBLE, "--workers", "6"], (1, 2, 3, 4)),
-    "two passes": ([*REPRODUCIBLE, "--set", "iter_size=2"], (1, 2)),
-    "one bucket travels": ([*TWO_WORKERS, "--comm-threads", "1"], (2,)),
-    "two buckets travel": ([*TWO_WORKERS, "--comm-threads", "2"], (2,)),
-    "plateau": ([*PLATEAU, "--iterations", "9"], (2,)),
-}
 
+@pytest.fixture
+def train_on(data, on_ranks, tmp_path):
+    """A function: train phase 1 of a short run on so many ranks, with more words; returns the run's folder."""
 
-def training(data, folder, name):
-    """The command that trains one of RUNS."""
-    return ["train", *arguments(data, folder, *SHORT, "--phase", "1", *RUNS[name][0])]
+    def train(size, *words, folder=None):
+        folder = folder or tmp_path / "-".join(map(str, (size, *words)))
+        on_ranks(size).call("train", *arguments(data, folder, *SHORT, "--phase", "1", *words))
+        return folder
 
-
-@pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
-    """The folder of the first update by one process without MPI."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    call(*training(data, folder, "first update"))
-    return folder
+    return train
 
 
 def weights(folder, iteration):
     return folder / "checkpoints" / f"phase1_iter_{iteration}.caffemodel"
 
 
-def scoring(data, alone):
-    """The command that evaluates the weights of `alone`."""
-    return ["evaluate", "--weights", weights(alone, 1), "--data", data / "val", "--json"]
-
-
-@pytest.fixture(scope="module")
-def runs(data, alone, tmp_path_factory):
-    """{name: {ranks: folder}} of all RUNS, and {"scores": {ranks: scores}}: a launch for each number of ranks."""
-    top = tmp_path_factory.mktemp("runs")
-    found = {name: {ranks: top / f"{name}, {ranks}" for ranks in counts} for name, (_, counts) in RUNS.items()}
-    found["scores"] = {}
-    for ranks in (1, 2, 3, 4):
-        commands = [training(data, folders[ranks], name) for name, folders in found.items() if ranks in folders]
-        *_, scores = run_in_turn([*commands, scoring(data, alone)], ranks)
-        found["scores"][ranks] = json.loads(scores)
-    return found
-
-
-def test_the_first_update_is_the_same_on_any_number_of_ranks(runs, alone):
-    """What differs is the order of sums. Later losses of so small batches amplify rounding."""
-    expected = read_caffemodel(weights(alone, 1))
-    for folder in runs["first update"].values():
-        assert metrics(folder)[0]["loss"] == pytest.approx(metrics(alone)[0]["loss"], rel=1e-6)
+def test_first_update_and_evaluation_are_the_same_on_any_number_of_ranks(data, tmp_path, on_ranks, train_on):
+    """What differs is the order of sums. Later losses of so small batches amplify rounding. Every record counts once
+    in a test.
+    """
+    alone = tmp_path / "alone"
+    call("train", *arguments(data, alone, *SHORT, "--phase", "1", "--iterations", "1"))
+    (first, test), expected = metrics(alone), read_caffemodel(weights(alone, 1))
+    for size in (1, 2, 3):
+        folder = train_on(size, "--iterations", "1")
+        assert metrics(folder)[0]["loss"] == pytest.approx(first["loss"], rel=1e-6)
         ours = read_caffemodel(weights(folder, 1))
         for layer, blobs in expected.items():
             for blob, theirs in zip(ours[layer], blobs, strict=True):
                 assert np.abs(blob - theirs).max() <= 1e-5 * np.abs(theirs).max(), layer
-
-
-def test_evaluation_counts_every_record_once_on_any_ranks(runs, alone):
-    expected = metrics(alone)[-1]
-    for result in runs["scores"].values():
+        scores = on_ranks(size).call("evaluate", "--weights", weights(alone, 1), "--data", data / "val", "--json")
+        result = json.loads(scores)
         assert result["records"] == 7
-        assert result["loss"] == pytest.approx(expected["test_loss"], rel=1e-6)
-        assert (result["top1"], result["top5"]) == (expected["top1"], 1)
+        assert result["loss"] == pytest.approx(test["test_loss"], rel=1e-6)
+        assert (result["top1"], result["top5"]) == (test["top1"], 1)
 
 
-def test_losses_on_any_number_of_ranks_agree(runs):
+def test_losses_on_any_number_of_ranks_agree(train_on):
     """The first to rounding; those that follow from weights that were summed in another order, nearly."""
-    losses = [[entry["loss"] for entry in metrics(folder) if "loss" in entry]
-              for folder in runs["five losses"].values()]  # fmt: skip
+    losses = []
+    for size in (1, 2, 3):
+        folder = train_on(size, "--workers", "4", "--iterations", "5")
+        losses.append([entry["loss"] for entry in metrics(folder) if "loss" in entry])
     for first, *rest in losses:
         assert first == pytest.approx(losses[0][0], rel=1e-6)
         assert rest == pytest.approx(losses[0][1:], rel=1e-3)
         assert len(rest) == 4
+
+
+REPRODUCIBLE = ["--reproducible", "--iterations", "3", "--set", "1.snapshot=1", "--bucket-mib", "20"]
 
 
 def kept(folder):
@@ -108,32 +81,44 @@ def kept(folder):
     return found
 
 
-@pytest.mark.parametrize("name", ["reproducible", "two passes"])
-def test_reproducible_sums_give_the_same_bits_on_any_number_of_ranks(runs, name):
-    first, *others = (kept(folder) for folder in runs[name].values())
-    assert all(other == first for other in others)
+def test_reproducible_sums_give_the_same_bits_on_any_number_of_ranks(train_on):
+    found = [kept(train_on(size, *REPRODUCIBLE, "--workers", "6")) for size in (1, 2, 3, 4)]
+    assert found[0] == found[1] == found[2] == found[3]
 
 
-@pytest.mark.parametrize("environment", [".venv", ".venv-mpich", ".venv-impi"])
-def test_reproducible_sums_give_the_same_bits_with_any_mpi(data, tmp_path, runs, environment):
-    other = PROJECT / environment
-    if other == Path(sys.prefix) or not (other / "ready").exists():
-        pytest.skip(f"needs {environment}, of another MPI: make setup MPI=...")
-    run_in_turn([training(data, tmp_path / "run", "reproducible")], 3, environment=other)
-    assert kept(tmp_path / "run") == kept(runs["reproducible"][3])
-
-
-def test_buckets_that_travel_at_once_give_the_same_bits(runs):
-    """Sums of two workers do not depend on an order, so there is one result."""
-    one, two = (weights(runs[name][2], 3).read_bytes() for name in ("one bucket travels", "two buckets travel"))
+def test_several_passes_an_iteration_give_the_same_bits_on_any_number_of_ranks(train_on):
+    one, two = (kept(train_on(size, *REPRODUCIBLE, "--set", "iter_size=2")) for size in (1, 2))
     assert one == two
 
 
-def test_plateau_and_nesterov_resume_bit_for_bit_on_other_ranks(data, tmp_path, runs):
+@pytest.mark.parametrize("environment", [".venv", ".venv-mpich", ".venv-impi"])
+def test_reproducible_sums_give_the_same_bits_with_any_mpi(data, tmp_path, train_on, environment):
+    other = PROJECT / environment
+    if other == Path(sys.prefix) or not (other / "ready").exists():
+        pytest.skip(f"needs {environment}, of another MPI: make setup MPI=...")
+    ours, words = train_on(3, *REPRODUCIBLE, "--workers", "6"), [*REPRODUCIBLE, "--workers", "6", "--phase", "1"]
+    theirs = Ranks(3, other)
+    theirs.call("train", *arguments(data, tmp_path / "theirs", *SHORT, *words))
+    theirs.close()
+    assert kept(tmp_path / "theirs") == kept(ours)
+
+
+def test_buckets_that_travel_at_once_give_the_same_bits(train_on):
+    """Sums of two workers do not depend on an order, so there is one result."""
+    words = ["--workers", "2", "--iterations", "3", "--bucket-mib", "5"]
+    one, two = (weights(train_on(2, *words, "--comm-threads", count), 3).read_bytes() for count in (1, 2))
+    assert one == two
+
+
+def test_plateau_and_nesterov_resume_bit_for_bit_on_other_ranks(data, tmp_path, train_on):
     """The run is cut in the middle of a window of losses, between two drops of the rate."""
-    whole, parts = tmp_path / "whole", shutil.copytree(runs["plateau"][2], tmp_path / "parts")
-    output, _ = call("train", *arguments(data, whole, *SHORT, "--phase", "1", *PLATEAU))
-    call("train", *arguments(data, parts, *SHORT, "--phase", "1", *PLATEAU, "--resume"))
+    values = ("lr_policy=plateau", "gamma=0.5", "plateau_winsize=2,2,2,2", "average_loss=4", "type=Nesterov",
+              "warmup_iter=2", "max_iter=16", "snapshot=100", "test_interval=0")  # fmt: skip
+    words = [word for value in values for word in ("--set", f"1.{value}")] + ["--reproducible"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    output, _ = call("train", *arguments(data, whole, *SHORT, "--phase", "1", *words))
+    train_on(2, *words, "--iterations", "9", folder=parts)
+    call("train", *arguments(data, parts, *SHORT, "--phase", "1", *words, "--resume"))
     assert metrics(parts) == metrics(whole)
     steps = [entry for entry in metrics(whole) if "loss" in entry]
     phase, progress = recipe_of(whole).phases[0], Progress()

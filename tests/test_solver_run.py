@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import call, run
+from commands import call
 from images import image, image_file
 
 from bin.common.caffe_files import SolverFiles
@@ -136,12 +136,12 @@ def test_resuming_and_snapshots_give_the_same_bits(folder):
     )
 
 
-def test_every_rank_is_a_worker_and_files_are_found_beside_the_solver(folder, tmp_path):
+def test_every_rank_is_a_worker_and_files_are_found_beside_the_solver(folder, tmp_path, on_ranks):
     """From another folder: net and data are found beside the files that name them, and Caffe's tests are made."""
     text = (folder / "solver.prototxt").read_text().replace("resnet50_448nodes", f"{folder}/deep/er/snapshot")
     text = text.replace('"train_val', '"models/train_val')
     (folder / "solver.prototxt").write_text(f"{text}test_iter: 1\ntest_interval: 2\nrandom_seed: 5\n")
-    output, _ = run("train", "--solver", folder / "solver.prototxt", "--iterations", "1", ranks=2, cwd=tmp_path)
+    output = on_ranks(2).call("train", "--solver", folder / "solver.prototxt", "--iterations", "1", cwd=tmp_path)
     assert "2 workers x 2 images; 41 images to train on, 7 to test on" in output
     assert json.loads((tmp_path / "runs/solver/run.json").read_text())["arguments"]["seed"] == 5
     entries = metrics(tmp_path / "runs/solver")

@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from commands import TINY, call, run
+from commands import TINY, call
 from images import make_dataset
 
 from kernels import fast
@@ -19,12 +19,12 @@ LINE = {"phase": "1", "iteration": 0, "loss": 1.0, "hidden": 0.9,
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(on_ranks, tmp_path_factory):
     """A run of four workers on two ranks, in small buckets."""
     at = tmp_path_factory.mktemp("timeline")
     make_dataset(at / "data", 11, width=36, height=34)
-    run("train", *TINY, "--train-data", at / "data", "--run-dir", at / "run", "--workers", "4", "--bucket-mib", "1",
-        "--phase", "1", "--iterations", "3", ranks=2)  # fmt: skip
+    on_ranks(2).call("train", *TINY, "--train-data", at / "data", "--run-dir", at / "run", "--workers", "4",
+                  "--bucket-mib", "1", "--phase", "1", "--iterations", "3")  # fmt: skip
     return at / "run"
 
 
