@@ -19,9 +19,15 @@ from kernels.vector import fused, load, splat, store, where_above, where_below, 
 def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None, statistics=None):
     """y = [relu] ((x - mean) / sqrt(var + eps) * gamma + beta [+ residual]) with the batch's own statistics.
 
-    x, residual, y activations and gamma, beta vectors as in `layout`. Returns (y, mean, var), the biased
-    variance, both float64 vectors: those in `statistics` (2, channels) if given. y is written to `out` if given,
-    which may be x or residual.
+    x            activation (C/16, H, W, N, 16)
+    gamma, beta  vectors
+    eps          added to the variance
+    residual     activation of x's shape (None: nothing is added)
+    relu         whether negative values become 0
+    out          where y is written, which may be x or residual (None: a new array)
+    statistics   float64 (2, channels): mean and biased variance of x, where they are known
+
+    Returns (y, mean, var): an activation, and the statistics as float64 vectors. Arrays are stored as in `layout`.
     """
     _expect_batchnorm(x, gamma, beta)
     if statistics is None:
@@ -31,7 +37,7 @@ def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None, 
 
 
 def batchnorm_inference(x, gamma, beta, mean, var, eps, residual=None, relu=False, out=None):
-    """The same with the statistics given, as running ones are at test time. Returns y."""
+    """The same with given float64 vectors mean and var, as running ones in a test. Returns y."""
     _expect_batchnorm(x, gamma, beta)
     y = np.empty_like(x) if out is None else out
     expect(y.shape == x.shape, f"out is {y.shape}, expected {x.shape}")
@@ -46,12 +52,19 @@ def batchnorm_inference(x, gamma, beta, mean, var, eps, residual=None, relu=Fals
 
 def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=False, out=None, dresidual=None,
                        sums=None):  # fmt: skip
-    """The gradients of batchnorm_forward, from its input x, output y and statistics.
+    """The gradients of batchnorm_forward. With z = (x - mean) / sqrt(var + eps), and d = dy, if relu only where y > 0:
 
-    With d = dy where y > 0 (if relu; else dy) and z = (x - mean) / sqrt(var + eps):
-        dbeta += sum d;  dgamma += sum d z;  dx = gamma / sqrt(var + eps) * (d - mean(d) - z mean(d z)).
-    Returns dx, in `out` if given (which may be dy); d goes to `dresidual` if given (which may be dy, too, unless out
-    is): it is the gradient of the residual. With `sums`, those of conv_backward_data's `fused_norm`, dy is d already.
+        dbeta += sum d;  dgamma += sum d z;  dx = gamma / sqrt(var + eps) * (d - mean(d) - z mean(d z))
+
+    dy             activation, the gradient of y
+    x, y           the forward pass's input and output
+    gamma, mean, var, eps   those of the forward pass
+    dgamma, dbeta  vectors, added to in place
+    out            where dx is written, which may be dy (None: a new array)
+    dresidual      where d is written, the gradient of the residual; it may be dy, unless `out` is (None: d is not kept)
+    sums           sum d and sum d (x - mean), float64 (2, channels), as `conv_backward_data` returns them; dy is then d
+
+    Returns dx, an activation. Arrays are stored as in `layout`.
     """
     _expect_batchnorm(x, gamma, dgamma)
     expect(dy.shape == x.shape and y.shape == x.shape, f"dy {dy.shape}, x {x.shape} and y {y.shape} differ")
@@ -77,13 +90,14 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
 
 
 def channel_sums(x):
-    """float64 (2, channels): the sums of x and of x^2 over all pixels."""
+    """The sums of an activation x (C/16, H, W, N, 16) and of x^2 over all pixels: float64 (2, channels)."""
     sums = np.empty((x.shape[0], PIECES, 2, 16))
     _moments(x.reshape(-1), x[0].size // 16, sums)
     return reduce_pieces(sums, PIECES)
 
 
 def _expect_batchnorm(x, gamma, other):
+    """Raise ValueError unless x is an activation of blocks of 16, and the vectors have its channels."""
     expect_stored(x=(x, 5), gamma=(gamma, 1))
     expect(x.shape[4] == 16, f"x {x.shape} holds few channels, expected blocks of 16")
     for vector in (gamma, other):
@@ -92,7 +106,12 @@ def _expect_batchnorm(x, gamma, other):
 
 @parallel_jit
 def _moments(x, pixels, sums):
-    """sums[block, piece] = (sum x, sum x^2)."""
+    """sums[block, piece] = (sum x, sum x^2).
+
+    x       an activation, flat
+    pixels  of a block, in all images
+    sums    float64 (blocks, PIECES, 2, 16)
+    """
     out = sums.reshape(-1)
     for task in numba.prange(sums.shape[0] * PIECES):
         block, piece = task // PIECES, task % PIECES
@@ -108,7 +127,12 @@ def _moments(x, pixels, sums):
 
 @parallel_jit
 def _normalise(x, factors, residual, add, floor, y):
-    """y = max((x - mean) * factor + shift [+ residual], floor), and NaN where that is NaN."""
+    """y = max((x - mean) * scale + shift [+ residual], floor), and NaN where that is NaN.
+
+    x, residual, y  activations, flat; the residual is only read if `add`
+    factors         (3, channels) of `norm_factors`
+    floor           the least value: 0, or -inf without a ReLU
+    """
     channels = factors.shape[1]
     means, scales, shifts = factors[0], factors[1], factors[2]
     pixels = x.size // channels
@@ -127,7 +151,13 @@ def _normalise(x, factors, residual, add, floor, y):
 
 @parallel_jit
 def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
-    """sums[block, piece] = (sum d, sum d (x - mean))."""
+    """sums[block, piece] = (sum d, sum d (x - mean)), where d = dy, or with `relu` dy where y > 0, else 0.
+
+    dy, x, y  activations, flat; y is only read with `relu`
+    mean      float32 (channels,)
+    pixels    of a block, in all images
+    sums      float64 (blocks, PIECES, 2, 16)
+    """
     out = sums.reshape(-1)
     zero = splat(np.float32(0))
     for task in numba.prange(sums.shape[0] * PIECES):
@@ -148,7 +178,12 @@ def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
 
 @parallel_jit
 def _gradient(dy, x, y, factors, relu, pixels, dx, dresidual, keep):
-    """dx = factor * d + (mean - x) * slope + level, and d itself where it is kept."""
+    """dx = scale * d + (mean - x) * slope + level, with d as in `_gradient_sums`; dresidual = d if `keep`.
+
+    dy, x, y, dx, dresidual  activations, flat
+    factors  float32 (4, channels): mean, scale, slope and level
+    pixels   of a block, in all images
+    """
     channels = factors.shape[1]
     means, scales, slopes, levels = factors[0], factors[1], factors[2], factors[3]
     zero = splat(np.float32(0))

@@ -13,8 +13,8 @@ def bf16_split(values, bits):
     """values = decoded(bits) + rest, flat float32 and uint16 arrays of one size: `bits` gets the values, rounded to
     nearest, ties to even; `values` keeps the rest, which is exact.
 
-    inf and NaN are sent as such, and what is above the largest bf16 by half its last place or more as inf; they leave
-    a rest of 0.
+    inf and NaN stay what they are, and what is above the largest bf16 by half its last place or more becomes inf; their
+    rest is 0.
     """
     expect_stored(values=(values, 1))
     _expect_bits(bits, values)
@@ -35,6 +35,7 @@ def _expect_bits(bits, values):
 
 @jit
 def _split(values, words, bits):
+    """`bf16_split`; `words` are the same memory as `values`, as uint32."""
     for i in range(values.size):
         word = words[i]
         # the lower half carries into the upper from half a unit on; at the half itself only where that is odd
@@ -49,10 +50,12 @@ def _split(values, words, bits):
 
 @jit
 def _add_into(total, bits):
+    """`bf16_add_into`."""
     for i in range(total.size):
         total[i] += _decoded(bits[i])
 
 
 @jit
 def _decoded(half):
+    """The float32 whose upper half is given, a uint16 or uint32, and whose lower half is zero."""
     return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)

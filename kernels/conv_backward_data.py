@@ -17,10 +17,18 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
                        winograd="auto"):  # fmt: skip
     """dx[n, c, y, x] = sum over k, r, s of dy[n, k, (y + pad - r) / stride, ...] * w[k, c, r, s].
 
-    `size` is x's (height, width), which a stride leaves open. `accumulate` adds to `out` in place. Returns dx; with
-    `fused_norm`, the `epilogue.FusedBatchNorm` that made x, (d, sums): d is dx where its y > 0, else 0, sums are
-    float64 (2, channels), sum d and sum d (x - mean). dy, w and dx as in `layout`; `winograd` as in
-    `winograd_division.uses_winograd`. Raises ValueError on shapes that do not fit.
+    dy           activation (K/16, H', W', N, 16), the gradient of the result
+    w            weights
+    size         x's (height, width): with a stride, several have the same result's size
+    stride, pad  pixels
+    out          where dx is written (None: a new array)
+    accumulate   add to `out` in place
+    fused_norm   the `FusedBatchNorm` that made x (None: only dx is computed)
+    winograd     the mode of `uses_winograd`
+
+    Returns dx, an activation as x; with `fused_norm` (d, sums): d is dx where its y > 0, else 0; sums are float64
+    (2, channels), sum d and sum d (x - mean) with its x and mean. Arrays are float32, as `layout` stores them. Raises
+    ValueError on shapes that do not fit.
     """
     expect_stored(dy=(dy, 5), w=(w, 6))
     expect(dy.shape[0] == w.shape[0], f"dy {dy.shape} has other channels than w {w.shape}")
@@ -37,8 +45,8 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     _transpose(w.reshape(*w.shape[:2], -1, *w.shape[4:]), transposed.reshape(*transposed.shape[:2], -1, 16, 16))
     target = np.empty((*shape[:4], 16), np.float32) if few else dx
     epilogue = NO_EPILOGUE if fused_norm is None else backward_epilogue(fused_norm)
-    add, with_sums = accumulate and not few, fused_norm is not None
-    sums = convolve(dy, transposed, target, 1, pad, -1, stride, add, epilogue, with_sums, winograd)
+    add, needs_sums = accumulate and not few, fused_norm is not None
+    sums = convolve(dy, transposed, target, 1, pad, -1, stride, add, epilogue, needs_sums, winograd)
     if few:
         dx[...] = dx * accumulate + target[..., :FEW]
     return dx if fused_norm is None else (dx, sums)
@@ -46,7 +54,11 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
 
 @parallel_jit
 def _transpose(w, transposed):
-    """(K/16, C/16, taps, lanes, 16) -> (C/16, K/16, taps, 16, 16), filled up with zeros."""
+    """transposed[c, k, tap] = w[k, c, tap]', filled up with zeros.
+
+    w           (K/16, C/16, taps, lanes, 16)
+    transposed  (C/16, K/16, taps, 16, 16)
+    """
     k_blocks, c_blocks, n_taps, lanes, _ = w.shape
     for pair in numba.prange(k_blocks * c_blocks):
         k, c = pair // c_blocks, pair % c_blocks

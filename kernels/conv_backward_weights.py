@@ -7,7 +7,7 @@ import numba
 from kernels.batchnorm import channel_sums
 from kernels.check import expect, expect_stored
 from kernels.division import is_pointwise, part_count
-from kernels.jit import parallel_jit
+from kernels.jit import inlined_jit, parallel_jit
 from kernels.ranges import nth_range
 from kernels.scratch import PARTIAL_DW, scratch
 from kernels.scratch_sizes import partial_dw
@@ -22,8 +22,14 @@ BAND_BYTES = 256 << 10  # of the smaller operand in a band: it is read once for 
 def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="auto"):
     """dw[k, c, r, s] += sum over n, h, w of x[n, c, h * stride - pad + r, ...] * dy[n, k, h, w].
 
-    Adds to dw in place, and the sum of dy to dbias; all arrays as in `layout`; `winograd` as in
-    `winograd_division.uses_winograd`. Raises ValueError on shapes that do not fit.
+    x            activation (C/16, H, W, N, 16), or of few channels
+    dy           activation (K/16, H', W', N, 16), the gradient of the result
+    dw           weights, added to in place
+    dbias        vector, to which the sums of dy are added in place (None: there is no bias)
+    stride, pad  pixels
+    winograd     the mode of `uses_winograd`
+
+    Arrays are float32, as `layout` stores them. Raises ValueError on shapes that do not fit.
     """
     expect_stored(x=(x, 5), dy=(dy, 5), dw=(dw, 6))
     k_blocks, c_blocks, rows, cols, lanes, _ = dw.shape
@@ -44,20 +50,28 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="a
 
 @functools.cache
 def _outer_for(lanes, pitch):
-    """The kernel for one size of input block; the ints are literals inside it and part of its key."""
+    """The kernel for weights with `lanes` inputs in a block, and an input whose blocks are `pitch` wide. These ints are
+    literals inside the kernel, and part of its key in the cache.
+    """
 
     @parallel_jit
     def _outer(x, dy, dw, partial, stride, pad, rows, cols, k_parts):
-        # The sums of each piece (a range of rows) are taken in `partial`, and then added up in order.
+        """dw += the gradient of weights: sums over each piece (a range of rows of dy) are taken in `partial`, and then
+        over the pieces, in their order.
+
+        x, dy, dw    as `layout` stores them
+        partial      working memory (pieces, dw.size)
+        stride, pad  pixels
+        rows, cols   of the kernel
+        k_parts      parts of the blocks of outputs
+        """
         c_blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
         k_blocks, h_out, w_out = dy.shape[0], dy.shape[1], dy.shape[2]
-        pieces = partial.shape[0]
+        pieces, size = partial.shape
         xf, yf, pf = x.reshape(-1), dy.reshape(-1), partial.reshape(-1)
-        x_pixel, x_row, x_block = images * pitch, w_in * images * pitch, h_in * w_in * images * pitch
-        y_row, y_block = w_out * images * 16, h_out * w_out * images * 16
-        tap = lanes * 16
-        k_size = c_blocks * rows * cols * tap
-        size = k_blocks * k_size
+        x_row, y_row = w_in * images * pitch, w_out * images * 16
+        pair_size = rows * cols * lanes * 16  # weights of a pair of blocks
+        k_size = c_blocks * pair_size
         k_is_outer = k_blocks >= c_blocks
         band = max(1, BAND_BYTES // (min(c_blocks * x_row * stride, k_blocks * y_row) * 4))
         for task in numba.prange(pieces * k_parts):
@@ -73,33 +87,49 @@ def _outer_for(lanes, pitch):
                         k, c = k_first + pair // c_blocks, pair % c_blocks
                     else:
                         k, c = k_first + pair % k_count, pair // k_count
-                    for h in range(top, bottom):
-                        for r in range(rows):
-                            h_x = h * stride - pad + r
-                            if h_x < 0 or h_x >= h_in:
-                                continue
-                            for s in range(cols):
-                                # output columns whose input column w * stride - pad + s exists
-                                first = max(0, (pad - s + stride - 1) // stride)
-                                last = min(w_out, (w_in - 1 + pad - s) // stride + 1)
-                                if last <= first:
-                                    continue
-                                count, run = last - first, images
-                                if stride == 1:
-                                    count, run = 1, count * images
-                                outer_tile(
-                                    lanes, pitch,
-                                    xf, c * x_block + h_x * x_row + (first * stride - pad + s) * x_pixel,
-                                    stride * x_pixel,
-                                    yf, k * y_block + h * y_row + first * images * 16, images * 16,
-                                    pf, piece * size + ((k * c_blocks + c) * rows * cols + r * cols + s) * tap,
-                                    count, run)  # fmt: skip
+                    _add_rows(
+                        lanes, pitch, xf, c * h_in * x_row, h_in, w_in,
+                        yf, k * h_out * y_row, top, bottom, w_out, images,
+                        pf, piece * size + k * k_size + c * pair_size, stride, pad, rows, cols)  # fmt: skip
         wf = dw.reshape(-1)
         for row in numba.prange(k_blocks * c_blocks):
-            for i in range(row * rows * cols * tap, (row + 1) * rows * cols * tap):
+            for i in range(row * pair_size, (row + 1) * pair_size):
                 total = pf[i]
                 for piece in range(1, pieces):
                     total += pf[piece * size + i]
                 wf[i] += total
 
     return _outer
+
+
+@inlined_jit
+def _add_rows(lanes, pitch, x, x0, h_in, w_in, dy, dy0, top, bottom, w_out, images, dw, dw0, stride, pad,
+              rows, cols):  # fmt: skip
+    """Add the gradient of the weights of one pair of blocks from some rows of dy. Arrays are flat.
+
+    lanes, pitch   literals, as in `outer_tile`
+    x, x0          the input, and the offset of its block (h_in, w_in, images, pitch)
+    dy, dy0        the gradient of the result, and the offset of its block (height, w_out, images, 16)
+    top, bottom    the rows of dy are top .. bottom - 1
+    dw, dw0        the gradient of weights, and the offset of the pair's (rows, cols, lanes, 16)
+    stride, pad, rows, cols   of the convolution, and of its kernel
+    """
+    x_pixel, x_row, y_row = images * pitch, w_in * images * pitch, w_out * images * 16
+    for h in range(top, bottom):
+        for r in range(rows):
+            h_x = h * stride - pad + r
+            if h_x < 0 or h_x >= h_in:
+                continue
+            for s in range(cols):
+                # output columns whose input column w * stride - pad + s exists
+                first = max(0, (pad - s + stride - 1) // stride)
+                last = min(w_out, (w_in - 1 + pad - s) // stride + 1)
+                if last <= first:
+                    continue
+                count, run = last - first, images
+                if stride == 1:
+                    count, run = 1, count * images
+                outer_tile(
+                    lanes, pitch, x, x0 + h_x * x_row + (first * stride - pad + s) * x_pixel, stride * x_pixel,
+                    dy, dy0 + h * y_row + first * images * 16, images * 16,
+                    dw, dw0 + (r * cols + s) * lanes * 16, count, run)  # fmt: skip

@@ -11,9 +11,15 @@ from kernels.sizes import convolved_size
 def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, *, winograd="auto"):
     """y[n, k, h, w] = bias[k] + sum over c, r, s of x[n, c, h * stride - pad + r, ...] * w[k, c, r, s].
 
-    x, w, bias and y (written to `out` if given) as in `layout`. `statistics`, float64 (2, channels), is filled with
-    y's mean and biased variance. `winograd`: the mode of `winograd_division.uses_winograd`. Raises ValueError on shapes
-    that do not fit.
+    x            activation (C/16, H, W, N, 16), or of few channels
+    w, bias      weights and vector (None: no bias)
+    stride, pad  pixels
+    out          where y is written (None: a new array)
+    statistics   float64 (2, channels), filled with y's mean and biased variance (None: neither is computed)
+    winograd     the mode of `uses_winograd`
+
+    Returns y, an activation (K/16, H', W', N, 16). Arrays are float32, as `layout` stores them. Raises ValueError on
+    shapes that do not fit.
     """
     epilogue = NO_EPILOGUE if bias is None else Epilogue(bias=bias)
     y, sums = _convolved(x, w, stride, pad, out, epilogue, statistics is not None, winograd)
@@ -25,8 +31,10 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, *,
 def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None, *, winograd="auto"):
     """[relu](conv_forward [+ residual]): a convolution with its batch norm folded into w and bias.
 
-    x, w, bias, residual and y (written to `out` if given) as in `layout`. `winograd`: the mode of
-    `winograd_division.uses_winograd`. Raises ValueError on shapes that do not fit.
+    residual     activation of y's shape (None: nothing is added)
+    relu         whether negative values become 0
+
+    The other arguments, the result and errors are those of `conv_forward`.
     """
     epilogue = Epilogue(bias=bias, floor=np.float32(0 if relu else -np.inf))
     if residual is not None:
@@ -35,6 +43,7 @@ def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=N
 
 
 def _convolved(x, w, stride, pad, out, epilogue, sums, winograd):
+    """(y, the epilogue's sums as `convolve` returns them), after all shapes are checked."""
     expect_stored(x=(x, 5), w=(w, 6))
     rows, cols, lanes, _ = w.shape[2:]
     expect(x.shape[0] == w.shape[1] and x.shape[4] >= lanes, f"x {x.shape} has other channels than w {w.shape}")

@@ -20,10 +20,15 @@ from kernels.winograd_division import convolution_pieces, uses_winograd
 
 def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilogue=NO_EPILOGUE, sums=False,
              winograd="auto"):  # fmt: skip
-    """y[k, h, w, n] (+)= sum over c and taps of x[c, tap's pixel, n] * w[k, c, tap], all arrays as stored.
+    """y[k, h, w, n] (+)= sum over c and taps of x[c, tap's pixel, n] * w[k, c, tap]; x, w, y as `layout` stores them.
 
-    A tap's pixel in each direction is (out * scale + offset + direction * tap) / divisor, where it exists.
-    Returns the epilogue's sums over all pixels, float64 (2, channels), if `sums`.
+    A tap's row (and column) in x is (h * scale + offset + direction * tap) / divisor, where that is a row of x.
+
+    scale, offset, direction, divisor   stride, -pad, 1, 1: a forward pass; 1, pad, -1, stride: a gradient of data
+    accumulate   add to y
+    epilogue     an `Epilogue`, applied to y
+    sums         return the epilogue's sums over all pixels, float64 (2, channels); else None
+    winograd     the mode of `uses_winograd`
     """
     k_blocks, c_blocks, rows, cols, lanes, _ = w.shape
     stride, pad = scale * divisor, abs(offset)  # one of scale and divisor is 1
@@ -46,7 +51,7 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate=False, epilo
 @inlined_jit
 def _products(lanes, pitch, x, x0, x_block, x_row, x_col, w, w0, w_block, w_row, w_col,
               y, y0, c_blocks, rows, cols, accumulate, pixels):  # fmt: skip
-    """`product_tile` for `pixels` in a row: large register tiles, then small ones for the rest."""
+    """`product_tile`, whose arguments these are, for any number of pixels: large tiles, and small ones for the rest."""
     done = 0
     while done + PIXELS <= pixels:
         product_tile(PIXELS, lanes, pitch, x, x0 + done * pitch, x_block, x_row, x_col, w, w0, w_block, w_row, w_col,
@@ -64,7 +69,15 @@ def _products(lanes, pitch, x, x0, x_block, x_row, x_col, w, w0, w_block, w_row,
 
 @parallel_jit
 def _pointwise(x, w, y, piece_pixels, pieces, k_parts, accumulate, epilogue):
-    """A 1x1 convolution, all its pixels in a row. A piece of them stays in the cache for every output."""
+    """A 1x1 convolution of stride 1. A piece stays in the cache while all its outputs are computed.
+
+    x, y          the input (c_blocks, pixels * 16) and the result (k_blocks, pixels * 16): pixels of all images
+    w             weights (k_blocks, c_blocks, 16, 16), flat
+    piece_pixels  of a piece; the last of the `pieces` may have less
+    k_parts       parts of the blocks of outputs
+    accumulate    add to y
+    epilogue      an `Epilogue`
+    """
     c_blocks, k_blocks, pixels = x.shape[0], y.shape[0], y.shape[1] // 16
     xf, yf = x.reshape(-1), y.reshape(-1)
     for task in numba.prange(pieces * k_parts):
@@ -79,10 +92,18 @@ def _pointwise(x, w, y, piece_pixels, pieces, k_parts, accumulate, epilogue):
 
 @functools.cache
 def _convolve_for(lanes, pitch):
-    """The kernel for one register tile; the ints are literals inside it and part of its key in the cache."""
+    """The kernel for weights with `lanes` inputs in a block, and an input whose blocks are `pitch` wide. These ints are
+    literals inside the kernel, and part of its key in the cache.
+    """
 
     @parallel_jit
     def _convolve(x, w, y, scale, offset, direction, divisor, rows, cols, k_parts, accumulate, epilogue):
+        """A direct convolution, a row of the result a piece. Arguments as those of `convolve`, but:
+
+        w           weights (k_blocks, c_blocks, rows, cols, lanes, 16), flat
+        rows, cols  of the kernel
+        k_parts     parts of the blocks of outputs
+        """
         c_blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
         k_blocks, h_out, w_out = y.shape[0], y.shape[1], y.shape[2]
         xf, yf = x.reshape(-1), y.reshape(-1)
@@ -95,6 +116,7 @@ def _convolve_for(lanes, pitch):
             for k in range(k_first, k_last):
                 column = 0
                 while column < w_out:
+                    # s: the first tap of the row that meets the image; w_first: the input column that it reads
                     s, n_cols, w_first = taps(column, scale, offset, direction, divisor, cols, w_in)
                     following = column + 1
                     while following < w_out and scale == divisor:

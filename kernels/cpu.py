@@ -11,7 +11,7 @@ from kernels.tiles import fma_chain
 
 
 def set_threads(threads):
-    """How many threads the kernels use. Raises ValueError if there are fewer cores."""
+    """Set how many threads the kernels use. Raises ValueError if there are fewer cores."""
     if not 1 <= threads <= numba.config.NUMBA_NUM_THREADS:
         raise ValueError(f"{threads} threads, expected 1 to {numba.config.NUMBA_NUM_THREADS} (cores of this machine)")
     numba.set_num_threads(threads)
@@ -27,8 +27,8 @@ def fma_peak(repeats=5):
 
 def memory_bandwidth(repeats=5, floats=64 << 20):
     """What the memory delivers to the threads in use, in GB/s: the best of `repeats` runs of a = b + a / 2 on arrays
-    of `floats` (256 MiB each: larger than the caches). All its traffic is counted, 12 bytes an element, since a
-    cache line of `a` is read anyway before it is written.
+    of `floats` (256 MiB each: larger than the caches). All traffic is counted, 12 bytes an element: both arrays are
+    read, one is written.
     """
     a, b = np.ones(floats, np.float32), np.ones(floats, np.float32)
     _stream(a, b)
@@ -37,6 +37,7 @@ def memory_bandwidth(repeats=5, floats=64 << 20):
 
 
 def _seconds(call):
+    """How long a call takes, in seconds."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -44,6 +45,7 @@ def _seconds(call):
 
 @parallel_jit
 def _chains(count, threads):
+    """`fma_chain(count)` on each thread."""
     out = np.zeros(threads, np.float32)
     for thread in numba.prange(threads):
         out[thread] = fma_chain(count)
@@ -52,5 +54,6 @@ def _chains(count, threads):
 
 @parallel_jit
 def _stream(a, b):
+    """a = b + a / 2, flat float32 arrays of one size."""
     for i in numba.prange(a.size):
         a[i] = b[i] + np.float32(0.5) * a[i]

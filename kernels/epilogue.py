@@ -19,7 +19,13 @@ _NO32, _NO64 = np.empty(0, np.float32), np.empty(0, np.float64)
 
 class FusedBatchNorm(NamedTuple):
     """The batch norm y = relu(norm(x) [+ residual]) that made a convolution's input, for `conv_backward_data`, which
-    applies the ReLU's backward pass to the gradient of y and sums it. `residual`: whether one was added.
+    applies the ReLU's backward pass to the gradient of y and sums it.
+
+    x, y         activations
+    gamma, beta  vectors, as `layout` stores them
+    mean, var    float64 vectors of the batch: var is the biased variance
+    eps          added to var
+    residual     whether a residual was added
     """
 
     x: np.ndarray
@@ -33,15 +39,23 @@ class FusedBatchNorm(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What `apply_epilogue` does, on flat arrays as stored. What an empty array stands for is left out."""
+    """What `apply_epilogue` does to a convolution's result. Arrays are flat; what an empty one stands for is left out.
 
-    bias: np.ndarray = _NO32  # added
-    residual: np.ndarray = _NO32  # added
-    floor: float = np.float32(-np.inf)  # the least value
-    x: np.ndarray = _NO32  # the input of the batch norm before the ReLU of the backward pass
-    y: np.ndarray = _NO32  # the ReLU's output, where a residual was added and x does not determine it
-    factors: np.ndarray = _NO32  # mean, scale and shift of its channels
-    sums: np.ndarray = _NO64  # (block, piece, 2, 16)
+    bias, residual  added: (channels,), and of the result's shape
+    floor           the least value: 0 for a ReLU; only with a bias
+    x, y            for the backward pass through a ReLU, of the result's shape: the input of the batch norm before the
+                    ReLU; the ReLU's output, where a residual was added, so that x does not determine it
+    factors         (3, channels): `norm_factors` of that batch norm
+    sums, pieces    float64 (blocks, pieces, 2, 16): sums of each piece are added to; their number
+    """
+
+    bias: np.ndarray = _NO32
+    residual: np.ndarray = _NO32
+    floor: float = np.float32(-np.inf)
+    x: np.ndarray = _NO32
+    y: np.ndarray = _NO32
+    factors: np.ndarray = _NO32
+    sums: np.ndarray = _NO64
     pieces: int = 0
 
 
@@ -55,19 +69,19 @@ def backward_epilogue(norm):
 
 
 def norm_factors(gamma, beta, mean, var, eps):
-    """float32 (3, channels): y = (x - mean) * scale + shift."""
+    """float32 (3, channels): mean, scale and shift of the batch norm y = (x - mean) * scale + shift."""
     return np.stack([mean, gamma / np.sqrt(var + eps), beta]).astype(np.float32)
 
 
 def with_sums(epilogue, blocks, pieces):
-    """The epilogue with room for the sums of so many pieces of each block of channels."""
+    """The epilogue with room for sums, now zero, of so many pieces of each block. Valid until the next call."""
     sums = scratch(EPILOGUE_SUMS, epilogue_sums(blocks, pieces))
     sums[:] = 0
     return epilogue._replace(sums=sums.reshape(-1), pieces=pieces)
 
 
 def reduce_pieces(sums, pieces):
-    """float64 (2, channels): sums as `Epilogue` has them, over all pieces in their order."""
+    """Sums (blocks, pieces, 2, 16) over all pieces, in their order: float64 (2, channels)."""
     return sums.reshape(-1, pieces, 2, 16).sum(axis=1).transpose(1, 0, 2).reshape(2, -1)
 
 
@@ -79,36 +93,50 @@ def mean_and_variance(sums, count):
 
 @jit
 def normalised(value, mean, scale, shift):
-    """Batch norm of a vector, written once so that it rounds the same everywhere."""
+    """Batch norm of 16 channels, all vectors. Written once, so that it rounds the same everywhere."""
     return fused(value - mean, scale, shift)
 
 
 @inlined_jit
 def apply_epilogue(e, out, at, count, block, piece):
-    """Apply the epilogue to `count` pixels of a block of a convolution's result, from out[at] on."""
+    """Apply an epilogue to pixels of one block of a convolution's result.
+
+    e          an `Epilogue`
+    out        the result, flat
+    at, count  the offset of the first pixel, and how many
+    block      of the result
+    piece      to whose sums these pixels belong
+    """
     if e.x.size > 0:
         _backward_through_relu(e, out, at, count, block, piece)
         return
     if e.bias.size > 0:
         _add_bias(e, out, at, count, block)
     if e.sums.size > 0:
-        to = (block * e.pieces + piece) * 32
-        first, second = load(e.sums, to), load(e.sums, to + 16)
-        end, fours = at + count * 16, at + count // 4 * 64
-        for i in range(at, fours, 64):
-            a, b, c, d = load(out, i), load(out, i + 16), load(out, i + 32), load(out, i + 48)
-            first = first + widen((a + b) + (c + d))
-            second = second + widen(fused(a, a, b * b) + fused(c, c, d * d))
-        for i in range(fours, end, 16):
-            value = widen(load(out, i))
-            first = first + value
-            second = second + value * value
-        store(e.sums, to, first)
-        store(e.sums, to + 16, second)
+        _add_to_sums(e, out, at, count, block, piece)
+
+
+@inlined_jit
+def _add_to_sums(e, out, at, count, block, piece):
+    """Forward: the sums of the values and of their squares, for `mean_and_variance`."""
+    to = (block * e.pieces + piece) * 32
+    first, second = load(e.sums, to), load(e.sums, to + 16)
+    end, fours = at + count * 16, at + count // 4 * 64
+    for i in range(at, fours, 64):
+        a, b, c, d = load(out, i), load(out, i + 16), load(out, i + 32), load(out, i + 48)
+        first = first + widen((a + b) + (c + d))
+        second = second + widen(fused(a, a, b * b) + fused(c, c, d * d))
+    for i in range(fours, end, 16):
+        value = widen(load(out, i))
+        first = first + value
+        second = second + value * value
+    store(e.sums, to, first)
+    store(e.sums, to + 16, second)
 
 
 @inlined_jit
 def _add_bias(e, out, at, count, block):
+    """out = max(out + bias [+ residual], floor), and NaN where that is NaN."""
     bias, floor = load(e.bias, block * 16), splat(e.floor)
     for i in range(at, at + count * 16, 16):
         value = load(out, i) + bias
@@ -119,6 +147,7 @@ def _add_bias(e, out, at, count, block):
 
 @inlined_jit
 def _backward_through_relu(e, out, at, count, block, piece):
+    """Backward: out becomes d, the gradient before the ReLU; the sums of d and of d (x - mean) are added to."""
     channels = e.factors.size // 3
     mean = load(e.factors, block * 16)
     scale, shift = load(e.factors, channels + block * 16), load(e.factors, 2 * channels + block * 16)
@@ -142,7 +171,7 @@ def _backward_through_relu(e, out, at, count, block, piece):
 
 @inlined_jit
 def _gradient_at(e, out, i, mean, scale, shift):
-    """The gradient at `i` where y > 0, also written there, and x - mean."""
+    """(d, x - mean) of the 16 channels at offset i: d, out where y > 0 and else 0, is also written to out."""
     x, zero = load(e.x, i), splat(np.float32(0))
     y = load(e.y, i) if e.y.size > 0 else normalised(x, mean, scale, shift)
     d = where_above(y, zero, load(out, i), zero)

@@ -60,7 +60,9 @@ def unpack(x, channels):
 
 
 def pack_images(pixels, mean, scale, dtype=np.float32, out=None):
-    """uint8 pixels (N, 3, H, W) -> (pixel - mean) * scale as an activation; mean a value a channel."""
+    """uint8 pixels (N, 3, H, W) -> (pixel - mean) * scale, a float32 activation, written to `out` if given. `mean`: a
+    value for each channel. `dtype` is that of the naive twin alone.
+    """
     n, c, h, w = pixels.shape
     if out is None:
         out = np.zeros(activation_shape(n, c, h, w), np.float32)

@@ -9,12 +9,22 @@ from kernels.layout import pack, unpack
 
 
 def linear_forward(x, w, bias, outputs):
-    """x (C/16, 1, 1, N, 16), w and bias as stored by `layout` -> plain (N, outputs)."""
+    """x w' + bias, plain (N, outputs).
+
+    x        activation (C/16, 1, 1, N, 16)
+    w, bias  weights (1x1) and vector, as `layout` stores them
+    outputs  how many there are: those up to a multiple of 16 are left out
+    """
     return unpack(conv_forward(x, w, bias), outputs)[:, :, 0, 0]
 
 
 def linear_backward(dy, x, w, dw, dbias):
-    """dw += x dy, dbias += sum dy, for a plain dy (N, outputs). Returns dx, stored as x is."""
+    """dw += dy' x, dbias += sum dy, in place. Returns dx = dy w, an activation as x.
+
+    dy           plain (N, outputs)
+    x, w         as in `linear_forward`
+    dw, dbias    gradients of w and bias, as those are stored
+    """
     filled = np.pad(dy, ((0, 0), (0, w.shape[0] * 16 - dy.shape[1])))
     stored = pack(filled[:, :, None, None])
     conv_backward_weights(x, stored, dw, dbias)

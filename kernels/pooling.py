@@ -10,10 +10,14 @@ from kernels.vector import load, splat, store, where_equal, where_larger
 
 
 def maxpool_forward(x, kernel=3, stride=2, out=None, winner=None):
-    """The largest value of each window; NaN wins. No padding. x and y are activations as in `layout`.
+    """The largest value of each window, without padding; a NaN counts as larger than all else.
 
-    Returns (y, winner): winner is the place of the first maximum in its window, r * kernel + s, as float32,
-    written to `winner` if given.
+    x               activation (C/16, H, W, N, 16)
+    kernel, stride  of the windows, pixels
+    out, winner     where the results are written (None: new arrays)
+
+    Returns (y, winner), activations of `pooled_size`: winner is where in its window the first maximum is,
+    r * kernel + s, as float32.
     """
     expect_stored(x=(x, 5))
     expect(min(x.shape[1:3]) >= kernel, f"a window of {kernel} does not fit into x {x.shape}")
@@ -29,7 +33,15 @@ def maxpool_forward(x, kernel=3, stride=2, out=None, winner=None):
 
 
 def maxpool_backward(dy, winner, size, kernel=3, stride=2, out=None):
-    """dx = dy at each window's winner, summed over windows that overlap; `size` is x's (height, width)."""
+    """dx = dy at each window's winner, summed over windows that overlap.
+
+    dy, winner      activations of one shape: the gradient of y, and what the forward pass returned
+    size            x's (height, width)
+    kernel, stride  as in the forward pass
+    out             where dx is written (None: a new array)
+
+    Returns dx, an activation as x.
+    """
     expect_stored(dy=(dy, 5), winner=(winner, 5))
     expect(dy.shape == winner.shape, f"dy {dy.shape} and winner {winner.shape} differ")
     shape = (dy.shape[0], *size, dy.shape[3], 16)
@@ -46,7 +58,9 @@ def average_forward(x):
 
 
 def average_backward(dy, size, out=None):
-    """dx = dy / (height * width) everywhere; `size` is x's (height, width)."""
+    """dx = dy / (height * width) everywhere: activation (C/16, 1, 1, N, 16) -> (C/16, *size, N, 16), which is written
+    to `out` if given. `size` is x's (height, width).
+    """
     shape = (dy.shape[0], *size, *dy.shape[3:])
     dx = np.empty(shape, np.float32) if out is None else out
     dx[...] = dy * np.float32(1 / (size[0] * size[1]))
@@ -55,6 +69,7 @@ def average_backward(dy, size, out=None):
 
 @parallel_jit
 def _maxpool_forward(x, y, winner, kernel, stride):
+    """Fill y and winner; arguments as in `maxpool_forward`. A task computes a row of a block."""
     blocks, h_in, w_in, images = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
     h_out, w_out = y.shape[1], y.shape[2]
     xf, yf, wf = x.reshape(-1), y.reshape(-1), winner.reshape(-1)
@@ -76,6 +91,7 @@ def _maxpool_forward(x, y, winner, kernel, stride):
 
 @parallel_jit
 def _maxpool_backward(dy, winner, dx, kernel, stride):
+    """Fill dx; arguments as in `maxpool_backward`. A task computes a row of a block from all windows that meet it."""
     h_out, w_out, images = dy.shape[1], dy.shape[2], dy.shape[3]
     blocks, h_in, w_in = dx.shape[0], dx.shape[1], dx.shape[2]
     yf, wf, xf = dy.reshape(-1), winner.reshape(-1), dx.reshape(-1)

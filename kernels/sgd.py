@@ -17,7 +17,11 @@ def sgd_update(w, g, history, rate, momentum, decay, scale=1.0, l1=False, nester
         history = rate * step + momentum * history;  w -= history
 
     With `nesterov` its NesterovSolver: w -= (1 + momentum) * history - momentum * (the history before).
-    The rate sits inside the history, unlike in PyTorch. `scale` averages g over workers and clips it.
+    The rate is a factor of the history, unlike in PyTorch.
+
+    w, g, history          weights, gradients and momentum, flat float32 arrays of one size
+    rate, momentum, decay  of the update; decay of L2, or of L1 if `l1`
+    scale                  of g: for the mean over workers, and for clipping
     """
     expect_stored(w=(w, 1), g=(g, 1), history=(history, 1))
     _update(w, g, history, *(np.float32(v) for v in (rate, momentum, decay, scale)), l1, nesterov)
@@ -40,6 +44,7 @@ def squared_norm(v):
 
 @parallel_jit
 def _update(w, g, history, rate, momentum, decay, scale, l1, nesterov):
+    """`sgd_update`, with float32 scalars."""
     ahead = momentum if nesterov else np.float32(0)  # no branch in the loop
     for i in numba.prange(w.size):
         pull = np.sign(w[i]) if l1 else w[i]
@@ -50,12 +55,16 @@ def _update(w, g, history, rate, momentum, decay, scale, l1, nesterov):
 
 @parallel_jit
 def _add_into(total, values):
+    """`add_into`."""
     for i in numba.prange(total.size):
         total[i] += values[i]
 
 
 @parallel_jit
 def _squares(v, sums):
+    """sums (TASKS, 16) = the sums of squares of a piece of v each, lane by lane; those of a rest of less than 16 values
+    are added to the first.
+    """
     vectors = v.size // 16
     out = sums.reshape(-1)
     for task in numba.prange(TASKS):

@@ -5,11 +5,16 @@ from kernels.jit import jit
 
 @jit
 def taps(out, scale, offset, direction, divisor, kernel, size):
-    """The taps r of `kernel` whose input index (out * scale + offset + direction * r) / divisor exists.
+    """The taps r of a kernel whose input index (out * scale + offset + direction * r) / divisor exists.
 
-    The forward pass has input = out * stride - pad + r; the gradient of data reverses this,
-    input = (out + pad - r) / stride. Returns (first tap, number of taps, input index of the first);
-    the following taps are `divisor` apart, their inputs `direction`.
+    out     row (or column) of the result
+    kernel  rows of the kernel
+    size    rows of the input
+    scale, offset, direction, divisor   a forward pass has input = out * stride - pad + r; the gradient of data
+            reverses this, input = (out + pad - r) / stride
+
+    Returns (first tap, number of taps, input index of the first); the following taps are `divisor` apart, their inputs
+    `direction`.
     """
     first, count, start = 0, 0, 0
     for r in range(kernel):

@@ -1,8 +1,8 @@
 """Register tiles: the inner loops of a convolution as straight-line vector code.
 
-A tile keeps its sums in registers while it walks over its operands, which plain loops do not guarantee.
-Sizes that shape the code are literals (plain ints in the closure of the calling kernel), so that each
-tile is found again in the cache on disk. Offsets and steps count floats, and steps may be negative.
+A register tile keeps its sums in registers in all its loops, which plain loops do not guarantee. Sizes that shape the
+code are literals (plain ints in the closure of the calling kernel), so that each tile is found again in the cache on
+disk. Arrays are flat float32; offsets and steps count floats, and steps may be negative.
 """
 
 from llvmlite import ir
@@ -18,31 +18,41 @@ _I64 = ir.IntType(64)
 
 
 def _const(value):
+    """An int as an LLVM value."""
     return ir.Constant(_I64, value)
 
 
 def _load(builder, pointer):
+    """The vector of 16 floats at a pointer, which may lie anywhere."""
     vector = builder.load(builder.bitcast(pointer, _V16.as_pointer()))
     vector.align = 4
     return vector
 
 
 def _store(builder, vector, pointer):
+    """Write a vector of 16 floats to a pointer, which may lie anywhere."""
     builder.store(vector, builder.bitcast(pointer, _V16.as_pointer())).align = 4
 
 
 def _broadcast(builder, pointer):
+    """A vector with the float at a pointer in every lane."""
     return broadcast(builder, builder.load(pointer))
 
 
 def _at(builder, pointer, *offsets):
+    """The pointer, moved by the sum of offsets: ints or LLVM values, in floats."""
     for offset in offsets:
         pointer = builder.gep(pointer, [offset if isinstance(offset, ir.Value) else _const(offset)])
     return pointer
 
 
 def _loop(builder, count, carried, body):
-    """for i in range(count): carried = body(i, carried), all in registers. `count` is at least 1."""
+    """for i in range(count): carried = body(i, carried), all in registers. Returns the last `carried`.
+
+    count    an LLVM integer, at least 1
+    carried  a list of LLVM values before the first round
+    body     Python that emits a round: (LLVM index, list of values) -> list of values
+    """
     before = builder.block
     loop, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
     builder.branch(loop)
@@ -64,7 +74,11 @@ def _loop(builder, count, carried, body):
 
 
 def _walk(builder, steps, carried, body):
-    """Nested loops over `steps`, a list of (count, {name: step}); body gets the offsets by name."""
+    """Nested loops: returns the last `carried`, a list of LLVM values.
+
+    steps  a list of (count, {operand: step}), the outermost loop first, as LLVM values
+    body   Python that emits a round of the innermost loop: ({operand: offset}, carried) -> carried
+    """
     names = list(steps[0][1])
 
     def nest(depth, offsets, carried):
@@ -87,6 +101,7 @@ def _ranges(count, held):
 
 
 def _literals(*kinds):
+    """The ints of Numba's literal types; None if one of the types is no literal."""
     return [k.literal_value for k in kinds] if all(isinstance(k, types.IntegerLiteral) for k in kinds) else None
 
 
@@ -95,8 +110,14 @@ def product_tile(ctx, pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
                  w, w0, w_block, w_row, w_col, y, y0, c_blocks, rows, cols, accumulate):  # fmt: skip
     """y[pixel, 16] (+)= sum over c_blocks, rows, cols, lanes of x[pixel, lane] * w[lane, 16].
 
-    As many pixels at a time as the registers hold. `pitch` separates x's pixels, y's lie 16 apart.
-    `pixels`, `pitch` and `lanes` (channels in a block) are literals. `accumulate` starts from y instead of from zero.
+    pixels, lanes          literals: pixels of the tile (as many at a time as registers hold), channels in a block of x
+    pitch                  a literal: from a pixel to the next in x; in y that is 16
+    x, x0                  the input, and the offset of the first pixel's first tap in its first block
+    x_block, x_row, x_col  steps from a block to the next, and from a tap to the next of a column or row of the kernel
+    w, w0, w_block, w_row, w_col   the same of the weights, of which a tap of a block has (lanes, 16)
+    y, y0                  the result, and the offset of the first pixel
+    c_blocks, rows, cols   blocks of x, and rows and columns of taps, each at least 1
+    accumulate             a boolean: begin the sums with y instead of zero
     """
     sizes = _literals(pixels, lanes, pitch)
     if sizes is None:
@@ -147,7 +168,15 @@ def product_tile(ctx, pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
 
 @intrinsic(prefer_literal=True)
 def outer_tile(ctx, lanes, pitch, x, x0, x_col, dy, dy0, dy_col, dw, dw0, cols, pixels):
-    """dw[lane, 16] += sum over cols, pixels of x[pixel, lane] * dy[pixel, 16]. lanes, pitch: literals."""
+    """dw[lane, 16] += sum over cols, pixels of x[pixel, lane] * dy[pixel, 16].
+
+    lanes            a literal: channels in a block of x (as many at a time as registers hold)
+    pitch            a literal: from a pixel to the next of a column in x; in dy that is 16
+    x, x0, x_col     the input, the offset of the first pixel, and the step from a column to the next
+    dy, dy0, dy_col  the same of the gradient of the result
+    dw, dw0          the gradient of weights, and the offset of the (lanes, 16) that are added to
+    cols, pixels     columns, and pixels of each, at least 1
+    """
     sizes = _literals(lanes, pitch)
     if sizes is None:
         return None

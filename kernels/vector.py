@@ -2,7 +2,7 @@
 
 `load` and `store` take a flat array and an offset in elements; + - * work lane by lane. float32 vectors
 come from float32 arrays; `widen` turns one into float64 for long sums. This file and `tiles` are the only
-ones that know LLVM.
+ones that emit LLVM code.
 """
 
 import operator

@@ -27,7 +27,12 @@ from kernels.winograd_tiles import (
 
 
 def winograd_convolve(x, w, y, flip=False, accumulate=False, epilogue=NO_EPILOGUE):
-    """y (+)= the 3x3 convolution of x, padded by 1, with w; with w rotated by 180 degrees if `flip`."""
+    """y (+)= the 3x3 convolution of x, padded by 1, with w, all arrays as `layout` stores them.
+
+    flip        rotate w by 180 degrees: for the gradient of data
+    accumulate  add to y
+    epilogue    an `Epilogue`, applied to y
+    """
     tiling = convolution_tiling(w.shape, y.shape)
     need = winograd_convolution(w.shape, y.shape, numba.get_num_threads())
     u, v, m = (scratch(purpose, shape) for purpose, shape in need.items())
@@ -37,7 +42,7 @@ def winograd_convolve(x, w, y, flip=False, accumulate=False, epilogue=NO_EPILOGU
 
 
 def winograd_backward_weights(x, dy, dw):
-    """dw += the gradient of the weights of a 3x3 convolution, padded by 1, of x."""
+    """dw += the gradient of the weights of a 3x3 convolution of x, padded by 1, all arrays as `layout` stores them."""
     tiling = weight_gradient_tiling(dw.shape, dy.shape)
     need = winograd_weight_gradient(dw.shape, dy.shape)
     du, v, m = (scratch(purpose, shape).reshape(-1) for purpose, shape in need.items())
@@ -46,12 +51,15 @@ def winograd_backward_weights(x, dy, dw):
 
 @parallel_jit
 def _in_cache(x, u, y, v, m, tiling, accumulate, epilogue):
-    """A convolution, every task a piece from the input to the result.
+    """A convolution; a task computes a piece, from the input to the result.
 
-    x, y      the input (c_blocks, height, width, images, 16) and the result (k_blocks, ...), flat
-    u         transformed weights (36, k_blocks, c_blocks, 16, 16), flat
-    v, m      working memory of each thread for a task's points (threads, 36 planes): of the input, of the result
-    tiling    a `Tiling`; its tiles_at_once is PIXELS
+    x, y        the input (c_blocks, height, width, images, 16) and the result (k_blocks, ...), flat
+    u           transformed weights (36, k_blocks, c_blocks, 16, 16), flat
+    v, m        working memory for the points of a task's tiles: of the input (threads, 36 x_plane), of the result
+                (threads, 36 y_plane)
+    tiling      a `Tiling`, whose tiles_at_once is PIXELS
+    accumulate  add to y
+    epilogue    an `Epilogue`
     """
     at_once = tiling.tiles_at_once
     for task in numba.prange(tiling.pieces):
@@ -70,8 +78,9 @@ def _in_cache(x, u, y, v, m, tiling, accumulate, epilogue):
 
 @parallel_jit
 def _in_phases(x, u, y, v, m, tiling, accumulate, epilogue):
-    """The same, every task a piece of one block, or one block of one point, of one phase at a time. v and m (1, 36
-    planes) hold the points of all tiles.
+    """The same in three phases, one after another: a task transforms a piece of a block of the input, multiplies a
+    block of outputs at one point, or transforms a piece of a block of the result. v (1, 36 x_plane) and m
+    (1, 36 y_plane) hold the points of all tiles.
     """
     vs, ms = v[0], m[0]
     at_once = tiling.tiles_at_once
@@ -92,10 +101,11 @@ def _in_phases(x, u, y, v, m, tiling, accumulate, epilogue):
 def _in_rounds(x, dy, dw, v, m, du, tiling):
     """dw += the gradient of weights, in rounds of `tiles_at_once` tiles: all tasks transform, then all multiply.
 
-    x, dy     the input (c_blocks, height, width, images, 16) and the gradient of the result (k_blocks, ...), flat
-    dw        the gradient of weights (k_blocks, c_blocks, 3, 3, 16, 16), flat
-    v, m      working memory for the points of a round (36 planes): of x, of dy
-    du        working memory for the points of dw (36, k_blocks, c_blocks, 16, 16), flat
+    x, dy   the input (c_blocks, height, width, images, 16) and the gradient of the result (k_blocks, ...), flat
+    dw      the gradient of weights (k_blocks, c_blocks, 3, 3, 16, 16), flat
+    v, m    working memory for the points of a round's tiles: of x (36 x_plane), of dy (36 y_plane)
+    du      working memory for the points of dw (36, k_blocks, c_blocks, 16, 16), flat
+    tiling  a `Tiling`
     """
     du[:] = 0
     c_blocks, k_blocks, at_once = tiling.c_blocks, tiling.k_blocks, tiling.tiles_at_once
@@ -123,7 +133,7 @@ def _in_rounds(x, dy, dw, v, m, du, tiling):
 
 @jit
 def _multiply(v, m, u, point, k, tiling):
-    """One block of outputs of one point: m[k, tile] = sum over c of v[c, tile] u[k, c]."""
+    """m[point, k, tile] = sum over c of v[point, c, tile] u[point, k, c], for all tiles in v. Arrays are flat."""
     c_blocks, at_once = tiling.c_blocks, tiling.tiles_at_once
     for tile in range(0, at_once, PIXELS):
         product_tile(

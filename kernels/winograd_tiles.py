@@ -1,7 +1,15 @@
 """Winograd's tiles of a map: from activations and weights as stored to their 36 points, and back.
 
-In the numbering of tiles the image changes fastest, then the column, then the row. A point of a block is a vector for
-each tile; `plane` floats separate the points.
+In the numbering of tiles the image changes fastest, then the column, then the row. Arrays are flat float32, offsets
+count floats. Arguments of the same name mean the same in all functions:
+
+    x, y, dy     activations (blocks, height, width, images, 16); c and k number their blocks
+    tiling       a `Tiling` of the convolution
+    first, last  the tiles are first .. last - 1
+    v, m, at     points (36, block, tile, 16) of the input, of the result or its gradient; point 0 of the first tile is
+                 at offset `at`, the next tile 16 floats from it, the next point a plane (x_plane or y_plane) from it
+    u, du        points (36, k_blocks, c_blocks, 16, 16) of weights, of their gradient
+    w, dw        weights (k_blocks, c_blocks, 3, 3, 16, 16), and their gradient
 """
 
 import numba
@@ -16,7 +24,7 @@ from kernels.winograd_transforms import gradient_points, input_points, kernel_po
 
 @jit
 def transform_input(x, c, tiling, first, last, v, at):
-    """v[point, tile] = Bt d B for the 6x6 pixels d of block c, which begin one pixel above and left of the tile."""
+    """v[point, c, tile] = Bt d B for the 6x6 pixels d of x, which begin one pixel above and left of the tile."""
     h, w, images, plane = tiling.height, tiling.width, tiling.images, tiling.x_plane
     half = np.empty(POINTS * 16, np.float32)
     for tile in range(first, last):
@@ -41,7 +49,7 @@ def transform_input(x, c, tiling, first, last, v, at):
 
 @jit
 def transform_gradient(dy, k, tiling, first, last, m, at):
-    """m[point, tile] = A dy At for the 4x4 tiles of block k."""
+    """m[point, k, tile] = A d At for the 4x4 pixels d of dy."""
     h, w, images, plane = tiling.height, tiling.width, tiling.images, tiling.y_plane
     half = np.empty(POINTS * 16, np.float32)
     for tile in range(first, last):
@@ -65,7 +73,7 @@ def transform_gradient(dy, k, tiling, first, last, m, at):
 
 @jit
 def transform_output(m, at, tiling, y, k, first, last, accumulate):
-    """y[tile] (+)= At m A, where it lies inside the map."""
+    """The 4x4 pixels of y (+)= At m A, those inside the map. `accumulate`: add to y."""
     h, w, images, plane = tiling.height, tiling.width, tiling.images, tiling.y_plane
     half = np.empty(24 * 16, np.float32)
     for tile in range(first, last):
@@ -95,7 +103,7 @@ def transform_output(m, at, tiling, y, k, first, last, accumulate):
 
 @inlined_jit
 def apply_epilogue_to_tiles(epilogue, y, k, tiling, first, last, piece):
-    """The epilogue of the tiles `first` .. `last` - 1 of a block of outputs."""
+    """`apply_epilogue` for the pixels of these tiles of block k; `piece` as there."""
     h, w, images = tiling.height, tiling.width, tiling.images
     tile = first
     while tile < last:
@@ -109,7 +117,7 @@ def apply_epilogue_to_tiles(epilogue, y, k, tiling, first, last, piece):
 
 @parallel_jit
 def transform_weights(w, u, k_blocks, c_blocks, flip):
-    """u[point, k, c] = G g Gt for the kernels g of w (k, c, 3, 3, 16, 16); flipped: of g turned by 180 degrees."""
+    """u[point, k, c] = G g Gt for the 3x3 kernels g of w. `flip`: for g rotated by 180 degrees."""
     for pair in numba.prange(k_blocks * c_blocks):
         half = np.empty(18 * 16, np.float32)
         first, step = (pair * 9 + 8) * 256 if flip else pair * 9 * 256, -256 if flip else 256
@@ -127,7 +135,7 @@ def transform_weights(w, u, k_blocks, c_blocks, flip):
 
 @parallel_jit
 def transform_weights_back(du, dw, k_blocks, c_blocks):
-    """dw[k, c] += Gt du G."""
+    """The 3x3 kernels of dw[k, c] += Gt du[:, k, c] G."""
     plane = k_blocks * c_blocks * 256
     for pair in numba.prange(k_blocks * c_blocks):
         half = np.empty(18 * 16, np.float32)
@@ -145,19 +153,21 @@ def transform_weights_back(du, dw, k_blocks, c_blocks):
 
 @jit
 def _load_six(array, at, step):
+    """Six vectors from offset `at` on, `step` apart."""
     return (load(array, at), load(array, at + step), load(array, at + 2 * step),
             load(array, at + 3 * step), load(array, at + 4 * step), load(array, at + 5 * step))  # fmt: skip
 
 
 @jit
 def _store_all(array, at, step, values):
+    """Write a tuple of vectors from offset `at` on, `step` apart."""
     for i in range(len(values)):
         store(array, at + i * step, values[i])
 
 
 @jit
 def _position(tile, w, images):
-    """(image, row, column) where a tile of a map of width `w` begins."""
+    """(image, row, column) of the first pixel of a tile of maps of width `w`."""
     column, n = tile // images, tile % images
     across = (w + 3) // 4
     return n, column // across * 4, column % across * 4

@@ -46,11 +46,13 @@ B_T = np.array([
 
 @jit
 def _times(number, vector):
+    """number * vector, in float32."""
     return splat(np.float32(number)) * vector
 
 
 @jit
 def _plus(number, vector, rest):
+    """number * vector + rest, in float32, rounded once."""
     return fused(splat(np.float32(number)), vector, rest)
 
 
