@@ -185,6 +185,12 @@ def test_json_and_picture(tmp_path):
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_buckets_may_be_given_in_millions_of_bytes():
+    words = ["plan", "--nodes", 4, "--json"]
+    found, errors = call(*words, "--bucket-mb", "16.777216")
+    assert (found, errors) == (call(*words, "--bucket-mib", 16)[0], "plan: --bucket-mb is now called --bucket-mib\n")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
