@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,6 +135,24 @@ def test_help_fits_into_80_columns(words, monkeypatch):
 def test_what_bench_measures():
     _, errors = call("bench", "x", status=2)
     assert re.findall(r"\w+", errors.rpartition("choose from")[2]) == MEASURED
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["train", "--bucket-mb", "5"], 5.0),
+        (["train", "--bucket-mb", "5", "--bucket-mib", "2", "--bucket-mb", "8"], 8.0),
+        (["plan", "--bucket-mb", "33.554432"], 32.0),  # of 1e6 bytes
+        (["bench", "allreduce", "--bucket-mb", "1,4", "--bucket-mb", "all"], ["1,4", "all"]),
+    ],
+)
+def test_the_old_name_of_a_flag_works_and_says_once_the_new_one(words, found, capsys):
+    name, *rest = words
+    args = import_module(f"bin.commands.{name}").parser().parse_args(rest)
+    assert args.bucket_mib == found
+    assert "renamed" not in args
+    prog = " ".join(words[: 1 + (name == "bench")])
+    assert capsys.readouterr() == ("", f"{prog}: --bucket-mb is now called --bucket-mib\n")
 
 
 @pytest.mark.parametrize(("flag", "value", "most"), [("workers", 2**31, 2**31 - 1), ("seed", 2**63, 2**63 - 1)])

@@ -1,4 +1,6 @@
-"""Imports run one way, kernels <- nptrain <- bin -> mpi, within nptrain as docs/design.md says. Files stay small."""
+"""Imports run one way, kernels <- nptrain <- bin -> mpi, within nptrain as docs/design.md says. Files, functions and
+signatures stay small.
+"""
 
 import ast
 from pathlib import Path
@@ -30,6 +32,19 @@ INSIDE = {
     "train": {"data", "evaluate", "network", "recipes", "run", "step", "world", "errors"},
     "plan": {"network", "recipes", "reduction", "report", "errors"},
     "bench": {"data", "network", "recipes", "reduction", "report", "step", "world", "errors"},
+}
+LONG = {  # functions of more than 40 lines, and why
+    "kernels/conv_backward_weights.py _outer_for": "a kernel that is compiled for each kind of convolution",
+    "kernels/conv_backward_weights.py _outer": "the loops of that kernel, which compile as one",
+    "kernels/tiles.py product_tile": "the innermost loops, which compile as one",
+    "nptrain/data/convert.py convert": "one thing after another, in a single stack of open files",
+    "nptrain/recipes/recipe.py _check": "a line or two for each field",
+    "bin/common/predict.py predict": "one prediction after another, and the table of all",
+    "bin/commands/plan.py show": "the text of all predictions, from top to bottom",
+}
+WIDE = {  # functions of more than ten arguments, outside of kernels, and why
+    "nptrain/data/convert.py convert": "the flags of bin/make_lmdb",
+    "nptrain/data/loader.py __init__": "all that decides what a batch is, by name only",
 }
 KERNELS = {"network", "bench", "plan"}  # the only ones that import kernels (plan: their sizes); others are handed them
 
@@ -85,3 +100,31 @@ def test_files_are_small(room):
     for path in sources(room):
         if path.name != "caffe_pb2.py":
             assert len(path.read_text().splitlines()) <= 300, path
+
+
+def functions(room):
+    """(its place and name, its ast node) of every function."""
+    for path in sources(room):
+        if path.name != "caffe_pb2.py":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    yield f"{path.relative_to(PROJECT)} {node.name}", node
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_functions_are_short(room):
+    """Without their docstrings."""
+    for place, node in functions(room):
+        first = node.body[0]
+        length = node.end_lineno - node.lineno + 1
+        if ast.get_docstring(node) is not None:
+            length -= first.end_lineno - first.lineno + 1
+        assert length <= 40 or place in LONG, f"{place} has {length} lines"
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS - {"kernels"}))
+def test_signatures_are_narrow(room):
+    for place, node in functions(room):
+        a = node.args
+        count = sum(map(len, (a.posonlyargs, a.args, a.kwonlyargs))) + sum(map(bool, (a.vararg, a.kwarg)))
+        assert count <= 10 or place in WIDE, f"{place} has {count} arguments"

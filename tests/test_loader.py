@@ -53,6 +53,15 @@ def test_threads_and_prefetch_change_nothing(dataset):
     assert batches(dataset, shuffle=False) != expected
 
 
+def test_each_phase_has_batches_of_its_own(dataset):
+    found = [batches(dataset, phase=phase) for phase in (0, 1, 2)]
+    assert found[0] == batches(dataset)
+    assert len({batch for each in found for batch in map(str, each)}) == sum(map(len, found))
+    unshuffled = [batches(dataset, phase=phase, shuffle=False) for phase in (0, 1)]
+    assert [labels for _, labels in unshuffled[0]] == [labels for _, labels in unshuffled[1]]
+    assert unshuffled[0] != unshuffled[1]  # augmented in another way
+
+
 def test_resuming_and_sharing_out_change_nothing(dataset):
     expected = batches(dataset)
     assert batches(dataset, start=2) == expected[2 * 6 :]

@@ -4,13 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commands import MPIRUN, PROJECT, launcher
 
 from mpi.world import shortfall
 from nptrain.step import worker_range
-from nptrain.world import Solo
 
 pytestmark = pytest.mark.ranks
 
@@ -159,13 +157,3 @@ def test_a_shortfall_of_thread_level_names_the_library(found, expected, said):
     assert bool(line) == said
     if said:
         assert line.startswith(f"An MPI 1.0: found thread level {found}, expected {expected}: ")
-
-
-def test_solo_has_the_interface_of_the_world():
-    from mpi.world import World
-
-    public = {name for name in dir(World) if not name.startswith("_")}
-    assert public <= set(dir(Solo))
-    values = np.arange(3.0)
-    Solo().allreduce(values)
-    assert values.tolist() == [0, 1, 2]

@@ -224,9 +224,10 @@ def test_json_and_picture(tmp_path):
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_flag_that_was_renamed():
-    out, errors = call("plan", "--bucket-mb", 16 * 2**20 / 1e6, "--nodes", 448)
-    assert (out, errors) == (call("plan", "--nodes", 448)[0], "plan: --bucket-mb is now called --bucket-mib\n")
+def test_buckets_may_be_given_in_millions_of_bytes():
+    words = ["plan", "--nodes", 4, "--json"]
+    found, errors = call(*words, "--bucket-mb", "16.777216")
+    assert (found, errors) == (call(*words, "--bucket-mib", 16)[0], "plan: --bucket-mb is now called --bucket-mib\n")
 
 
 @pytest.mark.parametrize(

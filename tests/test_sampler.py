@@ -65,6 +65,27 @@ def test_streams_differ_and_repeat():
     assert len({stream(seed, SHUFFLE).random() for seed in seeds}) == 4, "any integer is a seed"
 
 
+def test_a_phase_has_streams_and_orders_of_its_own():
+    draws = {(purpose, phase): stream(3, purpose, 4, phase=phase).random(4).tobytes()
+             for purpose in (SHUFFLE, AUGMENT) for phase in range(5)}  # fmt: skip
+    assert len({*draws.values()}) == 10
+    assert len({generator(3, 1, 2, 0, 5, phase=phase).random() for phase in range(5)}) == 5
+    orders = [record_indices(3, 0, 0, phase=phase, workers=1, batch_size=30, records=30) for phase in range(3)]
+    assert len({order.tobytes() for order in orders}) == 3
+    assert all(sorted(order) == list(range(30)) for order in orders)
+
+
+def test_the_first_phase_has_the_streams_that_do_not_count_phases():
+    """So that runs of before go on as they began."""
+    for purpose, counter in ((SHUFFLE, [0, 4, 0, 0]), (AUGMENT, [0, 1, (2 << 32) + 7, 5])):
+        plain = np.random.Generator(np.random.Philox(key=[3, purpose], counter=counter)).random(8)
+        assert (stream(3, purpose, *counter[1:]).random(8) == plain).all()
+        assert (stream(3, purpose, *counter[1:], phase=0).random(8) == plain).all()
+    assert (generator(3, 1, 7, 2, 5).random(8) == plain).all()
+    plain = np.random.Generator(np.random.Philox(key=[3, SHUFFLE], counter=[0, 2, 0, 0])).permutation(30)
+    assert (permutation(3, 2, 30) == plain).all()
+
+
 def test_a_stream_never_runs_into_the_next():
     """The counter's lowest word counts draws; neighbouring streams differ in higher words."""
     long = generator(0, 0, 0, 0, 0).random(100_000)

@@ -19,6 +19,7 @@ from nptrain.caffe.model import read_caffemodel, write_caffemodel
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
+from nptrain.data.loader import TrainLoader
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.schedule import Progress, advance
 from nptrain.run.log import Log
@@ -136,6 +137,17 @@ def test_resume_refuses_another_recipe(data, whole):
     assert "contains a run already" in errors
 
 
+def test_a_run_of_before_is_resumed(data, tmp_path, whole):
+    """Its run.json calls blob_overrides "blobs", and has no records."""
+    folder = shutil.copytree(whole[0], tmp_path / "run", ignore=shutil.ignore_patterns("phase2_*"))
+    description = json.loads((folder / "run.json").read_text())
+    description["recipe"]["blobs"] = description["recipe"].pop("blob_overrides")
+    del description["recipe"]["records"]
+    (folder / "run.json").write_text(json.dumps(description))
+    call("train", *arguments(data, folder, *SHORT), "--resume")
+    assert metrics(folder) == metrics(whole[0])
+
+
 def test_people_see_the_smoothed_loss_as_often_as_display_says(tmp_path):
     phase = replace(get_recipe("digits").phases[0], display=3, average_loss=2)
     losses, progress, said = [8.0, 6.0, 2.0, 4.0, 1.0, 3.0, 7.0, 9.0], Progress(), io.StringIO()
@@ -172,9 +184,13 @@ def test_evaluation_counts_every_record_once(data, whole):
         assert (result["top1"], result["top5"]) == (expected["top1"], 1)
 
 
-def test_weights_alone_start_a_run(data, tmp_path, whole):
-    weights = whole[0] / "checkpoints" / "phase1_iter_8.caffemodel"
+def test_weights_alone_start_a_run(data, tmp_path, whole, monkeypatch):
+    """Whose random streams are those of the phase's place in the recipe."""
+    weights, places = whole[0] / "checkpoints" / "phase1_iter_8.caffemodel", []
+    monkeypatch.setattr("nptrain.train.TrainLoader", lambda *data, **of: places.append(of["phase"]) or
+                        TrainLoader(*data, **of))  # fmt: skip
     call("train", *arguments(data, tmp_path / "run", *SHORT, "--phase", "2", "--weights", weights))
+    assert places == [1]
     losses, expected = ([e for e in metrics(f) if e["phase"] == "2"] for f in (tmp_path / "run", whole[0]))
     assert losses == expected
 
@@ -246,6 +262,12 @@ def test_flags_and_files_are_checked(data, tmp_path, whole):
         assert errors.count("\n") == 1, errors
     _, errors = call("train", "--no-such-flag", status=2)
     assert "unrecognized arguments: --no-such-flag" in errors
+
+
+def test_without_a_recipe_nothing_begins(data, tmp_path):
+    output, errors = call("train", "--train-data", data / "train", status=2, cwd=tmp_path)
+    assert errors.startswith("train: --recipe: found none, expected photos (for your own images) or another one of ")
+    assert (output, errors.count("\n"), list(tmp_path.iterdir())) == ("", 1, [])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):

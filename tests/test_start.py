@@ -1,0 +1,130 @@
+"""What a run starts from: nothing, weights, a snapshot, the phase before, or its own newest checkpoint."""
+
+import json
+from argparse import Namespace
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from bin.common.start import load_start
+from kernels import naive
+from nptrain.caffe.model import write_caffemodel
+from nptrain.errors import InputError
+from nptrain.network.arena import Arena
+from nptrain.network.layers import layers
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.schedule import Progress
+from nptrain.run import checkpoint
+from nptrain.run.run_folder import RunFolder
+
+RECIPE = get_recipe("digits")
+BEGUN = {"kernels": "fast", "dtype": "float32", "reproducible": False, "compress": "none", "seed": 3}
+
+
+def flags(**changed):
+    return Namespace(**{**BEGUN, "resume": False, "weights": None, "snapshot": None, **changed})
+
+
+def arena_of(value=0.0):
+    """The first layers of the network, filled with a value."""
+    arena = Arena(islice(layers(18, 5), 3), naive)
+    arena.weights[:], arena.history[:] = value, value / 2
+    return arena
+
+
+def numbers(arena):
+    """What all weights are, and all momenta."""
+    return {*np.unique(arena.weights)}, {*np.unique(arena.history)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+def begin(folder, iterations=0, **changed):
+    """What a run leaves that was killed after so many iterations of phase 1."""
+    folder.describe(RECIPE, [], vars(flags(**changed)), "none")
+    lines = [{"phase": "1", "iteration": i, "loss": 1.0} for i in range(iterations)]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"phase": "1", "iter')
+
+
+def test_a_new_run_starts_from_nothing(folder):
+    arena = arena_of(7)
+    assert load_start(flags(), RECIPE, ["1"], folder, arena) == (None, [])
+    assert numbers(arena) == ({7}, {3.5})
+    begin(folder)
+    with pytest.raises(InputError, match="holds a run already"):
+        load_start(flags(), RECIPE, ["1"], folder, arena)
+
+
+def test_weights_may_have_more_layers_but_not_less(folder, tmp_path):
+    arena, (path, less) = arena_of(), (tmp_path / "w.caffemodel", tmp_path / "less.caffemodel")
+    exported = arena_of(5).export()
+    write_caffemodel(path, "x", [*exported, ("other", "x", [np.zeros(3, np.float32)])])
+    assert load_start(flags(weights=path), RECIPE, ["1"], folder, arena) == (
+        None,
+        [f"phase 1: starts from the weights in {path}",
+         f"{path}: skipping layer other, which this network does not have"],
+    )  # fmt: skip
+    assert numbers(arena) == ({5}, {0})
+    write_caffemodel(less, "x", exported[:1])
+    with pytest.raises(InputError, match="no layer bn_conv1"):
+        load_start(flags(weights=less), RECIPE, ["1"], folder, arena)
+
+
+def test_a_snapshot_goes_on_in_the_first_phase(folder, tmp_path):
+    saved = checkpoint.save(tmp_path / "other", "x", 674, arena_of(5), Progress(current_step=2))
+    arena = arena_of()
+    found, lines = load_start(flags(snapshot=saved.state), RECIPE, ["1"], folder, arena)
+    assert (found.phase, found.iteration, found.progress.current_step) == ("1", 674, 2)
+    assert lines == [f"{saved.state}: iteration 674, weights from {saved.model}"]
+    assert numbers(arena) == ({5}, {2.5})
+    late = checkpoint.save(tmp_path / "other", "x", 675, arena, Progress())
+    with pytest.raises(InputError, match=r"at iteration 675, expected less than max_iter \(675\) of phase 1"):
+        load_start(flags(snapshot=late.state), RECIPE, ["1"], folder, arena)
+
+
+def test_a_later_phase_starts_from_the_one_before(folder):
+    arena = arena_of()
+    with pytest.raises(InputError, match="no checkpoint of phase 1 at iteration 640"):
+        load_start(flags(), RECIPE, ["2"], folder, arena)
+    checkpoint.save(folder.checkpoints, "1", 640, arena_of(5), Progress())
+    line = "phase 2: starts from the weights of phase 1 at iteration 640"
+    assert load_start(flags(), RECIPE, ["2"], folder, arena) == (None, [line])
+    assert numbers(arena) == ({5}, {0})  # weights, not momentum
+
+
+def test_a_run_resumes_from_its_newest_checkpoint(folder):
+    begin(folder, iterations=4)
+    for iteration in (2, 3):
+        checkpoint.save(folder.checkpoints, "1", iteration, arena_of(iteration), Progress((1.0,) * iteration))
+    arena = arena_of()
+    found, lines = load_start(flags(resume=True, reproducible=True), RECIPE, ["1"], folder, arena)
+    assert (found.phase, found.iteration, found.progress.losses) == ("1", 3, (1.0, 1.0, 1.0))
+    assert lines == ["--reproducible: True from here on; the run had False"]
+    assert numbers(arena) == ({3}, {1.5})
+    assert len(folder.metrics.read_text().splitlines()) == 3  # what came after it is forgotten
+
+
+def test_without_a_checkpoint_it_begins_anew_with_what_it_began_with(folder, tmp_path):
+    path = tmp_path / "w.caffemodel"
+    write_caffemodel(path, "x", arena_of(5).export())
+    begin(folder, iterations=4, weights=str(path))
+    args, arena = flags(resume=True), arena_of()
+    found, lines = load_start(args, RECIPE, ["1"], folder, arena)
+    assert (found, lines) == (None, [f"phase 1: starts from the weights in {path}"])
+    assert args.weights == str(path)  # which run.json will say again
+    assert numbers(arena) == ({5}, {0})
+    assert folder.metrics.read_text() == ""
+
+
+def test_a_run_that_cannot_be_resumed_stays_as_it_is(folder):
+    with pytest.raises(InputError, match=r"run\.json does not exist"):
+        load_start(flags(resume=True), RECIPE, ["1"], folder, arena_of())
+    begin(folder, iterations=4)
+    before = folder.metrics.read_text(), folder.description.read_text()
+    with pytest.raises(InputError, match=r"--seed: found 4, but the run in .* began with 3"):
+        load_start(flags(resume=True, seed=4), RECIPE, ["1"], folder, arena_of())
+    assert (folder.metrics.read_text(), folder.description.read_text()) == before
