@@ -11,7 +11,7 @@ import numpy as np
 from kernels.check import expect, expect_stored
 from kernels.division import PIECES
 from kernels.epilogue import mean_and_variance, norm_factors, normalised, reduce_pieces
-from kernels.jit import parallel_jit
+from kernels.jit import inlined_jit, parallel_jit
 from kernels.ranges import nth_range
 from kernels.vector import fused, load, splat, store, where_above, where_below, widen, zero64
 
@@ -149,9 +149,19 @@ def _normalise(x, factors, residual, add, floor, y):
             store(y, at, where_below(value, lowest, lowest, value))
 
 
+@inlined_jit
+def _before_relu(dy, y, at, relu):
+    """The gradient d before the ReLU, of 16 channels at offset `at`: dy, or with `relu` dy where y > 0, else 0."""
+    d = load(dy, at)
+    if relu:
+        zero = splat(np.float32(0))
+        d = where_above(load(y, at), zero, d, zero)
+    return d
+
+
 @parallel_jit
 def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
-    """sums[block, piece] = (sum d, sum d (x - mean)), where d = dy, or with `relu` dy where y > 0, else 0.
+    """sums[block, piece] = (sum d, sum d (x - mean)) with d = `_before_relu`.
 
     dy, x, y  activations, flat; y is only read with `relu`
     mean      float32 (channels,)
@@ -159,7 +169,6 @@ def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
     sums      float64 (blocks, PIECES, 2, 16)
     """
     out = sums.reshape(-1)
-    zero = splat(np.float32(0))
     for task in numba.prange(sums.shape[0] * PIECES):
         block, piece = task // PIECES, task % PIECES
         centre = load(mean, block * 16)
@@ -167,9 +176,7 @@ def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
         first, last = nth_range(piece, PIECES, pixels)
         for p in range(first, last):
             at = (block * pixels + p) * 16
-            d = load(dy, at)
-            if relu:
-                d = where_above(load(y, at), zero, d, zero)
+            d = _before_relu(dy, y, at, relu)
             total = total + widen(d)
             sum_d_centred = sum_d_centred + widen(d) * widen(load(x, at) - centre)
         store(out, task * 32, total)
@@ -178,7 +185,7 @@ def _gradient_sums(dy, x, y, mean, relu, pixels, sums):
 
 @parallel_jit
 def _gradient(dy, x, y, factors, relu, pixels, dx, dresidual, keep):
-    """dx = scale * d + (mean - x) * slope + level, with d as in `_gradient_sums`; dresidual = d if `keep`.
+    """dx = scale * d + (mean - x) * slope + level, with d = `_before_relu`; dresidual = d if `keep`.
 
     dy, x, y, dx, dresidual  activations, flat
     factors  float32 (4, channels): mean, scale, slope and level
@@ -186,7 +193,6 @@ def _gradient(dy, x, y, factors, relu, pixels, dx, dresidual, keep):
     """
     channels = factors.shape[1]
     means, scales, slopes, levels = factors[0], factors[1], factors[2], factors[3]
-    zero = splat(np.float32(0))
     for task in numba.prange(channels // 16 * PIECES):
         block, piece = task // PIECES, task % PIECES
         mean, scale = load(means, block * 16), load(scales, block * 16)
@@ -194,9 +200,7 @@ def _gradient(dy, x, y, factors, relu, pixels, dx, dresidual, keep):
         first, last = nth_range(piece, PIECES, pixels)
         for p in range(first, last):
             at = (block * pixels + p) * 16
-            d = load(dy, at)
-            if relu:
-                d = where_above(load(y, at), zero, d, zero)
+            d = _before_relu(dy, y, at, relu)
             value = fused(d, scale, fused(mean - load(x, at), slope, level))
             if keep:
                 store(dresidual, at, d)

@@ -153,12 +153,12 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
     z = (x - _channels(mean)) * _channels(inverse)
     axes, count = (0, 2, 3), x.size // x.shape[1]
     if sums is None:
-        total, along = d.sum(axis=axes, dtype=np.float64), (d * z).sum(axis=axes, dtype=np.float64)
+        sum_d, sum_dz = d.sum(axis=axes, dtype=np.float64), (d * z).sum(axis=axes, dtype=np.float64)
     else:
-        total, along = sums[0], sums[1] * inverse
-    dbeta += total.astype(dbeta.dtype)
-    dgamma += along.astype(dgamma.dtype)
-    dx = _channels(gamma * inverse) * (d - _channels(total / count) - z * _channels(along / count))
+        sum_d, sum_dz = sums[0], sums[1] * inverse
+    dbeta += sum_d.astype(dbeta.dtype)
+    dgamma += sum_dz.astype(dgamma.dtype)
+    dx = _channels(gamma * inverse) * (d - _channels(sum_d / count) - z * _channels(sum_dz / count))
     if dresidual is not None:
         dresidual[...] = d
     return _into(out, dx.astype(x.dtype))
