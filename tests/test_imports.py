@@ -35,12 +35,8 @@ INSIDE = {
 }
 LONG = {  # functions of more than 40 lines, and why
     "kernels/conv_backward_weights.py _outer_for": "a kernel that is compiled for each kind of convolution",
-    "kernels/conv_backward_weights.py _outer": "the loops of that kernel, which compile as one",
+    "kernels/convolve.py _convolve_for": "a kernel that is compiled for each kind of convolution",
     "kernels/tiles.py product_tile": "the innermost loops, which compile as one",
-    "nptrain/data/convert.py convert": "one thing after another, in a single stack of open files",
-    "nptrain/recipes/recipe.py _check": "a line or two for each field",
-    "bin/common/predict.py predict": "one prediction after another, and the table of all",
-    "bin/commands/plan.py show": "the text of all predictions, from top to bottom",
 }
 WIDE = {  # functions of more than ten arguments, outside of kernels, and why
     "nptrain/data/convert.py convert": "the flags of bin/make_lmdb",

@@ -92,7 +92,7 @@ def test_classes_are_those_of_the_data(folder, name, flags, classes):
         ([*SMALL, "--epochs", "0"], "--epochs: found 0.0, expected more than 0"),
         ([*SMALL, "--epochs", "nan"], "--epochs: found nan, expected more than 0"),
         (["--recipe", "digits", "--epochs", "3"], "--epochs: expected only with --recipe photos: the other recipes "),
-        (["--recipe", "photos", "--train-data", "none"], "none: no LMDB: "),
+        (["--recipe", "photos", "--train-data", "none"], "none: not an LMDB: "),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(folder, words, line):

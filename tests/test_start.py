@@ -55,7 +55,7 @@ def test_a_new_run_starts_from_nothing(folder):
     assert load_start(flags(), RECIPE, ["1"], folder, arena) == (None, [])
     assert numbers(arena) == ({7}, {3.5})
     begin(folder)
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="contains a run already"):
         load_start(flags(), RECIPE, ["1"], folder, arena)
 
 
@@ -66,7 +66,7 @@ def test_weights_may_have_more_layers_but_not_less(folder, tmp_path):
     assert load_start(flags(weights=path), RECIPE, ["1"], folder, arena) == (
         None,
         [f"phase 1: starts from the weights in {path}",
-         f"{path}: skipping layer other, which this network does not have"],
+         f"{path}: skipped layer other, which this network does not have"],
     )  # fmt: skip
     assert numbers(arena) == ({5}, {0})
     write_caffemodel(less, "x", exported[:1])
@@ -125,6 +125,6 @@ def test_a_run_that_cannot_be_resumed_stays_as_it_is(folder):
         load_start(flags(resume=True), RECIPE, ["1"], folder, arena_of())
     begin(folder, iterations=4)
     before = folder.metrics.read_text(), folder.description.read_text()
-    with pytest.raises(InputError, match=r"--seed: found 4, but the run in .* began with 3"):
+    with pytest.raises(InputError, match=r"--seed: found 4, expected 3, as in the run in "):
         load_start(flags(resume=True, seed=4), RECIPE, ["1"], folder, arena_of())
     assert (folder.metrics.read_text(), folder.description.read_text()) == before
