@@ -38,7 +38,7 @@ demo: setup ## train on handwritten digits on 2 ranks, both phases, and evaluate
 	@echo "data: $(DEMO)/data   run: $(DEMO)/run (run.json, metrics.jsonl, checkpoints/)"
 
 test: setup lint ## the linter and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-mpi: setup ## the tests of several ranks; MPI=mpich or MPI=impi: with that MPI, in .venv-mpich or .venv-impi
 	$(BIN)/python -m pytest -m ranks

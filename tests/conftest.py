@@ -1,6 +1,9 @@
 """What all tests share: how threads wait, and the data of short runs."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 # Ranks and other programs share the cores with the tests: a thread that waits for others must not spin meanwhile,
 # and plain NumPy's matrices are so small that its threads would mostly wait. To be set before either is loaded.
@@ -10,6 +13,18 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 from ranks import Ranks
 from short_runs import make_data
+
+COMPILE = """
+from nptrain.network.compile import compile_kernels
+from nptrain.recipes.published import get_recipe
+compile_kernels(get_recipe("digits"))
+"""
+
+
+def pytest_sessionstart(session):
+    """Where several processes run the tests, one compiles the kernels before they start."""
+    if getattr(session.config.option, "numprocesses", None):
+        subprocess.run([sys.executable, "-c", COMPILE], cwd=Path(__file__).parent.parent, check=True)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,7 @@ def parser():
 
 
 def main(argv, world):
-    p = parser()
-    args = p.parse_args(argv)
+    args = parser().parse_args(argv)
     expect_at_least(args, 1, "smooth")
     picture.check(args.out)
     draw({run: read(run) for run in args.runs}, args.out, args.smooth)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import sqrt
 
+from kernels.sizes import convolved_size, pooled_size
+
 # depth: blocks in stages 2..5, and whether a block is a bottleneck (1x1, 3x3, 1x1) or a pair of 3x3
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
@@ -38,7 +40,7 @@ class Convolution:
 
     def out(self, length):
         """The height (or width) of the result for an input of that height."""
-        return (length + 2 * self.pad - self.kernel) // self.stride + 1
+        return convolved_size(length, self.kernel, self.stride, self.pad)
 
     @property
     def norm(self):
@@ -129,15 +131,10 @@ def convolutions(depth=50, downsample="3x3"):
         yield from block.branch
 
 
-def pooled(height):
-    """The height after the stem's pooling: 3x3, stride 2, rounded up."""
-    return -(-(height - 3) // 2) + 1
-
-
 def walk(crop, depth=50, downsample="3x3"):
     """(Convolution, height of its input, of its output) for images of `crop` pixels a side, in the net file's order."""
     yield STEM, crop, STEM.out(crop)
-    at = pooled(STEM.out(crop))
+    at = pooled_size(STEM.out(crop))
     for block in blocks(depth, downsample):
         if block.projection:
             yield block.projection, at, block.projection.out(at)

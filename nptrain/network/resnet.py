@@ -9,9 +9,10 @@ from math import prod
 import numpy as np
 
 from kernels.epilogue import FusedBatchNorm
+from kernels.sizes import pooled_size
 from nptrain.network.arena import Arena
 from nptrain.network.buffers import Buffers
-from nptrain.network.layers import STEM, blocks, layers, pooled
+from nptrain.network.layers import STEM, blocks, layers
 from nptrain.network.slots import (
     DZ,
     IMAGES,
@@ -192,7 +193,7 @@ class ResNet:
     def max_pool(self, x):
         """The pooling after the stem: (y, winner)."""
         n, h, w = self.ops.unpacked_size(x)
-        shape = self.ops.activation_shape(n, STEM.outputs, pooled(h), pooled(w))
+        shape = self.ops.activation_shape(n, STEM.outputs, pooled_size(h), pooled_size(w))
         return self.ops.maxpool_forward(
             x, out=self.buffers.get(POOLED, shape), winner=self.buffers.get(WINNER, shape))  # fmt: skip
 

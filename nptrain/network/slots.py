@@ -6,7 +6,8 @@ large as its largest use. `buffers.Buffers` allocates what stands here, `plan.ne
 
 from math import prod
 
-from nptrain.network.layers import STEM, blocks, convolutions, pooled, walk
+from kernels.sizes import pooled_size
+from nptrain.network.layers import STEM, blocks, convolutions, walk
 
 IMAGES, POOLED, WINNER, DZ = "images", "pool", "winner", "dz"
 
@@ -75,7 +76,7 @@ def _sizes(height, width, depth, downsample):
 
 
 def _shared_slots(height, width):
-    pool = (STEM.outputs, pooled(STEM.out(height)), pooled(STEM.out(width)))
+    pool = (STEM.outputs, pooled_size(STEM.out(height)), pooled_size(STEM.out(width)))
     return {IMAGES: (3, height, width), POOLED: pool, WINNER: pool}
 
 

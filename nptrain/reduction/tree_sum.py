@@ -46,8 +46,8 @@ class TreeSum:
 
     def __init__(self, world, gradients, workers, ranges):
         self.world, self.gradients, self.sums = world, gradients, gradients
-        self.workers, self.mine = workers, ranges[world.rank]
-        self.nodes = [cover(0, workers, its) if len(its) else [] for its in ranges]
+        self.workers, self.own_workers = workers, ranges[world.rank]
+        self.nodes = [cover(0, workers, rank_range) if len(rank_range) else [] for rank_range in ranges]
         self.partial, self._free = {}, []
 
     def begin_step(self):
@@ -63,10 +63,12 @@ class TreeSum:
         """Take in a part of a worker's gradients; workers come in order, whole but for the last."""
         self._array(worker)[part] = self.gradients[part]
         for lo, hi, middle in self._above(worker):
-            if worker != hi - 1 or lo < self.mine.start:  # the right child is not complete, or the left another rank's
+            if (
+                worker != hi - 1 or lo < self.own_workers.start
+            ):  # the right child is not complete, or the left another rank's
                 break
             self.partial[lo][part] += self.partial[middle][part]
-            if worker != self.mine[-1]:
+            if worker != self.own_workers[-1]:
                 self._free.append(self.partial.pop(middle))
 
     def round_loss(self, loss):
