@@ -14,7 +14,7 @@ from nptrain.run.checkpoint import (
 from nptrain.run.metrics import forget_after
 
 # flags that change results, apart from those of the recipe
-CHANGE_BITS = ("kernels", "dtype", "reproducible", "compress")
+CHANGE_BITS = ("kernels", "dtype", "winograd", "reproducible", "compress")
 
 
 def load_start(args, recipe, phases, folder, arena):

@@ -66,7 +66,7 @@ RECIPES = {
         ),
         Recipe(
             "cifar10-cyclic",
-            "CIFAR-10 as JPEG at 32x32, batch 128: the cycles and the collapse of 64 nodes, in 1800 iterations",
+            "CIFAR-10 as JPEG at 32x32, batch 128: the cycles and the collapse of 64 nodes, in 1809 iterations",
             _small_cycles(),
             classes=10, crop_size=32, workers=2, batch_size=64, test_resize=None, records=CIFAR10,
         ),
