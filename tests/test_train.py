@@ -266,7 +266,7 @@ def test_flags_and_files_are_checked(data, tmp_path, whole):
 
 def test_without_a_recipe_nothing_begins(data, tmp_path):
     output, errors = call("train", "--train-data", data / "train", status=2, cwd=tmp_path)
-    assert errors.startswith("train: --recipe: found none, expected photos (for your own images) or another one of ")
+    assert errors.startswith("train: --recipe: found none, expected photos (for your own images), resnet50-448nodes, ")
     assert (output, errors.count("\n"), list(tmp_path.iterdir())) == ("", 1, [])
 
 

@@ -107,8 +107,7 @@ def chosen_recipe(args, files, ranks):
     elif args.recipe or args.print_solver or args.print_net:
         recipe = get_recipe(args.recipe or DEFAULT)
     else:
-        names = ", ".join((photos.NAME, *RECIPES))
-        raise InputError(f"--recipe: found none, expected photos (for your own images) or another one of {names}; or "
+        raise InputError(f"--recipe: found none, expected photos (for your own images), {', '.join(RECIPES)}, or "
                          "--solver FILE")  # fmt: skip
     assignments = [f"{field}={value}" for field, value in flags.items() if value is not None]
     return override(recipe, [*assignments, *args.assignments])
