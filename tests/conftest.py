@@ -50,8 +50,14 @@ def on_ranks():
         each.close()
 
 
+LONGEST = ("test_compile", "test_ranks", "test_train", "test_kernels")  # files
+
+
 def pytest_collection_modifyitems(items):
-    """What runs on ranks has the mark, which make test-mpi looks for."""
+    """What runs on ranks has the mark, which make test-mpi looks for. The longest files come first: at the end of two
+    processes, neither then waits long for the other.
+    """
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     for item in items:
         if "on_ranks" in item.fixturenames:
             item.add_marker("ranks")
