@@ -16,7 +16,7 @@ from nptrain.data.loader import Batch
 from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.recipe import Phase, Recipe
-from nptrain.step import Reduction, train_step
+from nptrain.step import train_step
 
 FORWARD, DATA, WEIGHTS = "convolution forward", "convolution data gradient", "convolution weight gradient"
 KINDS = {  # {beginning of a kernel's name: kind of operation}; the first that fits counts
@@ -75,13 +75,12 @@ class Work:
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (batch, 3, crop_size, crop_size), dtype=np.uint8)
         self.batch = Batch(pixels, rng.integers(0, CLASSES, batch))
-        self.reduction = Reduction.of(self.network, self.recipe, PHASE)
 
     def __call__(self):
         self.ops.spent = {}
         start = time.perf_counter()
         if self.training:
-            self.step(self.reduction)
+            self.step()
         else:
             x = self.network.pack_images(self.batch.images, self.recipe.mean_bgr, self.recipe.scale)
             scores = self.infer(x)
@@ -90,7 +89,7 @@ class Work:
             raise ArithmeticError("a score is not finite")
         return took, self.ops.spent
 
-    def step(self, reduction):
+    def step(self, reduction=None):
         """The trainer's own step on the batch."""
         return train_step(self.network, self.recipe, PHASE, 0, iter([self.batch]), reduction)
 
