@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nptrain.caffe_net.writer import trained_net
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.loader import TrainLoader
 from nptrain.errors import TrainingError
@@ -151,8 +152,8 @@ class Trainer:
 
     def _save(self, phase, iteration, progress):
         if self.world.rank == 0:
-            arena, prefix = self.network.arena, phase.snapshot_prefix
-            saved = checkpoint.save(self.folder, phase.name, iteration, arena, progress, prefix)
+            saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena, trained_net(self.recipe),
+                                    progress, phase.snapshot_prefix)  # fmt: skip
             self.log.say(f"saved {saved.model}")
         self.world.barrier()
 

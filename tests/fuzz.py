@@ -36,7 +36,9 @@ import numpy as np
 from PIL import Image
 
 with instrumented:
-    from nptrain.caffe.model import layers_of, write_caffemodel
+    from weights import write_layers
+
+    from nptrain.caffe.model import layers_of
     from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
     from nptrain.data.datum import decode, encoded_datum, parse_datum, raw_datum
     from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
@@ -104,8 +106,8 @@ def seeds(target, folder):
     x = np.linspace(-1, 1, 12, dtype=np.float32)
     image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
     if target == "caffemodel":
-        write_caffemodel(path, "net", [("a", "Convolution", [x.reshape(3, 1, 2, 2), x[:3]]), ("b", "ReLU", []),
-                                       ("c", "Scale", [x.astype(np.float64)])])  # fmt: skip
+        write_layers(path, "net", [("a", "Convolution", [x.reshape(3, 1, 2, 2), x[:3]]), ("b", "ReLU", []),
+                                   ("c", "Scale", [x.astype(np.float64)])])  # fmt: skip
         legacy = b"\x08\x01\x10\x01\x18\x01\x20\x02\x2a\x08" + bytes(8)
         layer = b"\x22\x02ip\x28\x0e\x32" + bytes([len(legacy)]) + legacy
         return [path.read_bytes(), b"\x0a\x01n\x12" + bytes([len(layer)]) + layer]

@@ -13,8 +13,8 @@ from commands import MPIRUN, PROJECT, TINY
 from images import make_dataset
 
 from mpi.agree import AgreedError, expect_same
-from nptrain.caffe_net.net import to_text, train_val
 from nptrain.caffe_net.solver import write_solver
+from nptrain.caffe_net.writer import to_text, train_val
 from nptrain.errors import InputError
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.recipe import override

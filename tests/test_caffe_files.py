@@ -6,11 +6,12 @@ import tracemalloc
 import numpy as np
 import pytest
 from shared import shared
+from weights import write_layers
 from wire import field, legacy, varint
 
 from kernels import naive
 from nptrain.caffe import caffe_pb2
-from nptrain.caffe.model import layers_of, read_caffemodel, write_caffemodel
+from nptrain.caffe.model import layers_of, read_caffemodel
 from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
 from nptrain.caffe.wire import MAX_FIELDS
 from nptrain.errors import InputError
@@ -42,7 +43,7 @@ def assert_same_bits(found, expected):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_round_trip(tmp_path, dtype):
     blobs = arrays(dtype)
-    write_caffemodel(tmp_path / "w", "net", [("a", "Convolution", blobs), ("b", "ReLU", []), ("c", "Scale", blobs[:1])])
+    write_layers(tmp_path / "w", "net", [("a", "Convolution", blobs), ("b", "ReLU", []), ("c", "Scale", blobs[:1])])
     layers = read_caffemodel(tmp_path / "w")
     assert list(layers) == ["a", "c"]
     assert_same_bits(layers["a"], blobs)
@@ -59,7 +60,7 @@ def test_round_trip(tmp_path, dtype):
 
 def test_files_are_plain_caffe_messages(tmp_path):
     """What another protobuf reader sees: ordinary repeated floats, names and types."""
-    write_caffemodel(tmp_path / "w", "net", [("a", "Scale", [np.float32([[1, 2.5]])]), ("b", "ReLU", [])])
+    write_layers(tmp_path / "w", "net", [("a", "Scale", [np.float32([[1, 2.5]])]), ("b", "ReLU", [])])
     net = caffe_pb2.NetParameter.FromString((tmp_path / "w").read_bytes())
     assert (net.name, [(x.name, x.type) for x in net.layer]) == ("net", [("a", "Scale"), ("b", "ReLU")])
     assert list(net.layer[0].blobs[0].data) == [1, 2.5]
@@ -68,7 +69,7 @@ def test_files_are_plain_caffe_messages(tmp_path):
 
 def test_noncontiguous_array(tmp_path):
     x = np.arange(12, dtype=np.float32).reshape(3, 4).T
-    write_caffemodel(tmp_path / "w", "net", [("a", "Scale", [x])])
+    write_layers(tmp_path / "w", "net", [("a", "Scale", [x])])
     assert (read_caffemodel(tmp_path / "w")["a"][0] == x).all()
 
 
@@ -126,7 +127,7 @@ def test_layers_from_before_2014(tmp_path):
 
 def test_the_last_layer_of_a_name_counts(tmp_path):
     ones = np.ones(2, np.float32)
-    write_caffemodel(tmp_path / "w", "n", [("a", "Scale", [ones]), ("b", "Scale", [ones]), ("a", "Scale", [2 * ones])])
+    write_layers(tmp_path / "w", "n", [("a", "Scale", [ones]), ("b", "Scale", [ones]), ("a", "Scale", [2 * ones])])
     layers = read_caffemodel(tmp_path / "w")
     assert list(layers) == ["a", "b"]
     assert layers["a"][0].tolist() == [2, 2]
@@ -136,12 +137,12 @@ def test_legacy_shapes_fit_the_network(tmp_path):
     """A 1x1xOxI inner product weight and 1x1x1xC vectors, as Caffe's ShapeEquals takes them."""
     arena = Arena(resnet_layers(18, 10), naive)
     old = {name: [x.reshape((1,) * (4 - x.ndim) + x.shape) for x in blobs] for name, _, blobs in arena.export()}
-    write_caffemodel(tmp_path / "w", "n", [(name, "", [x + 1 for x in blobs]) for name, blobs in old.items()])
+    write_layers(tmp_path / "w", "n", [(name, "", [x + 1 for x in blobs]) for name, blobs in old.items()])
     load_caffemodel(tmp_path / "w", arena)
     assert all((x == y.reshape(x.shape) + 1).all() for name, _, blobs in arena.export()
                for x, y in zip(blobs, old[name], strict=True))  # fmt: skip
     old["fc1000"][0] = old["fc1000"][0][:, :, :, 1:]
-    write_caffemodel(tmp_path / "w", "n", [(name, "", blobs) for name, blobs in old.items()])
+    write_layers(tmp_path / "w", "n", [(name, "", blobs) for name, blobs in old.items()])
     with pytest.raises(InputError, match=r"w: layer fc1000 blob 0 has shape \(1, 1, 10, 511\), expected \(10, 512\)"):
         load_caffemodel(tmp_path / "w", arena)
 
@@ -154,11 +155,11 @@ def test_scale_layers_may_be_merged_into_batch_norm(tmp_path):
     plain = {name: blobs for name, _, blobs in arena.export()}
     merged = [(name, "", [*blobs, *plain[f"scale{name[2:]}"]] if name.startswith("bn") else blobs)
               for name, blobs in plain.items() if not name.startswith("scale")]  # fmt: skip
-    write_caffemodel(tmp_path / "w", "n", merged)
+    write_layers(tmp_path / "w", "n", merged)
     assert load_caffemodel(tmp_path / "w", other) == []
     for (name, _, blobs), (_, _, expected) in zip(other.export(), arena.export(), strict=True):
         assert all((x == y).all() for x, y in zip(blobs, expected, strict=True)), name
-    write_caffemodel(tmp_path / "w", "n", [*merged, ("scale_conv1", "", plain["scale_conv1"])])
+    write_layers(tmp_path / "w", "n", [*merged, ("scale_conv1", "", plain["scale_conv1"])])
     with pytest.raises(InputError, match="layer bn_conv1 has 5 blobs, expected 3"):
         load_caffemodel(tmp_path / "w", other)
 
@@ -172,7 +173,7 @@ def test_strange_names(tmp_path):
 
 def test_weights_take_their_own_memory_once(tmp_path):
     blobs = [np.ones(1_000_000, np.float32)] * 3
-    write_caffemodel(tmp_path / "w", "net", [(name, "Scale", blobs) for name in "abc"])
+    write_layers(tmp_path / "w", "net", [(name, "Scale", blobs) for name in "abc"])
     tracemalloc.start()
     try:
         layers = read_caffemodel(tmp_path / "w")
@@ -208,7 +209,7 @@ def test_errors(tmp_path):
     with pytest.raises(InputError, match=r"f: holds no layers: not a .caffemodel"):
         read_caffemodel(path)
 
-    write_caffemodel(path, "net", [("a", "Scale", [np.ones(3, np.float32)])])
+    write_layers(path, "net", [("a", "Scale", [np.ones(3, np.float32)])])
     with pytest.raises(InputError, match=r"f: not a SolverState message: .*another kind"):
         read_solverstate(path)
     path.write_bytes(b"")
@@ -226,7 +227,7 @@ def test_errors(tmp_path):
         read_caffemodel(path)
 
     with pytest.raises(TypeError, match="int64"):
-        write_caffemodel(path, "net", [("a", "Scale", [np.arange(3)])])
+        write_layers(path, "net", [("a", "Scale", [np.arange(3)])])
 
 
 def test_atomic_write(tmp_path):

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from commands import PROJECT, as_before
 from PIL import Image
+from weights import write_layers
 
 import nptrain
 from bin.commands import export
 from kernels import naive
 from nptrain import RECIPES, ResNet, Solo
-from nptrain.caffe.model import write_caffemodel
 from nptrain.recipes import photos
 from nptrain.recipes.recipe import override
 
@@ -213,7 +213,7 @@ def make_deploy_files():
     """What docs/caffe.md writes by bin/export, of a smaller network, and a photograph."""
     network = ResNet(naive, classes=5, depth=18)
     network.arena.initialise(seed=0)
-    write_caffemodel("weights.caffemodel", "ResNet", network.arena.export())
+    write_layers("weights.caffemodel", "ResNet", network.arena.export())
     export.main(["--weights", "weights.caffemodel", "--recipe", "resnet50-448nodes", "--set", "depth=18",
                  "--prototxt", "deploy.prototxt", "--model", "deploy.caffemodel"], Solo())  # fmt: skip
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)).save("photo.jpg")

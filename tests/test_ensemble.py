@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from commands import call
 from images import make_dataset
+from weights import write_layers
 
 from kernels import fast, naive
-from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.caffe.model import read_caffemodel
 from nptrain.data.augment import Transform
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.loader import TestLoader
@@ -138,7 +139,7 @@ def test_members_that_do_not_fit_are_one_line(data, cycles, tmp_path):
     one = snapshot(cycles[0], "cyc1")
     blobs = read_caffemodel(one)
     blobs["fc1000"] = [blob[:4] for blob in blobs["fc1000"]]
-    write_caffemodel(tmp_path / "four.caffemodel", "x", [(n, "x", b) for n, b in blobs.items()])
+    write_layers(tmp_path / "four.caffemodel", "x", [(n, "x", b) for n, b in blobs.items()])
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     shutil.copy(one, folder / "checkpoints" / "a.caffemodel")

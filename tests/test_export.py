@@ -12,10 +12,11 @@ from google.protobuf import text_format
 from images import image
 from PIL import Image
 from shared import shared
+from weights import write_layers
 
 from kernels import fast, naive
 from nptrain.caffe.caffe_pb2 import NetParameter
-from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.caffe.model import read_caffemodel
 from nptrain.data.augment import center_crop
 from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
@@ -55,7 +56,7 @@ def exported(tmp_path, recipe, network, *flags):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "run.json").write_text(json.dumps({"recipe": to_dict(recipe)}))
     weights = tmp_path / "run" / "checkpoints" / "w.caffemodel"
-    write_caffemodel(weights, "ResNet", network.arena.export())
+    write_layers(weights, "ResNet", network.arena.export())
     files = tmp_path / "deploy.prototxt", tmp_path / "deploy.caffemodel"
     output, _ = call("export", "--weights", weights, "--prototxt", files[0], "--model", files[1], *flags)
     assert f"{recipe.classes} classes" in output

@@ -6,9 +6,10 @@ LMDB, loader, network, loss, update, schedule, running statistics and checkpoint
 import golden
 import numpy as np
 import pytest
+from weights import write_layers
 
 from kernels import naive
-from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
@@ -42,7 +43,7 @@ def files(tmp_path_factory):
     write_lmdb(folder / "lmdb", ((f"{i}", raw_datum(*pair)) for i, pair in enumerate(zip(rgb, labels, strict=True))))
     kinds = {layer.name: layer.kind for layer in golden.layers(50, golden.CLASSES)}
     weights = golden.weights()
-    write_caffemodel(folder / "start.caffemodel", "golden", [(n, kinds[n], b) for n, b in weights.items()])
+    write_layers(folder / "start.caffemodel", "golden", [(n, kinds[n], b) for n, b in weights.items()])
     return folder
 
 

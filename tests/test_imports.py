@@ -29,7 +29,7 @@ INSIDE = {
     "inspect": {"caffe", "data", "run", "report", "errors", "files"},
     "step": {"recipes", "reduction", "update", "world", "errors"},
     "evaluate": {"data", "network"},
-    "train": {"data", "evaluate", "network", "recipes", "run", "step", "world", "errors"},
+    "train": {"caffe_net", "data", "evaluate", "network", "recipes", "run", "step", "world", "errors"},
     "plan": {"network", "recipes", "reduction", "report", "errors"},
     "bench": {"data", "network", "recipes", "reduction", "report", "step", "world", "errors"},
 }

@@ -1,6 +1,7 @@
 """bin/inspect: what a file is, by its content, and what it holds; lines of 80 columns, or JSON."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 from commands import call, start
 from images import image, image_file
 from shared import shared
+from weights import write_layers
 from wire import field, legacy
 
 from kernels import naive
-from nptrain.caffe.model import write_caffemodel
 from nptrain.caffe.state import SolverState, write_solverstate
+from nptrain.caffe_net.writer import trained_net
 from nptrain.data.datum import encoded_datum, raw_datum
 from nptrain.data.lmdb_dataset import write_lmdb
 from nptrain.errors import InputError
@@ -38,7 +40,7 @@ def text(path, **options):
 def test_weights(tmp_path):
     path = tmp_path / "any.name"
     bad = np.float32([3, np.nan, -np.inf])
-    write_caffemodel(path, "net", [("a", "Scale", [np.float32([[3, 4]]), bad]), ("b", "ReLU", []), ("c", "ReLU", []),
+    write_layers(path, "net", [("a", "Scale", [np.float32([[3, 4]]), bad]), ("b", "ReLU", []), ("c", "ReLU", []),
                                    ("a", "Bias", [np.array(2.0), np.float32([3e38] * 2)])])  # fmt: skip
     assert summary(path)["kind"] == "caffemodel"
     assert [blob["norm"] for blob in summary(path)["layers"][0]["blobs"]] == [5, None]
@@ -113,7 +115,7 @@ def test_texts(tmp_path):
                                        "solver_mode": "CPU"}  # fmt: skip
     assert "  stepvalue: 3, 5" in text(path)
     path.write_text('# comment\nname: "n"\nlayer { name: "a" type: "LRN" lrn_param { local_size: 5 } }\n')
-    assert summary(path)["layers"] == [{"name": "a", "type": "LRN"}]
+    assert [(layer["name"], layer["type"]) for layer in summary(path)["layers"]] == [("a", "LRN")]
     assert summary(path)["unknown"].startswith("3:31")
     assert 'Message type "caffe.LayerParameter" has no field named "lrn_param"' in summary(path)["unknown"]
     path.write_text('layers { name: "a" type: POOLING }\n')
@@ -121,9 +123,10 @@ def test_texts(tmp_path):
 
 
 def test_checkpoints(tmp_path):
-    saved = checkpoint.save(tmp_path, "1", 30, Arena(layers(18, 10), naive), Progress())
+    arena, net = Arena(layers(18, 10), naive), trained_net(replace(get_recipe("digits"), depth=18))
+    saved = checkpoint.save(tmp_path, "1", 30, arena, net, Progress())
     assert text(saved.manifest).endswith("  its files are complete, with the manifest's checksums")
-    elsewhere = checkpoint.save(tmp_path / "run", "1", 30, Arena(layers(18, 10), naive), Progress(), tmp_path / "caffe")
+    elsewhere = checkpoint.save(tmp_path / "run", "1", 30, arena, net, Progress(), tmp_path / "caffe")
     assert elsewhere.model == tmp_path / "caffe_iter_30.caffemodel"
     assert text(elsewhere.manifest).endswith("  its files are complete, with the manifest's checksums")
     found = summary(saved.model)

@@ -7,7 +7,9 @@ from google.protobuf import text_format
 
 from nptrain.caffe.caffe_pb2 import TEST, TRAIN, FillerParameter, NetParameter
 from nptrain.caffe_net.blobs import start
-from nptrain.caffe_net.net import DataLayer, deploy, read_net, to_text, train_val, understand
+from nptrain.caffe_net.data_layer import DataLayer
+from nptrain.caffe_net.net import read_net, understand
+from nptrain.caffe_net.writer import deploy, to_text, train_val
 from nptrain.errors import InputError
 from nptrain.network.layers import layers
 from nptrain.recipes.published import RECIPES, get_recipe

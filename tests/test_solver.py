@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 
 from nptrain.caffe.caffe_pb2 import SolverParameter
-from nptrain.caffe_net.net import read_net, train_val, understand
+from nptrain.caffe_net.net import read_net, understand
 from nptrain.caffe_net.solver import (
     HONOURED,
     NOTED,
@@ -21,6 +21,7 @@ from nptrain.caffe_net.solver import (
     snapshot_prefix,
     write_solver,
 )
+from nptrain.caffe_net.writer import train_val
 from nptrain.errors import InputError
 from nptrain.recipes.published import RECIPES
 from nptrain.recipes.recipe import Phase, override

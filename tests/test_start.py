@@ -6,10 +6,11 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from weights import write_layers
 
 from bin.common.start import load_start
 from kernels import naive
-from nptrain.caffe.model import write_caffemodel
+from nptrain.caffe.caffe_pb2 import NetParameter
 from nptrain.errors import InputError
 from nptrain.network.arena import Arena
 from nptrain.network.layers import layers
@@ -19,6 +20,7 @@ from nptrain.run import checkpoint
 from nptrain.run.run_folder import RunFolder
 
 RECIPE = get_recipe("digits")
+NET = NetParameter(name="net", layer=[{"name": layer.name, "type": layer.kind} for layer in layers(18, 5)])
 BEGUN = {"kernels": "fast", "dtype": "float32", "reproducible": False, "compress": "none", "seed": 3}
 
 
@@ -62,26 +64,26 @@ def test_a_new_run_starts_from_nothing(folder):
 def test_weights_may_have_more_layers_but_not_less(folder, tmp_path):
     arena, (path, less) = arena_of(), (tmp_path / "w.caffemodel", tmp_path / "less.caffemodel")
     exported = arena_of(5).export()
-    write_caffemodel(path, "x", [*exported, ("other", "x", [np.zeros(3, np.float32)])])
+    write_layers(path, "x", [*exported, ("other", "x", [np.zeros(3, np.float32)])])
     assert load_start(flags(weights=path), RECIPE, ["1"], folder, arena) == (
         None,
         [f"phase 1: starts from the weights in {path}",
          f"{path}: skipped layer other, which this network does not have"],
     )  # fmt: skip
     assert numbers(arena) == ({5}, {0})
-    write_caffemodel(less, "x", exported[:1])
+    write_layers(less, "x", exported[:1])
     with pytest.raises(InputError, match="no layer bn_conv1"):
         load_start(flags(weights=less), RECIPE, ["1"], folder, arena)
 
 
 def test_a_snapshot_goes_on_in_the_first_phase(folder, tmp_path):
-    saved = checkpoint.save(tmp_path / "other", "x", 674, arena_of(5), Progress(current_step=2))
+    saved = checkpoint.save(tmp_path / "other", "x", 674, arena_of(5), NET, Progress(current_step=2))
     arena = arena_of()
     found, lines = load_start(flags(snapshot=saved.state), RECIPE, ["1"], folder, arena)
     assert (found.phase, found.iteration, found.progress.current_step) == ("1", 674, 2)
     assert lines == [f"{saved.state}: iteration 674, weights from {saved.model}"]
     assert numbers(arena) == ({5}, {2.5})
-    late = checkpoint.save(tmp_path / "other", "x", 675, arena, Progress())
+    late = checkpoint.save(tmp_path / "other", "x", 675, arena, NET, Progress())
     with pytest.raises(InputError, match=r"at iteration 675, expected less than max_iter \(675\) of phase 1"):
         load_start(flags(snapshot=late.state), RECIPE, ["1"], folder, arena)
 
@@ -90,7 +92,7 @@ def test_a_later_phase_starts_from_the_one_before(folder):
     arena = arena_of()
     with pytest.raises(InputError, match="no checkpoint of phase 1 at iteration 640"):
         load_start(flags(), RECIPE, ["2"], folder, arena)
-    checkpoint.save(folder.checkpoints, "1", 640, arena_of(5), Progress())
+    checkpoint.save(folder.checkpoints, "1", 640, arena_of(5), NET, Progress())
     line = "phase 2: starts from the weights of phase 1 at iteration 640"
     assert load_start(flags(), RECIPE, ["2"], folder, arena) == (None, [line])
     assert numbers(arena) == ({5}, {0})  # weights, not momentum
@@ -99,7 +101,7 @@ def test_a_later_phase_starts_from_the_one_before(folder):
 def test_a_run_resumes_from_its_newest_checkpoint(folder):
     begin(folder, iterations=4)
     for iteration in (2, 3):
-        checkpoint.save(folder.checkpoints, "1", iteration, arena_of(iteration), Progress((1.0,) * iteration))
+        checkpoint.save(folder.checkpoints, "1", iteration, arena_of(iteration), NET, Progress((1.0,) * iteration))
     arena = arena_of()
     found, lines = load_start(flags(resume=True, reproducible=True), RECIPE, ["1"], folder, arena)
     assert (found.phase, found.iteration, found.progress.losses) == ("1", 3, (1.0, 1.0, 1.0))
@@ -110,7 +112,7 @@ def test_a_run_resumes_from_its_newest_checkpoint(folder):
 
 def test_without_a_checkpoint_it_begins_anew_with_what_it_began_with(folder, tmp_path):
     path = tmp_path / "w.caffemodel"
-    write_caffemodel(path, "x", arena_of(5).export())
+    write_layers(path, "x", arena_of(5).export())
     begin(folder, iterations=4, weights=str(path))
     args, arena = flags(resume=True), arena_of()
     found, lines = load_start(args, RECIPE, ["1"], folder, arena)

@@ -14,8 +14,9 @@ import pytest
 from commands import PROJECT, call
 from images import image, image_file
 from short_runs import SHORT, arguments, metrics
+from weights import write_layers
 
-from nptrain.caffe.model import read_caffemodel, write_caffemodel
+from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
@@ -242,7 +243,7 @@ def test_bad_records_may_be_replaced(data, tmp_path):
 def test_flags_and_files_are_checked(data, tmp_path, whole):
     blobs = read_caffemodel(whole[0] / "checkpoints" / "phase1_iter_8.caffemodel")
     blobs["conv1"][0] = np.zeros((64, 3, 5, 5), np.float32)
-    write_caffemodel(tmp_path / "other.caffemodel", "x", [(n, "x", b) for n, b in blobs.items()])
+    write_layers(tmp_path / "other.caffemodel", "x", [(n, "x", b) for n, b in blobs.items()])
     for more, line in (
         (["--recipe", "resnet51"], "--recipe: found 'resnet51', expected one of"),
         (["--set", "base_rate=1"], "the unknown field 'base_rate'"),

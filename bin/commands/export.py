@@ -16,8 +16,9 @@ from pathlib import Path
 from bin.common.arguments import Parser, expect_at_least
 from bin.common.weights import add_arguments, chosen_recipe, read_weights, skipped_layers
 from kernels import naive
+from nptrain.caffe.caffe_pb2 import TEST
 from nptrain.caffe.model import write_caffemodel
-from nptrain.caffe_net.net import deploy, to_text
+from nptrain.caffe_net.writer import deploy, to_text, with_phase
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
 from nptrain.network.resnet import ResNet
@@ -55,7 +56,7 @@ def main(argv, world):
     with atomic_write(args.prototxt, "w") as file:
         file.write(to_text(net))
     if args.model:
-        write_caffemodel(args.model, net.name, network.arena.export())
+        write_caffemodel(args.model, with_phase(net, TEST), network.arena.export())
     size = recipe.crop_size
     mean, scale = ", ".join(f"{value:g}" for value in recipe.mean_bgr), f"{recipe.scale:g}"
     print(f"{args.prototxt}: {net.name}, {recipe.classes} classes; data: {args.batch_size} x 3 x {size} x {size}, "

@@ -20,6 +20,7 @@ def parser():
     p = Parser(prog="inspect", description=__doc__)
     p.add_argument("files", metavar="FILE", nargs="+", help="file, or folder of an LMDB or of a run")
     p.add_argument("--records", metavar="N", type=int, help="read only the first N records of an LMDB")
+    p.add_argument("--layers", action="store_true", help="list the layers of weights and net files with all fields")
     p.add_argument("--json", action="store_true", help="print a JSON object per file, one per line")
     return p
 
@@ -37,4 +38,4 @@ def main(argv, world):
         if args.json:
             print(json.dumps(contents, allow_nan=False))
         else:
-            print("\n" * bool(index) + summary_text(contents), end="", flush=True)
+            print("\n" * bool(index) + summary_text(contents, args.layers), end="", flush=True)

@@ -7,8 +7,9 @@ from glob import escape
 from pathlib import Path
 
 from bin.common.arguments import expect_not_both
-from nptrain.caffe_net.net import NetFile, read_net, to_text, train_val, understand
+from nptrain.caffe_net.net import NetFile, read_net, understand
 from nptrain.caffe_net.solver import Solver, read_solver, recipe_of, snapshot_prefix, write_solver
+from nptrain.caffe_net.writer import to_text, train_val
 from nptrain.errors import InputError
 
 SOURCES = ("train_lmdb", "val_lmdb")  # data sources of a printed net, unless flags give them

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from nptrain.caffe.blobs import fill_blob, read_blob
-from nptrain.caffe.caffe_pb2 import NetParameter
+from nptrain.caffe.caffe_pb2 import LayerParameter, NetParameter
 from nptrain.caffe.wire import LEN, VARINT, WireError, open_message
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
@@ -22,13 +23,19 @@ V1_TYPES = {
 }  # fmt: skip
 
 
+MAX_LAYER = 1 << 16  # bytes of a layer without its blobs; those of a ResNet have about a hundred
+
+
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a .caffemodel: its `type` as the file has it, its blobs as arrays, none if it has no weights."""
+    """A layer of a .caffemodel: its `type` as the file has it, its blobs as arrays, none if it has no weights.
+    `parameter` is the rest of its LayerParameter; None in a file from before 2014.
+    """
 
     name: str
     type: str
     blobs: list[np.ndarray]
+    parameter: LayerParameter | None = None
 
 
 def read_caffemodel(path):
@@ -71,10 +78,18 @@ def layers_of(path):
         if not new and not old:
             raise InputError(f"{path}: holds no layers: not a .caffemodel file")
         for message in old or new:
-            yield _layer(message, path, *((4, 5, 6) if old else (1, 2, 7)))
+            yield _layer(message, path, *((4, 5, 6) if old else (1, 2, 7)), parameter=None if old else _rest(message))
 
 
-def _layer(message, path, name_field, type_field, blobs_field):
+def _rest(message):
+    """The LayerParameter in a wire Message, without its blobs."""
+    try:
+        return LayerParameter.FromString(message.without(7, MAX_LAYER))
+    except DecodeError:
+        raise WireError("a layer that is not a LayerParameter") from None
+
+
+def _layer(message, path, name_field, type_field, blobs_field, parameter):
     """The Layer of a LayerParameter or V1LayerParameter, whose fields have these numbers."""
     name, kind, blobs = "", "", []
     for number, wire, value in message.fields():
@@ -88,20 +103,29 @@ def _layer(message, path, name_field, type_field, blobs_field):
             blobs.append(value)
         elif number in (name_field, type_field, blobs_field):
             raise WireError(f"field {number} of a layer has wire type {wire}")
-    return Layer(name, kind, [read_blob(blob, f"{path}: layer {name}, blob {k}") for k, blob in enumerate(blobs)])
+    return Layer(name, kind, [read_blob(blob, f"{path}: layer {name}, blob {k}") for k, blob in enumerate(blobs)],
+                 parameter)  # fmt: skip
 
 
-def write_caffemodel(path, net_name, layers):
-    """Write `layers`, an iterable of (name, type, blobs), where blobs are float32 or float64 arrays.
+def write_caffemodel(path, net, layers):
+    """Write the NetParameter `net` with weights, as Caffe's Net::ToProto does: each layer whole, and its blobs in it.
+    `layers` is an iterable of (name, type, blobs), float32 or float64 arrays, for layers of the net. Caffe needs more
+    than the blobs: where it folds batch norm into convolutions, it finds both in the file of weights.
 
-    The file is replaced whole or not at all.
+    The file is replaced whole or not at all. Raises ValueError if the net does not have a layer, or has another type.
     """
+    blobs = {(name, kind): arrays for name, kind, arrays in layers}
+    missing = blobs.keys() - {(layer.name, layer.type) for layer in net.layer}
+    if missing:
+        raise ValueError("layer {} of type {} is not in the net".format(*min(missing)))
+    head = NetParameter()
+    head.CopyFrom(net)
+    head.ClearField("layer")
     with atomic_write(path) as file:
-        file.write(NetParameter(name=net_name).SerializeToString())
-        for name, layer_type, blobs in layers:
+        file.write(head.SerializeToString())
+        for layer in net.layer:
             # Messages written one after the other merge when read: only one layer is in memory twice.
-            net = NetParameter()
-            layer = net.layer.add(name=name, type=layer_type)
-            for array in blobs:
-                fill_blob(layer.blobs.add(), array)
-            file.write(net.SerializeToString())
+            part = NetParameter(layer=[layer])
+            for array in blobs.get((layer.name, layer.type), ()):
+                fill_blob(part.layer[0].blobs.add(), array)
+            file.write(part.SerializeToString())

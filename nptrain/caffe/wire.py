@@ -68,6 +68,18 @@ class Message:
         """(number, wire type, value) of every field in order, where the value is an int for VARINT, a Message for
         LEN, and for I32 and I64 an array of uint32 or uint64: the field and those of the same number right after it.
         """
+        return (field for _, _, *field in self._fields())
+
+    def without(self, number, limit):
+        """The bytes of the message without its fields of that number, which must be at most `limit` bytes."""
+        places = [(begin, end) for begin, end, found, _, _ in self._fields() if found != number]
+        size = sum(end - begin for begin, end in places)
+        if size > limit:
+            raise WireError(f"{size} bytes apart from field {number}")
+        return b"".join(self._source.read(begin, end - begin) for begin, end in places)
+
+    def _fields(self):
+        """What `fields` yields, each after the places in the file where the field begins and ends."""
         at = self.begin
         while at < self.end:
             self._source.fields -= 1
@@ -89,7 +101,7 @@ class Message:
                 value, at = self._run(start, at, 4 if wire == I32 else 8)
             else:
                 raise WireError(f"wire type {wire} at byte {start}")
-            yield number, wire, value
+            yield start, at, number, wire, value
 
     def bytes(self):
         return self._source.read(self.begin, len(self))

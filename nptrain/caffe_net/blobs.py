@@ -9,12 +9,12 @@ from nptrain.errors import InputError, within
 from nptrain.network.layers import layers
 
 WITH_BLOBS = ("Convolution", "BatchNorm", "Scale", "InnerProduct")
-IN, OUT = FillerParameter.FAN_IN, FillerParameter.FAN_OUT
+IN, OUT, AVERAGE = FillerParameter.FAN_IN, FillerParameter.FAN_OUT, FillerParameter.AVERAGE
 
 
 def fill(filler, blob):
     """Write the initial values of `blob` to the empty FillerParameter: as msra or xavier if one gives its number."""
-    fans = {IN: _fan(blob.shape, IN), OUT: _fan(blob.shape, OUT)} if len(blob.shape) > 1 else {}
+    fans = {norm: _fan(blob.shape, norm) for norm in (IN, OUT, AVERAGE)} if len(blob.shape) > 1 else {}
     number = blob.std if blob.std is not None else blob.bound
     name, square = ("msra", 2) if blob.std is not None else ("xavier", 3)
     rule = next((norm for norm, fan in fans.items() if number == sqrt(square / fan)), None)

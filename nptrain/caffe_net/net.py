@@ -12,13 +12,11 @@ from nptrain.caffe.text import decimal, read_text
 from nptrain.caffe_net.blobs import WITH_BLOBS, changes, unfilled
 from nptrain.caffe_net.data_layer import DataLayer, data_layer
 from nptrain.caffe_net.fields import computes, notes, refuse, shown
-from nptrain.caffe_net.writer import deploy, to_text, train_val
+from nptrain.caffe_net.writer import train_val
 from nptrain.errors import InputError, within
 from nptrain.network.layers import DEPTHS, convolutions
 from nptrain.recipes.recipe import Phase as RecipePhase
 from nptrain.recipes.recipe import Recipe
-
-__all__ = ["DataLayer", "NetFile", "deploy", "read_net", "to_text", "train_val", "understand"]
 
 OF_NET = ("name", "layer", "engine", "debug_info")  # other fields are refused
 INSTEAD = {

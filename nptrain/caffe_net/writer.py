@@ -3,6 +3,9 @@
 Layers, names and order are those of the published train_val.prototxt.
 """
 
+from dataclasses import replace
+
+import numpy as np
 from google.protobuf import text_format
 
 from nptrain.caffe.caffe_pb2 import (
@@ -14,7 +17,7 @@ from nptrain.caffe.caffe_pb2 import (
     PoolingParameter,
     ResizeParameter,
 )
-from nptrain.caffe.text import single
+from nptrain.caffe.text import decimal, single
 from nptrain.caffe_net.blobs import fill
 from nptrain.errors import InputError
 from nptrain.network.layers import STEM, blocks, layers, walk
@@ -49,6 +52,33 @@ def deploy(recipe, batch_size=1):
     _Body(net, recipe, train=False).write()
     _add(net, "prob", "Softmax", ["fc1000"], "prob")
     return net
+
+
+def with_phase(net, phase):
+    """`net`, with the phase in each of its layers, where Caffe notes it before it writes a net with its weights."""
+    for layer in net.layer:
+        layer.phase = phase
+    return net
+
+
+def trained_net(recipe):
+    """The NetParameter of a file of weights: the layers that a recipe trains, in the TRAIN phase. The Data layer has
+    the preprocessing that is the same in all phases, and no source: such a file is passed on. The file's float32
+    fields round what does not fit.
+    """
+    names = ("scale", "bn_eps", "moving_average_fraction")
+    rounded = {name: _rounded(getattr(recipe, name), name) for name in names}
+    mean = tuple(_rounded(value, "mean_bgr") for value in recipe.mean_bgr)
+    recipe = replace(recipe, mean_bgr=mean, **rounded)
+    net = NetParameter(name=f"ResNet-{recipe.depth}")
+    _data(net, recipe, TRAIN, None, recipe.batch_size)
+    _Body(net, recipe, train=True).write()
+    _add(net, "prob", "SoftmaxWithLoss", ["fc1000", "label"], "loss")
+    return with_phase(net, TRAIN)
+
+
+def _rounded(value, name):
+    return decimal(np.float32(value), name)
 
 
 def to_text(net):
@@ -148,8 +178,9 @@ def _data(net, recipe, phase, source, batch_size):
     layer.transform_param.crop_size = recipe.crop_size
     layer.transform_param.scale = single(recipe.scale, "scale")
     layer.transform_param.mean_value[:] = [single(value, "mean_bgr") for value in recipe.mean_bgr]
-    layer.data_param.source, layer.data_param.backend = str(source), DataParameter.LMDB
-    layer.data_param.batch_size = batch_size
+    layer.data_param.backend, layer.data_param.batch_size = DataParameter.LMDB, batch_size
+    if source is not None:
+        layer.data_param.source = str(source)
     return layer
 
 

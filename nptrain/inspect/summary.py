@@ -26,6 +26,7 @@ from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.lmdb_file import MAGIC
 from nptrain.errors import InputError, reason
 from nptrain.files import check_regular
+from nptrain.inspect.layers import described
 from nptrain.run.checkpoint import from_manifest, verify
 
 # Of each kind of message: the wire types of its fields, and the fields of which it has at least one.
@@ -112,7 +113,8 @@ def _caffemodel(path):
                 name = value.text()
             old |= number == 2
     for layer in layers_of(path):
-        layers.append({"name": layer.name, "type": layer.type, "blobs": [_blob(blob) for blob in layer.blobs]})
+        known = {"name": layer.name, "type": layer.type} if layer.parameter is None else described(layer.parameter)
+        layers.append({**known, "blobs": [_blob(blob) for blob in layer.blobs]})
     return {"net": name, "format": "V1LayerParameter" if old else "LayerParameter", "layers": layers}
 
 
@@ -202,7 +204,7 @@ def _prototxt(path):
         found["unknown"] = str(error).removeprefix(f"{path}:")
     for field, value in message.ListFields():
         if field.name == "layer":
-            found["layers"] = [{"name": layer.name, "type": layer.type} for layer in value]
+            found["layers"] = [described(layer) for layer in value]
         elif field.name == "layers":
             found["layers"] = [
                 {"name": layer.name, "type": V1_TYPES.get(layer.type, str(layer.type))} for layer in value

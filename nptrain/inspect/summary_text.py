@@ -5,12 +5,15 @@ from collections import Counter
 
 from nptrain.caffe.state import NO_LOSS
 from nptrain.errors import printable
+from nptrain.inspect.layers import layer_lines
 from nptrain.report.table import WIDTH, columns
 
 
-def summary_text(summary):
-    """The lines for a result of `summary.summary`."""
+def summary_text(summary, layers=False):
+    """The lines for a result of `summary.summary`; with `layers`, also those of `layer_lines`, if it has layers."""
     lines = [f"{summary['file']}:", *_WRITERS[summary["kind"]](summary)]
+    if layers:
+        lines += layer_lines(summary.get("layers", ()))
     return "".join(f"{printable(line.rstrip(), 1000)}\n" for line in lines)
 
 

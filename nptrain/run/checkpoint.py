@@ -52,14 +52,14 @@ class Checkpoint:
         return self.folder / f"{self.stem}.json"
 
 
-def save(folder, phase, iteration, arena, progress, prefix=None):
-    """Write a checkpoint of the arena and the phase's Progress, whose last losses are in the manifest: Caffe's file has
-    no field for them. Returns the Checkpoint.
+def save(folder, phase, iteration, arena, net, progress, prefix=None):
+    """Write a checkpoint of the arena, the weights of the NetParameter `net`, and of the phase's Progress, whose last
+    losses are in the manifest: Caffe's file has no field for them. Returns the Checkpoint.
     """
     saved = Checkpoint(Path(folder), phase, iteration, progress, prefix)
     saved.folder.mkdir(parents=True, exist_ok=True)
     saved.model.parent.mkdir(parents=True, exist_ok=True)
-    write_caffemodel(saved.model, "ResNet", arena.export())
+    write_caffemodel(saved.model, net, arena.export())
     learned_net = f"{prefix}_iter_{iteration}.caffemodel" if prefix else saved.model.name
     write_solverstate(saved.state, SolverState(
         iteration, learned_net, arena.export_history(),

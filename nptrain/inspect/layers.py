@@ -1,0 +1,38 @@
+"""The layers of a net, as they are in a file of weights or in a net's text."""
+
+from google.protobuf import text_format
+
+from nptrain.caffe.caffe_pb2 import Phase
+
+APART = ("name", "type", "bottom", "top", "phase", "blobs")  # what `described` shows beside the other fields
+
+
+def described(layer):
+    """The LayerParameter `layer` as a dictionary for JSON: "name", "type", "bottom", "top", "phase" (None if it has
+    none), and "fields", the text of the other fields.
+    """
+    rest = type(layer)()
+    rest.CopyFrom(layer)
+    for field in APART:
+        rest.ClearField(field)
+    return {
+        "name": layer.name,
+        "type": layer.type,
+        "bottom": list(layer.bottom),
+        "top": list(layer.top),
+        "phase": Phase.Name(layer.phase) if layer.HasField("phase") else None,
+        "fields": text_format.MessageToString(rest, as_one_line=True),
+    }
+
+
+def layer_lines(layers):
+    """The lines of a list of layers: what each reads and makes, the shapes of its blobs, and its fields."""
+    for layer in layers:
+        if "bottom" not in layer:
+            yield f"  {layer['name']}: {layer['type'] or 'no type'}, in the form from before 2014"
+            continue
+        phase = f", phase {layer['phase']}" if layer["phase"] else ""
+        flow = " -> ".join(", ".join(names) for names in (layer["bottom"], layer["top"]) if names)
+        yield f"  {layer['name']}: {layer['type'] or 'no type'}, {flow or 'nothing read or made'}{phase}"
+        blobs = ", ".join("x".join(map(str, blob["shape"])) or "scalar" for blob in layer.get("blobs", ()))
+        yield from (f"    {line}" for line in (layer["fields"], blobs and f"blobs {blobs}") if line)
