@@ -165,9 +165,10 @@ def test_a_recipe_comes_back_from_its_printed_files(name, tmp_path):
         path.write_text(solver)
         (tmp_path / solver.split('"')[1]).write_text(net)
         found.append(SolverFiles.read(path).recipe(recipe.workers))
+        assert f'snapshot_prefix: "{name}_phase{phase.name}"' in solver  # Caffe refuses snapshots without one
         assert call("train", "--print-solver", "--solver", path) == (solver, "")
     for one, phase in zip(found, recipe.phases, strict=True):
-        again = replace(one.phases[0], starts_from=phase.starts_from)
+        again = replace(one.phases[0], starts_from=phase.starts_from, snapshot_prefix=None)
         same = {"name": name, "description": recipe.description, "records": recipe.records}
         assert replace(one, phases=(again,), **same) == replace(
             recipe, phases=(phase,), test_batch_size=recipe.batch_size
@@ -209,6 +210,16 @@ def test_mistakes_are_one_line(folder, monkeypatch):
     (folder / "train").rename(folder / "gone")
     _, errors = call("train", *solver, status=2)
     assert errors == "train: train_val.prototxt: source: found none of train\n"
+
+
+def test_a_printed_solver_has_the_prefix_that_is_used_here(folder):
+    """Caffe would end without one, and names the files `_iter_N` in a folder."""
+    text = (folder / "solver.prototxt").read_text()
+    old = next(line for line in text.splitlines() if line.startswith("snapshot_prefix"))
+    for line, prefix in (("", "mine"), ('snapshot_prefix: "not/there/"', "not/there/mine")):
+        (folder / "mine.prototxt").write_text(text.replace(old, line))
+        printed, _ = call("train", "--solver", "mine.prototxt", "--print-solver", cwd=folder)
+        assert f'snapshot_prefix: "{prefix}"\n' in printed
 
 
 def test_a_snapshot_that_cannot_be_gone_on_from_is_one_line(folder):

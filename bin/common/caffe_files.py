@@ -84,6 +84,15 @@ class SolverFiles:
         prefix = snapshot_prefix(phase, self.solver.path)
         return replace(recipe, phases=(replace(phase, snapshot_prefix=prefix),))
 
+    def test_note(self, recipe):
+        """A line for the user on how images are tested by `recipe`, if there is no TEST data layer; else None."""
+        if self.net.test:
+            return None
+        size = "not resized" if recipe.test_resize is None else f"resized to {recipe.test_resize} (the shorter side)"
+        reason = "as the TRAIN layer says" if self.net.says_test_resize else "which the net file does not say"
+        return (f"{self.net_path} has no TEST data layer: test images are {size}, {reason}, and cropped to "
+                f"{recipe.crop_size} (--set test_resize=N)")  # fmt: skip
+
     def lines(self):
         """Lines for the log about both files."""
         notes = [*self.solver.notes, *(f"{self.net_path}: {note}" for note in self.net.notes)]
@@ -107,6 +116,8 @@ def printed(args, recipe, files):
     """The text that --print-solver or --print-net asks for, of the phase that --phase names, or of the first."""
     phase = recipe.phase(args.phase) if args.phase else recipe.phases[0]
     if args.print_solver:
+        prefix = snapshot_prefix(phase, args.solver or f"{recipe.name}_phase{phase.name}.prototxt")
+        phase = replace(phase, snapshot_prefix=prefix)  # Caffe needs one
         net = "train_val.prototxt" if phase is recipe.phases[0] else f"train_val_{phase.name}.prototxt"
         seed = files.solver.seed if files and args.seed is None else args.seed
         return write_solver(phase, files.solver.net if files else net, seed)

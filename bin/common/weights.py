@@ -1,6 +1,5 @@
 """What the commands that read a .caffemodel share: finding the recipe of its weights."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from bin.common.arguments import expect_not_both
@@ -41,12 +40,13 @@ def chosen_recipe(args, paths):
     if not base:
         base = get_recipe(DEFAULT)
         note = f"{paths[0]} is not in a run's folder: used network and preprocessing of {DEFAULT} (--recipe, --solver)"
-    recipe = override(base, args.assignments)
-    if args.batch_size is not None:
-        recipe = replace(recipe, batch_size=args.batch_size)
+    changes = [] if args.batch_size is None else [f"batch_size={args.batch_size}"]
     if args.crop_size is not None:
-        resize = recipe.test_resize and round(recipe.test_resize * args.crop_size / recipe.crop_size)
-        recipe = replace(recipe, crop_size=args.crop_size, test_resize=resize)
+        resize = base.test_resize and round(base.test_resize * args.crop_size / base.crop_size)
+        changes += [f"crop_size={args.crop_size}", f"test_resize={resize}"]
+    recipe = override(base, [*changes, *args.assignments])
+    if files:
+        note = files.test_note(recipe)
     return recipe, files and files.content(), note
 
 

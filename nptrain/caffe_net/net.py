@@ -42,6 +42,22 @@ class NetFile:
     blob_overrides: tuple = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def says_test_resize(self):
+        """Whether the file says to what size test images are resized: in the TEST layer or, without one, in a TRAIN
+        layer whose images are cropped without a change of their scale.
+        """
+        return self.test is not None or self.train.augmentation == "random_crop"
+
+    @property
+    def test_resize(self):
+        """The shorter side of test images before the crop, or None; where the file does not say it, as it is in the
+        published one, 256 for a crop of 224.
+        """
+        if not self.says_test_resize:
+            return round(self.train.crop_size * 256 / 224)
+        return (self.test or self.train).resize
+
 
 def read_net(path):
     """The NetParameter in a text file. Raises InputError: FILE:LINE:COLUMN, and what is wrong there."""

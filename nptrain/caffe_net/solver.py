@@ -208,24 +208,24 @@ def _line(name, value):
 
 def recipe_of(solver, net, workers):
     """The Recipe, of one phase, of a Solver and its `net.NetFile` on `workers` workers: the batch of the TRAIN layer is
-    that of a worker. Without a TEST layer, test images are resized in the published proportion, 256 to 224.
+    that of a worker.
     """
     train, test = net.train, net.test
     from_net = {name: getattr(train, name) for name in OF_NET}
-    crop = train.crop_size
     with within(solver.path):
         return Recipe(
             solver.phase.name, f"the solver of {solver.path}", (replace(solver.phase, **from_net),), workers=workers,
-            classes=net.classes, crop_size=crop, batch_size=train.batch_size, depth=net.depth,
+            classes=net.classes, crop_size=train.crop_size, batch_size=train.batch_size, depth=net.depth,
             mean_bgr=train.mean_bgr, scale=train.scale, bn_eps=net.bn_eps, downsample=net.downsample,
             moving_average_fraction=net.moving_average_fraction, blob_overrides=net.blob_overrides,
-            test_resize=test.resize if test else round(crop * 256 / 224),
+            test_resize=net.test_resize,
             test_batch_size=test.batch_size if test else None)  # fmt: skip
 
 
 def snapshot_prefix(phase, path):
-    """The beginning of the names of snapshots, as in `caffe train`: the phase's snapshot_prefix; if that is a folder,
-    or ends with "/", the name of the solver file `path` in it; without a prefix, `path` without its extension.
+    """The beginning of the names of snapshots: the phase's snapshot_prefix; if that is a folder, or ends with "/", the
+    name of the solver file `path` in it; without a prefix, `path` without its extension. As in newer versions of Caffe;
+    that of the published run ends without a prefix, and names snapshots "_iter_N" in a folder.
     """
     prefix = phase.snapshot_prefix
     if prefix is None:
