@@ -27,6 +27,7 @@ from nptrain.world import Solo
 CAFFE = Path(__file__).parent / "caffe"
 PUBLISHED = RECIPES["resnet50-448nodes"]
 SMALL = ["--set", "depth=18", "--classes", "5", "--crop-size", "32", "--batch-size", "2", "--set", "test_resize=36"]
+REQUIRED = {"train": [], "evaluate": ["--weights", "w", "--data", "d"], "bench": ["step"]}  # arguments
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,18 @@ def test_a_recipe_comes_back_from_its_printed_files(name, tmp_path):
         assert replace(one, phases=(again,), **same) == replace(
             recipe, phases=(phase,), test_batch_size=recipe.batch_size
         )
+
+
+def test_flags_of_glog_are_noted(folder):
+    """They come with the command lines of Caffe; none of them is taken for the beginning of a flag of this project."""
+    glog = ["--logtostderr", "--v=1", "-log_dir", "logs", "--minloglevel=2", "-alsologtostderr=1", "--nolog_prefix"]
+    printed, errors = call("train", *glog, "-solver=solver.prototxt", "--print-solver", cwd=folder)
+    assert printed.startswith('net: "train_val.prototxt"')
+    flags = ["--logtostderr", "--v", "-log_dir", "--minloglevel", "-alsologtostderr", "--nolog_prefix"]
+    assert errors.splitlines() == [f"train: {flag} has no effect: it is for the log of Caffe" for flag in flags]
+    assert not (folder / "logs").exists()
+    for command, flag in (("train", "--solve=s"), ("train", "--w=x"), ("evaluate", "--weight=w"), ("bench", "--h")):
+        assert f"unrecognized arguments: {flag}" in call(command, flag, *REQUIRED[command], status=2)[1]
 
 
 def test_mistakes_are_one_line(folder, monkeypatch):

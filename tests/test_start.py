@@ -76,6 +76,23 @@ def test_weights_may_have_more_layers_but_not_less(folder, tmp_path):
         load_start(flags(weights=less), RECIPE, ["1"], folder, arena)
 
 
+def test_several_weights_are_loaded_one_after_the_other(folder, tmp_path):
+    """As in `caffe train -weights A,B`: a layer of both is B's."""
+    one, two = tmp_path / "one.caffemodel", tmp_path / "two,half.caffemodel"
+    arena, first, second = arena_of(), arena_of(5).export(), arena_of(7).export()
+    write_layers(one, "x", first[:2])
+    write_layers(two, "x", second[1:])
+    with pytest.raises(InputError, match="two: cannot be read"):
+        load_start(flags(weights=f"{one},{two}"), RECIPE, ["1"], folder, arena)
+    both = two.rename(tmp_path / "two.caffemodel")
+    load_start(flags(weights=f"{one},{both}"), RECIPE, ["1"], folder, arena)
+    assert [{*np.unique(x)} for _, kind, blobs in arena.export() if kind != "BatchNorm" for x in blobs] == [
+        {5}, {5}, {7}, {7}]  # fmt: skip
+    write_layers(tmp_path / "a,b", "x", arena_of(3).export())
+    load_start(flags(weights=tmp_path / "a,b"), RECIPE, ["1"], folder, arena)  # a file of that name
+    assert numbers(arena)[0] == {3}
+
+
 def test_a_snapshot_goes_on_in_the_first_phase(folder, tmp_path):
     saved = checkpoint.save(tmp_path / "other", "x", 674, arena_of(5), NET, Progress(current_step=2))
     arena = arena_of()

@@ -21,6 +21,7 @@ from pathlib import Path
 from bin.common import weights
 from bin.common.agreement import agree_on_files, agreed_arguments
 from bin.common.arguments import Parser
+from bin.common.caffe_files import add_glog_arguments
 from bin.common.prepare import add_arguments, kernels_and_cores
 from bin.common.weights import chosen_recipe, read_weights, skipped_layers
 from mpi.agree import raise_together
@@ -38,13 +39,14 @@ NAME = WIDTH - 3 * (2 + NUMBER)  # characters of a file's name beside three numb
 
 def parser():
     p = Parser(prog="evaluate", description=__doc__)
-    p.add_argument("--weights", metavar="FILE", action="append", required=True,
+    p.add_argument("--weights", "-weights", metavar="FILE", action="append", required=True,
                    help=".caffemodel to evaluate; may be repeated, for an ensemble")  # fmt: skip
     p.add_argument("--data", metavar="DIR", required=True, help="LMDB of labelled images")
     weights.add_arguments(p)
     p.add_argument("--batch-size", metavar="N", type=int, help="images in a batch")
     add_arguments(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
+    add_glog_arguments(p)
     return p
 
 

@@ -44,7 +44,8 @@ def parser():
     run.add_argument("--epochs", metavar="X", type=float,
                      help=f"epochs of the recipe photos, of both phases together ({photos.EPOCHS})")  # fmt: skip
     run.add_argument("--phase", metavar="NAMES", help="phases to run, e.g. 1 or 1,2 (all)")
-    run.add_argument("--weights", "-weights", metavar="FILE", help="start from the weights of a .caffemodel")
+    run.add_argument("--weights", "-weights", metavar="FILE",
+                     help="start from the weights of a .caffemodel, or of A,B: of both")  # fmt: skip
     run.add_argument("--resume", action="store_true", help="continue from the run's newest checkpoint")
     run.add_argument("--iterations", metavar="N", type=int, help="end each phase at iteration N, at unchanged rates")
     run.add_argument("--seed", metavar="N", type=int,

@@ -12,12 +12,12 @@ LARGEST, LARGEST_SEED = 2**31 - 1, 2**63 - 1
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that prints its description as it is written, and raises InputError for a wrong command line
-    and for whole numbers above LARGEST.
+    """An ArgumentParser that prints its description as it is written, takes flags only by their whole names, and raises
+    InputError for a wrong command line and for whole numbers above LARGEST.
     """
 
     def __init__(self, **options):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message):
         self.print_usage(sys.stderr)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
@@ -24,6 +25,28 @@ INSTEAD = {
     "sighup_effect": "leave it out: a run ends with its terminal, and --resume continues from its newest snapshot",
 }
 
+# flags of glog, with which programs of Caffe are often called: those with a value, and switches, which may have one
+GLOG_VALUES = ("v", "vmodule", "log_dir", "log_link", "minloglevel", "stderrthreshold", "logbuflevel", "logbufsecs",
+               "max_log_size", "log_backtrace_at", "logfile_mode")  # fmt: skip
+GLOG_SWITCHES = ("logtostderr", "alsologtostderr", "colorlogtostderr", "log_prefix", "drop_log_memory",
+                 "stop_logging_if_full_disk")  # fmt: skip
+
+
+class _Glog(argparse.Action):
+    """A flag of glog: accepted, and noted on the terminal."""
+
+    def __call__(self, parser, namespace, value, flag=None):
+        print(f"{parser.prog}: {flag} has no effect: it is for the log of Caffe", file=sys.stderr)
+
+
+def add_glog_arguments(parser):
+    """Accept glog's flags, with one dash or two."""
+    for name in GLOG_VALUES:
+        parser.add_argument(f"--{name}", f"-{name}", action=_Glog, dest=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    for name in (*GLOG_SWITCHES, *(f"no{name}" for name in GLOG_SWITCHES)):
+        parser.add_argument(f"--{name}", f"-{name}", action=_Glog, dest=argparse.SUPPRESS, nargs="?",
+                            help=argparse.SUPPRESS)  # fmt: skip
+
 
 def add_caffe_arguments(parser):
     """Add the flags of `caffe train`, and those that print its files."""
@@ -36,6 +59,7 @@ def add_caffe_arguments(parser):
     caffe.add_argument("--print-net", action="store_true", help="print the net file of a phase and exit")
     for flag in INSTEAD:
         caffe.add_argument(f"--{flag}", f"-{flag}", help=argparse.SUPPRESS)
+    add_glog_arguments(caffe)
 
 
 def check_caffe_flags(args):

@@ -1,12 +1,14 @@
 """What a run starts from: new weights, given weights, a snapshot of Caffe's, or its own newest checkpoint."""
 
+import os
+
 from bin.common.weights import skipped_layers
 from nptrain.errors import InputError
 from nptrain.run.checkpoint import (
     Checkpoint,
     latest,
     load,
-    load_caffemodel,
+    load_caffemodels,
     load_snapshot,
     load_start_of,
     progress_of,
@@ -39,6 +41,11 @@ def load_start(args, recipe, phases, folder, arena):
     return checkpoint, lines + first_lines
 
 
+def files_of(weights):
+    """The files that --weights names: one, or several with commas between them, as for `caffe train`."""
+    return [weights] if os.path.exists(weights) else str(weights).split(",")
+
+
 def _load_first(args, recipe, phase, folder, arena):
     """As `load_start`, for the first `phase` of a run that has no checkpoint."""
     if args.snapshot:
@@ -49,7 +56,7 @@ def _load_first(args, recipe, phase, folder, arena):
         start = Checkpoint(folder.checkpoints, phase.name, state.iteration, progress_of(state))
         return start, [f"{args.snapshot}: iteration {state.iteration}, weights from {model}"]
     if args.weights:
-        skipped = load_caffemodel(args.weights, arena)
+        skipped = load_caffemodels(files_of(args.weights), arena)
         return None, [f"phase {phase.name}: starts from the weights in {args.weights}",
                       *skipped_layers(args.weights, skipped)]  # fmt: skip
     if phase is not recipe.phases[0]:
