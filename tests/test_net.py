@@ -278,13 +278,15 @@ def test_mistakes_in_the_text(tmp_path):
     with pytest.raises(InputError, match=r"net.prototxt: cannot be read: No such file"):
         read_net(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"net.prototxt: not a text: .*, expected NetParameter"):
+    with pytest.raises(InputError, match=r"net.prototxt: not a text in UTF-8: .*, expected NetParameter"):
         read_net(path)
     for text, line in (
         ('name: "x"\nlayer {\n  colour: 1\n}', r"net.prototxt:3:3: .*no field named .colour"),
+        ('layer { name: "d" type: "HDF5Data" hdf5_data_param { source: "list" } }',
+         r"net.prototxt: layer d: type: found HDF5Data, expected Data, with an LMDB: bin/make_lmdb makes"),
         ("layer { relu_param { engine: FAST } }", r"net.prototxt:1:30: .*no value named FAST"),
         ('layer {\n  name: "x\n}', r"net.prototxt:2:9: "),
-    ):
+    ):  # fmt: skip
         path.write_text(text)
         with pytest.raises(InputError, match=line) as caught:
             read_net(path)

@@ -194,7 +194,7 @@ def test_files_that_are_no_text(tmp_path):
     with pytest.raises(InputError, match=r"none: cannot be read: No such file"):
         read_solver(tmp_path / "none")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"binary: not a text: .*, expected SolverParameter"):
+    with pytest.raises(InputError, match=r"binary: not a text in UTF-8: .*, expected SolverParameter"):
         read_solver(tmp_path / "binary")
 
 
@@ -204,6 +204,25 @@ def test_what_never_ends_is_no_file(tmp_path, read):
     for path in ("/dev/zero", tmp_path / "pipe"):
         with pytest.raises(InputError, match=f"^{path}: cannot be read: not a regular file$"):
             read(path)
+
+
+def test_texts_of_other_systems(tmp_path):
+    """A byte order mark, other ends of lines, and comments in any encoding; but not a value."""
+    path, expected = tmp_path / "my.solver.prototxt", solver(tmp_path, LEAST).phase
+    text = LEAST.encode()
+    for content in (
+        b"\xef\xbb\xbf" + text,
+        text.replace(b"\n", b"\r\n"),
+        b"# one\r" + text.replace(b"\n", b"\r"),
+        b"# " + "学习率".encode("gbk") + b"\n" + text,
+        text.rstrip() + b"  # \xe4 'quoted\n",
+    ):
+        path.write_bytes(content)
+        assert read_solver(path).phase == expected
+    for content in (b'snapshot_prefix: "\xe4#"\n', b"snapshot_prefix: '#\xe4\n", b"\xe4 # comment\n"):
+        path.write_bytes(b"# first\n" + content + text)
+        with pytest.raises(InputError, match=r"not a text in UTF-8: line 2, not in a comment, expected SolverP"):
+            read_solver(path)
 
 
 def test_the_older_field_of_the_type(tmp_path):

@@ -1,5 +1,7 @@
 """Caffe's text files: protobuf messages, whose mistakes have a line and a column, and numbers as they were written."""
 
+import codecs
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from nptrain.files import check_regular
 
 MAX_TEXT = 1 << 20  # bytes; the longest nets that are written by hand have a fifth of it
 MAX_LINE = 1 << 14  # characters; the time of protobuf's parser grows with the square of a line's length
+CODE = re.compile(r"""(?:[^#"']|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')*""")  # the part of a line before its comment
 
 
 def read_text(path, message_type):
@@ -26,15 +29,38 @@ def text_of(path, kind="text"):
         check_regular(path)
         if path.stat().st_size > MAX_TEXT:
             raise InputError(f"{path}: found {path.stat().st_size} bytes of text, expected at most {MAX_TEXT}")
-        text = path.read_text(encoding="utf-8")
+        text = _decoded(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text: {error.reason} at byte {error.start}, expected {kind}") from None
+    except UnicodeError as error:
+        raise InputError(f"{path}: not a text in UTF-8: {error}, expected {kind}") from None
     longest = max(map(len, text.split("\n")))
     if longest > MAX_LINE:
         raise InputError(f"{path}: found a line of {longest} characters, expected at most {MAX_LINE}")
     return text
+
+
+def _decoded(content):
+    """The text of a file's bytes: UTF-8, with or without a byte order mark. What is not UTF-8 is replaced in comments,
+    which have had any encoding; elsewhere it raises UnicodeError, as do other byte order marks.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UnicodeError("found UTF-16")
+    content = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        lines = content.decode(errors="surrogateescape").split("\n")
+    for number, line in enumerate(lines, 1):
+        code = CODE.match(line)[0]
+        if _escaped(code) or (_escaped(line) and line[len(code)] != "#"):
+            raise UnicodeError(f"line {number}, not in a comment")
+    return content.decode(errors="replace")
+
+
+def _escaped(text):
+    """Whether `text` has bytes that surrogateescape could not decode."""
+    return any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def parse(text, message, path, allow_unknown=False):

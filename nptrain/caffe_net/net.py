@@ -4,11 +4,12 @@ A net is accepted if it is a ResNet of the layer table: it is compared layer by 
 what the layers compute, not by how they are written.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from nptrain.caffe.caffe_pb2 import TEST, TRAIN, NetParameter
-from nptrain.caffe.text import decimal, read_text
+from nptrain.caffe.text import decimal, parse, text_of
 from nptrain.caffe_net.blobs import WITH_BLOBS, changes, unfilled
 from nptrain.caffe_net.data_layer import DataLayer, data_layer
 from nptrain.caffe_net.fields import computes, notes, refuse, shown
@@ -22,6 +23,15 @@ OF_NET = ("name", "layer", "engine", "debug_info")  # other fields are refused
 INSTEAD = {
     "input": "a Data layer: this is a deploy net",
     "layers": "layer: convert the file with Caffe's upgrade_net_proto_text",
+}
+OTHER_DATA = {  # types of data layers that are not read, and what to do with their data
+    "ImageData": "bin/make_lmdb --list makes one of such a list",
+    "HDF5Data": "bin/make_lmdb makes one of images",
+    "DummyData": "bin/make_lmdb makes one of images",
+    "MemoryData": "bin/make_lmdb makes one of images",
+    "WindowData": "bin/make_lmdb makes one of images",
+    "AnnotatedData": "bin/make_lmdb makes one of images",
+    "Input": "this is a deploy net",
 }
 IN_PLACE = ("BatchNorm", "Scale", "ReLU")  # layers that Caffe can compute in the memory of their input
 
@@ -61,7 +71,23 @@ class NetFile:
 
 def read_net(path):
     """The NetParameter in a text file. Raises InputError: FILE:LINE:COLUMN, and what is wrong there."""
-    return read_text(path, NetParameter)
+    text = text_of(path, "NetParameter")
+    try:
+        return parse(text, NetParameter(), path)
+    except InputError:
+        net = NetParameter()
+        with suppress(InputError):
+            parse(text, net, path, allow_unknown=True)
+        with within(path):  # the fields of another type of layer are unknown, but the type says more
+            _expect_data(net.layer)
+        raise
+
+
+def _expect_data(layers):
+    """Raise InputError for the first layer that reads data in another way than a Data layer."""
+    for layer in layers:
+        if layer.type in OTHER_DATA:
+            refuse(layer, "type", layer.type, f"Data, with an LMDB: {OTHER_DATA[layer.type]}")
 
 
 def understand(net, where):
@@ -76,6 +102,7 @@ def _understood(net):
     for field, value in net.ListFields():
         if field.name not in OF_NET and (field.is_repeated or value != field.default_value):
             raise InputError(f"{field.name}: found a value, expected {INSTEAD.get(field.name, 'none')}")
+    _expect_data(net.layer)
     train, test = (_chosen(net, phase) for phase in (TRAIN, TEST))
     if not train or train[0].type != "Data":
         first = f"layer {train[0].name}, type {train[0].type or 'none'}" if train else "no layer"
@@ -205,7 +232,7 @@ def _compare_values(layer, reference, phase):
     if layer.type == "BatchNorm" and norm.HasField(field) and norm.use_global_stats == (phase == TRAIN):
         when = "TRAIN" if phase == TRAIN else "TEST"
         refuse(layer, f"batch_norm_param.{field}", f"{shown(norm.use_global_stats)} in the {when} phase",
-               shown(not norm.use_global_stats))  # fmt: skip
+               "none: without the field, Caffe uses them in the TEST phase only")  # fmt: skip
 
 
 def _in_all(layers, field):

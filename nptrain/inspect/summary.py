@@ -4,6 +4,7 @@
 `summary_text` makes text of it.
 """
 
+import codecs
 import io
 import json
 import math
@@ -71,6 +72,8 @@ def _kind(path):
         raise InputError(f"{path}: is empty")
     if head[:4] == b"\x89HDF":
         raise InputError(f"{path}: an HDF5 file, expected one with snapshot_format: BINARYPROTO")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "prototxt"  # whose reader says what is wrong
     if head[16:20] == MAGIC.to_bytes(4, "little") and path.name == "data.mdb":
         return "lmdb"
     if not any(byte < 32 and byte not in b"\t\n\f\r" for byte in head):
