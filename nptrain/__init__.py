@@ -9,6 +9,7 @@ import importlib
 
 _MODULES = {
     "ResNet": "nptrain.network.resnet",
+    "Architecture": "nptrain.network.layers",
     "Inference": "nptrain.network.inference",
     "Recipe": "nptrain.recipes.recipe",
     "Phase": "nptrain.recipes.recipe",

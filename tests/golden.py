@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nptrain.network.layers import layers
+from nptrain.network.layers import Architecture, layers
 from nptrain.recipes.recipe import Phase, Recipe
 
 NUMBERS = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -27,7 +27,7 @@ def uniform(name, count):
 def weights():
     """{layer: blobs}, float32: uniform within sqrt(3) of the standard deviations of the recipe, else its constants."""
     found = {}
-    for layer in layers(50, CLASSES):
+    for layer in layers(Architecture(50), CLASSES):
         found[layer.name] = []
         for blob in layer.blobs:
             values = np.full(blob.shape, blob.value, np.float32)

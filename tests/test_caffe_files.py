@@ -17,6 +17,7 @@ from nptrain.caffe.wire import MAX_FIELDS
 from nptrain.errors import InputError
 from nptrain.files import atomic_write
 from nptrain.network.arena import Arena
+from nptrain.network.layers import Architecture
 from nptrain.network.layers import layers as resnet_layers
 from nptrain.run.checkpoint import load_caffemodel
 
@@ -135,7 +136,7 @@ def test_the_last_layer_of_a_name_counts(tmp_path):
 
 def test_legacy_shapes_fit_the_network(tmp_path):
     """A 1x1xOxI inner product weight and 1x1x1xC vectors, as Caffe's ShapeEquals takes them."""
-    arena = Arena(resnet_layers(18, 10), naive)
+    arena = Arena(resnet_layers(Architecture(18), 10), naive)
     old = {name: [x.reshape((1,) * (4 - x.ndim) + x.shape) for x in blobs] for name, _, blobs in arena.export()}
     write_layers(tmp_path / "w", "n", [(name, "", [x + 1 for x in blobs]) for name, blobs in old.items()])
     load_caffemodel(tmp_path / "w", arena)
@@ -149,7 +150,7 @@ def test_legacy_shapes_fit_the_network(tmp_path):
 
 def test_scale_layers_may_be_merged_into_batch_norm(tmp_path):
     """As the engine of the published run writes them: five blobs, and no Scale layer."""
-    arena, other = (Arena(resnet_layers(18, 10), naive) for _ in range(2))
+    arena, other = (Arena(resnet_layers(Architecture(18), 10), naive) for _ in range(2))
     arena.initialise(1)
     arena.factors[...] = 3
     plain = {name: blobs for name, _, blobs in arena.export()}

@@ -21,6 +21,7 @@ import nptrain
 from bin.commands import export
 from kernels import naive
 from nptrain import RECIPES, ResNet, Solo
+from nptrain.network.layers import Architecture
 from nptrain.recipes import photos
 from nptrain.recipes.recipe import override
 
@@ -211,7 +212,7 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
 
 def make_deploy_files():
     """What docs/caffe.md writes by bin/export, of a smaller network, and a photograph."""
-    network = ResNet(naive, classes=5, depth=18)
+    network = ResNet(naive, classes=5, architecture=Architecture(18))
     network.arena.initialise(seed=0)
     write_layers("weights.caffemodel", "ResNet", network.arena.export())
     export.main(["--weights", "weights.caffemodel", "--recipe", "resnet50-448nodes", "--set", "depth=18",

@@ -16,6 +16,7 @@ from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.loader import TestLoader
 from nptrain.evaluate import evaluate_members
 from nptrain.network.inference import Inference
+from nptrain.network.layers import Architecture
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.recipe import override
@@ -82,7 +83,7 @@ def test_a_collapse_from_any_snapshot(cycles, collapsed):
 def probabilities(path, data):
     """(probabilities, labels) of the plain kernels in float64, one image at a time."""
     recipe = override(get_recipe("cifar10-cyclic"), ["depth=18", "classes=5"])
-    network = ResNet(naive, 5, 18, recipe.bn_eps, np.float64)
+    network = ResNet(naive, 5, Architecture(18), recipe.bn_eps, np.float64)
     load_caffemodel(path, network.arena)
     infer, found, labels = Inference(network), [], []
     dataset = LmdbDataset(data, 5)
@@ -163,7 +164,7 @@ def test_members_that_do_not_fit_are_one_line(data, cycles, tmp_path):
 def test_a_member_that_is_not_a_number_loses(data):
     """Its probabilities make the ensemble's: no image is right, and the loss says it."""
     recipe = override(get_recipe("cifar10-cyclic"), ["depth=18", "classes=5", "batch_size=8"])
-    network = ResNet(fast, 5, 18, recipe.bn_eps)
+    network = ResNet(fast, 5, Architecture(18), recipe.bn_eps)
     network.arena.initialise(0)
     good = Inference(network)
     network.bias.w[:] = np.nan

@@ -13,6 +13,7 @@ from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
+from nptrain.network.layers import Architecture
 from nptrain.network.resnet import ResNet
 from nptrain.run.checkpoint import load_caffemodel
 from nptrain.run.log import Log
@@ -41,7 +42,7 @@ def files(tmp_path_factory):
     pixels, labels = golden.images()
     rgb = (Image.fromarray(np.ascontiguousarray(p[::-1].transpose(1, 2, 0))) for p in pixels)
     write_lmdb(folder / "lmdb", ((f"{i}", raw_datum(*pair)) for i, pair in enumerate(zip(rgb, labels, strict=True))))
-    kinds = {layer.name: layer.kind for layer in golden.layers(50, golden.CLASSES)}
+    kinds = {layer.name: layer.kind for layer in golden.layers(Architecture(50), golden.CLASSES)}
     weights = golden.weights()
     write_layers(folder / "start.caffemodel", "golden", [(n, kinds[n], b) for n, b in weights.items()])
     return folder
@@ -50,7 +51,7 @@ def files(tmp_path_factory):
 def run(files, folder, part, **changes):
     """Train one part from the formula's weights. Returns (losses with the last one, rates, checkpoint)."""
     recipe = golden.recipe(**changes)
-    network = ResNet(naive, recipe.classes, recipe.depth, recipe.bn_eps, np.float64)
+    network = ResNet(naive, recipe.classes, recipe.architecture, recipe.bn_eps, np.float64)
     load_caffemodel(files / "start.caffemodel", network.arena)
     data, log = LmdbDataset(files / "lmdb", recipe.classes), Losses()
     trainer = Trainer(recipe, network, data, None, folder, Solo(), log, seed=0)

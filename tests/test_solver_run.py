@@ -18,6 +18,7 @@ from nptrain.data.augment import Transform
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.evaluate import evaluate
+from nptrain.network.layers import Architecture
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.published import RECIPES
 from nptrain.recipes.recipe import override
@@ -166,6 +167,8 @@ def test_a_recipe_comes_back_from_its_printed_files(name, tmp_path):
         path.write_text(solver)
         (tmp_path / solver.split('"')[1]).write_text(net)
         found.append(SolverFiles.read(path).recipe(recipe.workers))
+        net_name = "train_val.prototxt" if phase is recipe.phases[0] else f"train_val_{phase.name}.prototxt"
+        assert solver.startswith(f'net: "{net_name}"\n')
         assert f'snapshot_prefix: "{name}_phase{phase.name}"' in solver  # Caffe refuses snapshots without one
         assert call("train", "--print-solver", "--solver", path) == (solver, "")
     for one, phase in zip(found, recipe.phases, strict=True):
@@ -251,7 +254,7 @@ def test_a_test_takes_the_batches_that_test_iter_says(tmp_path):
     write_lmdb(tmp_path / "all", records)
     write_lmdb(tmp_path / "first", records[:4])
     recipe = override(RECIPES["digits"], ["classes=5", "workers=2", "1.test_iter=1", "test_batch_size=2"])
-    network = ResNet(naive, recipe.classes, 18, recipe.bn_eps)
+    network = ResNet(naive, recipe.classes, Architecture(18), recipe.bn_eps)
     network.arena.initialise(0)
 
     def test(name, records=None):

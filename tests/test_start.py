@@ -13,14 +13,16 @@ from kernels import naive
 from nptrain.caffe.caffe_pb2 import NetParameter
 from nptrain.errors import InputError
 from nptrain.network.arena import Arena
-from nptrain.network.layers import layers
+from nptrain.network.layers import Architecture, layers
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.schedule import Progress
 from nptrain.run import checkpoint
 from nptrain.run.run_folder import RunFolder
 
 RECIPE = get_recipe("digits")
-NET = NetParameter(name="net", layer=[{"name": layer.name, "type": layer.kind} for layer in layers(18, 5)])
+NET = NetParameter(
+    name="net", layer=[{"name": layer.name, "type": layer.kind} for layer in layers(Architecture(18), 5)]
+)
 BEGUN = {"kernels": "fast", "dtype": "float32", "reproducible": False, "compress": "none", "seed": 3}
 
 
@@ -30,7 +32,7 @@ def flags(**changed):
 
 def arena_of(value=0.0):
     """The first layers of the network, filled with a value."""
-    arena = Arena(islice(layers(18, 5), 3), naive)
+    arena = Arena(islice(layers(Architecture(18), 5), 3), naive)
     arena.weights[:], arena.history[:] = value, value / 2
     return arena
 

@@ -9,7 +9,7 @@ from images import make_dataset
 
 from kernels import fast
 from nptrain.network.arena import Arena
-from nptrain.network.layers import layers
+from nptrain.network.layers import Architecture, layers
 from nptrain.report.timeline import median, read
 
 LINE = {"phase": "1", "iteration": 0, "loss": 1.0, "hidden": 0.9,
@@ -56,7 +56,7 @@ def test_sums_are_in_order_and_add_up_to_the_communication_logged(folder):
         (loss, *buckets), ends = entry["sums"], [end for _, end in entry["spans"]]
         assert loss[0] == 16
         assert len(buckets) > 5
-        values = Arena(layers(18, 5), fast).gradients.size
+        values = Arena(layers(Architecture(18), 5), fast).gradients.size
         assert sum(size for size, *_ in buckets) == 8 * values  # float64 above two workers
         for _, ready, begin, end, asked, home in entry["sums"]:
             assert ends[-4] <= ready <= begin <= end <= home <= ends[-1]  # after the last worker's data

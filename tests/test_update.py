@@ -7,7 +7,7 @@ import pytest
 
 from kernels import fast, naive
 from nptrain.network.arena import Arena
-from nptrain.network.layers import Blob, Layer, layers
+from nptrain.network.layers import Architecture, Blob, Layer, layers
 from nptrain.recipes.recipe import Phase
 from nptrain.update import momentum_at, update
 
@@ -155,7 +155,7 @@ def test_running_statistics_are_caffe_s():
 
 @pytest.mark.parametrize("ops", [fast, naive])
 def test_what_is_exported_comes_back(ops):
-    one, two = (Arena(layers(50, 10), ops) for _ in range(2))
+    one, two = (Arena(layers(Architecture(50), 10), ops) for _ in range(2))
     one.initialise(seed=7)
     one.statistics[:] = np.arange(one.statistics.size) % 7 if ops is naive else 0
     one.history[:] = one.weights
@@ -168,7 +168,7 @@ def test_what_is_exported_comes_back(ops):
 
 
 def test_the_recipe_s_initial_weights():
-    arena = Arena(layers(50, 1000), naive)
+    arena = Arena(layers(Architecture(50), 1000), naive)
     arena.initialise(seed=0)
     blobs = {name: arrays for name, _, arrays in arena.export()}
     assert blobs["conv1"][0].std() == pytest.approx(np.sqrt(2 / (64 * 49)), rel=0.05)
@@ -176,7 +176,7 @@ def test_the_recipe_s_initial_weights():
     assert blobs["fc1000"][0].std() == pytest.approx(0.01, rel=0.01)
     zero = {name for name in blobs if name.startswith("scale") and not blobs[name][0].any()}
     assert zero == {"scale2c_branch2c", "scale3d_branch2c", "scale4f_branch2c", "scale5c_branch2c"}
-    again = Arena(layers(50, 1000), naive)
+    again = Arena(layers(Architecture(50), 1000), naive)
     again.initialise(seed=0)
     assert np.array_equal(arena.weights, again.weights)
     again.initialise(seed=1)

@@ -15,7 +15,7 @@ from nptrain.caffe.model import layers_of, read_caffemodel, write_caffemodel
 from nptrain.caffe_net.writer import deploy, trained_net, with_phase
 from nptrain.inspect.summary import summary
 from nptrain.network.arena import Arena
-from nptrain.network.layers import DEPTHS, convolutions, layers
+from nptrain.network.layers import DEPTHS, Architecture, convolutions, layers
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.recipe import override
@@ -32,7 +32,7 @@ def small(recipe, **changes):
 
 def filled(recipe):
     """An Arena of different positive numbers, as large as statistics can be."""
-    network_layers = layers(recipe.depth, recipe.classes, recipe.downsample)
+    network_layers = layers(recipe.architecture, recipe.classes)
     arena = Arena(network_layers, naive)
     rng = np.random.default_rng(0)
     for array in (arena.weights, arena.statistics, arena.factors):
@@ -92,7 +92,7 @@ def test_snapshots_and_exports_hold_whole_layers(tmp_path, depth, downsample):
     write_caffemodel(exported, with_phase(deploy(recipe), TEST), arena.export())
     for path, phase in ((saved, TRAIN), (exported, TEST)):
         net = check_whole(path, phase)
-        for conv in convolutions(depth, downsample):
+        for conv in convolutions(Architecture(depth, downsample)):
             layer = next(layer for layer in net.layer if layer.name == conv.name)
             assert list(layer.convolution_param.stride) == [conv.stride]
         blobs, expected = read_caffemodel(path), {name: values for name, _, values in arena.export()}
@@ -101,7 +101,7 @@ def test_snapshots_and_exports_hold_whole_layers(tmp_path, depth, downsample):
         }
     if depth == 18:
         kernels = folded(net)
-        assert kernels.keys() == {conv.name for conv in convolutions(depth, downsample)}
+        assert kernels.keys() == {conv.name for conv in convolutions(Architecture(depth, downsample))}
         mean, var, factor = blobs["bn_conv1"]
         gamma, beta = blobs["scale_conv1"]
         alpha = gamma / np.sqrt(var / factor + 1e-5)

@@ -140,11 +140,10 @@ def printed(args, recipe, files):
     """The text that --print-solver or --print-net asks for, of the phase that --phase names, or of the first."""
     phase = recipe.phase(args.phase) if args.phase else recipe.phases[0]
     if args.print_solver:
-        prefix = snapshot_prefix(phase, args.solver or f"{recipe.name}_phase{phase.name}.prototxt")
-        phase = replace(phase, snapshot_prefix=prefix)  # Caffe needs one
         net = "train_val.prototxt" if phase is recipe.phases[0] else f"train_val_{phase.name}.prototxt"
         seed = files.solver.seed if files and args.seed is None else args.seed
-        return write_solver(phase, files.solver.net if files else net, seed)
+        prefix = snapshot_prefix(phase, args.solver or f"{recipe.name}_phase{phase.name}.prototxt")  # Caffe needs one
+        return write_solver(replace(phase, snapshot_prefix=prefix), files.solver.net if files else net, seed)
     train, val = SOURCES
     if files:
         train, val = files.net.train.source, files.net.test and files.net.test.source

@@ -11,7 +11,17 @@ from nptrain.recipes.recipe import override
 from nptrain.run.run_folder import recipe_of
 
 # fields of a recipe that scores depend on
-SCORING = ("depth", "downsample", "crop_size", "mean_bgr", "scale", "bn_eps", "test_resize")
+SCORING = (
+    "depth",
+    "downsample",
+    "stem_bias",
+    "first_projection",
+    "crop_size",
+    "mean_bgr",
+    "scale",
+    "bn_eps",
+    "test_resize",
+)
 
 
 def add_arguments(parser):

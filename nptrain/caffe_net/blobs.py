@@ -67,9 +67,9 @@ def _fan(shape, norm):
 
 def changes(train, model):
     """Yields (layer, index of the blob, field, value) where a filler or multiplier differs from the layer table.
-    `train` are the layers of a net, `model` is a Recipe with its depth, classes and downsample.
+    `train` are the layers of a net, `model` is a Recipe with its architecture and classes.
     """
-    table = {layer.name: layer.blobs for layer in layers(model.depth, model.classes, model.downsample)}
+    table = {layer.name: layer.blobs for layer in layers(model.architecture, model.classes)}
     norm = None
     for layer in train:
         if layer.type == "BatchNorm":

@@ -15,7 +15,7 @@ from nptrain.caffe_net.data_layer import DataLayer, data_layer
 from nptrain.caffe_net.fields import computes, notes, refuse, shown
 from nptrain.caffe_net.writer import train_val
 from nptrain.errors import InputError, within
-from nptrain.network.layers import DEPTHS, convolutions
+from nptrain.network.layers import DEPTHS, Architecture, convolutions
 from nptrain.recipes.recipe import Phase as RecipePhase
 from nptrain.recipes.recipe import Recipe
 
@@ -44,9 +44,8 @@ class NetFile:
 
     train: DataLayer
     test: DataLayer | None
-    depth: int
+    architecture: Architecture
     classes: int
-    downsample: str
     bn_eps: float
     moving_average_fraction: float
     blob_overrides: tuple = ()
@@ -108,10 +107,10 @@ def _understood(net):
         first = f"layer {train[0].name}, type {train[0].type or 'none'}" if train else "no layer"
         raise InputError(f"{first} is the first in the TRAIN phase, expected type Data")
     data, test_data = data_layer(train[0], train=True), None
-    depth, downsample = _variant(train)
+    architecture = _architecture(train)
     classes = next((x.inner_product_param.num_output for x in reversed(train) if x.type == "InnerProduct"), 1000)
-    model = Recipe("", "", (RecipePhase("", 1, 1, 0),), classes=classes, crop_size=data.crop_size, depth=depth,
-                   downsample=downsample, test_resize=None)  # fmt: skip
+    model = Recipe("", "", (RecipePhase("", 1, 1, 0),), classes=classes, crop_size=data.crop_size,
+                   test_resize=None, **vars(architecture))  # fmt: skip
     reference = train_val(model, model.phases[0], "train", "test")
     _compare(train, _chosen(reference, TRAIN), TRAIN)
     fraction, eps = (_in_all(train, field) for field in ("moving_average_fraction", "eps"))
@@ -123,7 +122,7 @@ def _understood(net):
             _same_input(test[0], test_data, data)
     blobs = tuple(changes(train, model))
     replace(model, blob_overrides=blobs)  # checks them
-    return NetFile(data, test_data, depth, classes, downsample, eps, fraction, blobs,
+    return NetFile(data, test_data, architecture, classes, eps, fraction, blobs,
                    (*notes(net), *unfilled(blobs)))  # fmt: skip
 
 
@@ -144,13 +143,16 @@ def _is_in(layer, phase):
     return any(matches) if layer.include else not any(matches)
 
 
-def _variant(train):
-    """(depth, downsample) of the ResNet that has the most names of convolutions in common with the net."""
+def _architecture(train):
+    """That of the ResNet that has the most names of convolutions in common with the net."""
     convs = {layer.name: layer for layer in train if layer.type == "Convolution"}
-    depth = min(DEPTHS, key=lambda d: len({conv.name for conv in convolutions(d)} ^ convs.keys()))
+    depth = min(DEPTHS, key=lambda d: len({conv.name for conv in convolutions(Architecture(d))} ^ convs.keys()))
     firsts = [convs[name] for name in (f"res{stage}a_branch2a" for stage in (3, 4, 5)) if name in convs]
     strides = [computes(layer)["convolution_param.stride"] for layer in firsts]
-    return depth, "1x1" if DEPTHS[depth][1] and strides.count((2, 2)) > 1 else "3x3"
+    bottleneck = DEPTHS[depth][1]
+    bias = "conv1" not in convs or convs["conv1"].convolution_param.bias_term
+    return Architecture(depth, "1x1" if bottleneck and strides.count((2, 2)) > 1 else "3x3", bias,
+                        not bottleneck and "res2a_branch1" in convs)  # fmt: skip
 
 
 def _graph(layers):

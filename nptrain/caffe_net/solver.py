@@ -215,10 +215,10 @@ def recipe_of(solver, net, workers):
     with within(solver.path):
         return Recipe(
             solver.phase.name, f"the solver of {solver.path}", (replace(solver.phase, **from_net),), workers=workers,
-            classes=net.classes, crop_size=train.crop_size, batch_size=train.batch_size, depth=net.depth,
-            mean_bgr=train.mean_bgr, scale=train.scale, bn_eps=net.bn_eps, downsample=net.downsample,
+            classes=net.classes, crop_size=train.crop_size, batch_size=train.batch_size,
+            mean_bgr=train.mean_bgr, scale=train.scale, bn_eps=net.bn_eps,
             moving_average_fraction=net.moving_average_fraction, blob_overrides=net.blob_overrides,
-            test_resize=net.test_resize,
+            test_resize=net.test_resize, **vars(net.architecture),
             test_batch_size=test.batch_size if test else None)  # fmt: skip
 
 

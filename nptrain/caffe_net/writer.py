@@ -20,7 +20,7 @@ from nptrain.caffe.caffe_pb2 import (
 from nptrain.caffe.text import decimal, single
 from nptrain.caffe_net.blobs import fill
 from nptrain.errors import InputError
-from nptrain.network.layers import STEM, blocks, layers, walk
+from nptrain.network.layers import blocks, layers, stem, walk
 
 SUM, MAX, AVE = EltwiseParameter.SUM, PoolingParameter.MAX, PoolingParameter.AVE
 
@@ -91,18 +91,18 @@ class _Body:
 
     def __init__(self, net, recipe, train):
         self.net, self.recipe, self.train = net, recipe, train
-        table = layers(recipe.depth, recipe.classes, recipe.downsample, recipe.blob_overrides)
+        table = layers(recipe.architecture, recipe.classes, recipe.blob_overrides)
         self.blobs = {layer.name: layer.blobs for layer in table}
 
     def write(self):
         net, recipe = self.net, self.recipe
-        self.convolution(STEM, "data", relu="conv1_relu")
+        self.convolution(stem(recipe.architecture), "data", relu="conv1_relu")
         top = "pool1"
         pool = _add(net, top, "Pooling", ["conv1"], top).pooling_param
         pool.pool, pool.kernel_size[:], pool.stride[:] = MAX, [3], [2]
-        for block in blocks(recipe.depth, recipe.downsample):
+        for block in blocks(recipe.architecture):
             top = self.block(block, top)
-        *_, (_, _, height) = walk(recipe.crop_size, recipe.depth, recipe.downsample)
+        *_, (_, _, height) = walk(recipe.crop_size, recipe.architecture)
         pool = _add(net, "pool5", "Pooling", [top], "pool5").pooling_param
         pool.pool, pool.kernel_size[:], pool.stride[:] = AVE, [height], [1]
         classifier = _add(net, "fc1000", "InnerProduct", ["pool5"], "fc1000")

@@ -9,19 +9,19 @@ from nptrain.network.slots import inference_slots, training_slots
 class Buffers:
     """The memory of slots, allocated when it is first needed, once for a batch and size of images.
 
-    ops                the kernels; plain ones make new arrays, and have no buffers
-    depth, downsample  of the network
+    ops           the kernels; plain ones make new arrays, and have no buffers
+    architecture  of the network
     """
 
-    def __init__(self, ops, depth, downsample):
-        self.ops, self.network, self.held, self._reserved, self._sizes = ops, (depth, downsample), {}, None, {}
+    def __init__(self, ops, architecture):
+        self.ops, self.architecture, self.held, self._reserved, self._sizes = ops, architecture, {}, None, {}
 
     def reserve(self, n, height, width):
         """Room for n images of this size, before a step. What is large enough already stays."""
         if not self.ops.IN_PLACE or self._reserved == (n, height, width):
             return
         self._reserved = n, height, width
-        slots = inference_slots(height, width, *self.network) | training_slots(height, width, *self.network)
+        slots = inference_slots(height, width, self.architecture) | training_slots(height, width, self.architecture)
         self._sizes = {name: prod(self.ops.activation_shape(n, *size)) for name, size in slots.items()}
 
     def get(self, name, shape):

@@ -23,6 +23,27 @@ STATISTICS = "BatchNorm"  # the kind of layer whose blobs are running statistics
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """Which ResNet.
+
+    depth             18, 34, 50, 101 or 152
+    downsample        the convolution of a bottleneck that has the stride, in the first blocks of stages 3 to 5: "3x3",
+                      or "1x1" as in the original release
+    stem_bias         conv1 has a bias; it has none in the released ResNet-101 and -152, and in many others
+    first_projection  the first block has a projection in its shortcut also at depth 18 and 34, where its shapes need
+                      none, as in many nets of others; deeper ones have it in any case
+    """
+
+    depth: int = 50
+    downsample: str = "3x3"
+    stem_bias: bool = True
+    first_projection: bool = False
+
+
+RESNET50 = Architecture()
+
+
+@dataclass(frozen=True)
 class Convolution:
     """A convolution with its batch norm and scale. `norm` is their name without the prefix bn or scale."""
 
@@ -35,6 +56,11 @@ class Convolution:
     gamma: float = 1.0  # what the scale starts at
 
     @property
+    def is_stem(self):
+        """Whether it is the first of the network, which reads the images."""
+        return self.name == "conv1"
+
+    @property
     def pad(self):
         return self.kernel // 2
 
@@ -44,7 +70,7 @@ class Convolution:
 
     @property
     def norm(self):
-        return "_conv1" if self.name == "conv1" else self.name.removeprefix("res")
+        return "_conv1" if self.is_stem else self.name.removeprefix("res")
 
 
 @dataclass(frozen=True)
@@ -82,18 +108,20 @@ class Layer:
 STEM = Convolution("conv1", 3, 64, kernel=7, stride=2, bias=True)
 
 
-def blocks(depth=50, downsample="3x3"):
-    """The residual blocks of a ResNet, in order. Raises KeyError for a depth that has no table.
+def stem(architecture=RESNET50):
+    """The first convolution."""
+    return replace(STEM, bias=architecture.stem_bias)
 
-    downsample: the convolution of a bottleneck that has the stride; a block without a 1x1 knows no other than "3x3".
-    """
-    counts, bottleneck = DEPTHS[depth]
+
+def blocks(architecture=RESNET50):
+    """The residual blocks of a ResNet, in order. Raises KeyError for a depth that has no table."""
+    counts, bottleneck = DEPTHS[architecture.depth]
     inputs = STEM.outputs
     for stage, count in enumerate(counts):
         width, stride = 64 << stage, 1 if stage == 0 else 2
         for index in range(count):
-            name = f"{stage + 2}{_letter(depth, index, count)}"
-            block = _block(name, inputs, width, stride if index == 0 else 1, bottleneck, downsample)
+            name = f"{stage + 2}{_letter(architecture.depth, index, count)}"
+            block = _block(name, inputs, width, stride if index == 0 else 1, bottleneck, architecture)
             if index == count - 1:  # zero gamma: a stage starts without its last block
                 block = replace(block, branch=(*block.branch[:-1], replace(block.branch[-1], gamma=0.0)))
             yield block
@@ -105,8 +133,8 @@ def _letter(depth, index, count):
     return f"b{index}" if depth > 50 and count > 3 and index > 0 else "abcdef"[index]
 
 
-def _block(name, inputs, width, stride, bottleneck, downsample):
-    first, second = (stride, 1) if downsample == "1x1" else (1, stride)
+def _block(name, inputs, width, stride, bottleneck, architecture):
+    first, second = (stride, 1) if architecture.downsample == "1x1" else (1, stride)
     shapes = (
         ((1, first, width), (3, second, width), (1, 1, 4 * width))
         if bottleneck
@@ -117,32 +145,32 @@ def _block(name, inputs, width, stride, bottleneck, downsample):
         Convolution(f"res{name}_branch2{letter}", c, k, kernel, step)
         for letter, (c, k), (kernel, step, _) in zip("abc", pairwise(channels), shapes, strict=False)
     )
-    changes = stride != 1 or inputs != channels[-1]
+    changes = stride != 1 or inputs != channels[-1] or (name == "2a" and architecture.first_projection)
     projection = Convolution(f"res{name}_branch1", inputs, channels[-1], 1, stride) if changes else None
     return Block(name, branch, projection)
 
 
-def convolutions(depth=50, downsample="3x3"):
+def convolutions(architecture=RESNET50):
     """Every convolution of the network, in the order of the net file: 53 for ResNet-50."""
-    yield STEM
-    for block in blocks(depth, downsample):
+    yield stem(architecture)
+    for block in blocks(architecture):
         if block.projection:
             yield block.projection
         yield from block.branch
 
 
-def walk(crop, depth=50, downsample="3x3"):
+def walk(crop, architecture=RESNET50):
     """(Convolution, height of its input, of its output) for images of `crop` pixels a side, in the net file's order."""
-    yield STEM, crop, STEM.out(crop)
+    yield stem(architecture), crop, STEM.out(crop)
     at = pooled_size(STEM.out(crop))
-    for block in blocks(depth, downsample):
+    for block in blocks(architecture):
         if block.projection:
             yield block.projection, at, block.projection.out(at)
         for conv in block.branch:
             yield conv, at, (at := conv.out(at))
 
 
-def layers(depth=50, classes=1000, downsample="3x3", blob_overrides=()):
+def layers(architecture=RESNET50, classes=1000, blob_overrides=()):
     """Every layer that has blobs, in the order of the net file.
 
     blob_overrides: (layer, index of the blob, field of Blob, value), where another net file departs from the recipe's.
@@ -150,20 +178,20 @@ def layers(depth=50, classes=1000, downsample="3x3", blob_overrides=()):
     changed = {}
     for name, index, field, value in blob_overrides:
         changed.setdefault((name, index), {})[field] = value
-    for layer in _layers(depth, classes, downsample):
+    for layer in _layers(architecture, classes):
         blobs = (replace(blob, **changed.get((layer.name, index), {})) for index, blob in enumerate(layer.blobs))
         yield replace(layer, blobs=tuple(blobs))
 
 
-def _layers(depth, classes, downsample):
-    for conv in convolutions(depth, downsample):
+def _layers(architecture, classes):
+    for conv in convolutions(architecture):
         yield from _convolution_layers(conv)
     weights = Blob((classes, conv.outputs), std=0.01)
     yield Layer("fc1000", "InnerProduct", (weights, Blob((classes,))))
 
 
 def _convolution_layers(conv):
-    fan = (conv.outputs if conv is STEM else conv.inputs) * conv.kernel**2
+    fan = (conv.outputs if conv.is_stem else conv.inputs) * conv.kernel**2
     weights = Blob((conv.outputs, conv.inputs, conv.kernel, conv.kernel), std=sqrt(2 / fan))
     vector = Blob((conv.outputs,))
     yield Layer(conv.name, "Convolution", (weights, vector) if conv.bias else (weights,))

@@ -12,7 +12,7 @@ from kernels.epilogue import FusedBatchNorm
 from kernels.sizes import pooled_size
 from nptrain.network.arena import Arena
 from nptrain.network.buffers import Buffers
-from nptrain.network.layers import STEM, blocks, layers
+from nptrain.network.layers import RESNET50, STEM, blocks, layers, stem
 from nptrain.network.slots import (
     DZ,
     IMAGES,
@@ -124,17 +124,16 @@ class ResNet:
     """The network, from packed images to the loss and back.
 
     ops      `kernels.fast`, or `kernels.naive` in float32 or float64
-    depth    18, 34, 50, 101 or 152
     eps      of every batch norm
-    downsample, blob_overrides   as in `layers`
+    blob_overrides   as in `layers`
     """
 
-    def __init__(self, ops, classes=1000, depth=50, eps=1e-5, dtype=np.float32, downsample="3x3", blob_overrides=()):
+    def __init__(self, ops, classes=1000, architecture=RESNET50, eps=1e-5, dtype=np.float32, blob_overrides=()):
         self.ops, self.classes, self.dtype, self.eps = ops, classes, dtype, eps
-        self.arena = Arena(layers(depth, classes, downsample, blob_overrides), ops, dtype)
-        self.buffers = Buffers(ops, depth, downsample)
-        parts, table = (self.arena, self.buffers, eps), list(blocks(depth, downsample))
-        self.stem = ConvolutionNorm(STEM, *parts)
+        self.arena = Arena(layers(architecture, classes, blob_overrides), ops, dtype)
+        self.buffers = Buffers(ops, architecture)
+        parts, table = (self.arena, self.buffers, eps), list(blocks(architecture))
+        self.stem = ConvolutionNorm(stem(architecture), *parts)
         self.blocks = [ResidualBlock(block, slot, *parts)
                        for block, slot in zip(table, block_gradient_slots(table), strict=True)]  # fmt: skip
         self.weights, self.bias = self.arena.of("fc1000")
@@ -142,8 +141,7 @@ class ResNet:
     @classmethod
     def of(cls, recipe, ops, dtype=np.float32):
         """The network of a recipe."""
-        return cls(ops, recipe.classes, recipe.depth, recipe.bn_eps, dtype, recipe.downsample,
-                   recipe.blob_overrides)  # fmt: skip
+        return cls(ops, recipe.classes, recipe.architecture, recipe.bn_eps, dtype, recipe.blob_overrides)
 
     def pack_images(self, pixels, mean, scale):
         """uint8 BGR pixels (N, 3, H, W) -> the network's input, (pixel - mean) * scale."""

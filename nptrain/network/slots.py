@@ -7,7 +7,7 @@ large as its largest use. `buffers.Buffers` allocates what stands here, `plan.ne
 from math import prod
 
 from kernels.sizes import pooled_size
-from nptrain.network.layers import STEM, blocks, convolutions, walk
+from nptrain.network.layers import RESNET50, STEM, blocks, convolutions, walk
 
 IMAGES, POOLED, WINNER, DZ = "images", "pool", "winner", "dz"
 
@@ -36,15 +36,15 @@ def block_gradient_slots(table):
 LAST_GRADIENT = "block gradient 0"  # of the last block's result: where `block_gradient_slots` begins
 
 
-def training_slots(height, width, depth=50, downsample="3x3"):
+def training_slots(height, width, architecture=RESNET50):
     """{name: (channels, height, width)} of all that a training step on images of this size holds, for one image."""
-    sizes = _sizes(height, width, depth, downsample)
+    sizes = _sizes(height, width, architecture)
     slots = _shared_slots(height, width)
-    for conv in convolutions(depth, downsample):
+    for conv in convolutions(architecture):
         for name in activation_slots(conv):
             slots[name] = sizes[conv.name][1]
     _grow(slots, DZ, sizes[STEM.name][1])
-    table = list(blocks(depth, downsample))
+    table = list(blocks(architecture))
     for block, dx in zip(table, block_gradient_slots(table), strict=True):
         _grow(slots, DZ, sizes[block.branch[-1].name][1])
         for place, conv in enumerate(block.branch[1:], 1):
@@ -55,11 +55,11 @@ def training_slots(height, width, depth=50, downsample="3x3"):
     return slots
 
 
-def inference_slots(height, width, depth=50, downsample="3x3"):
+def inference_slots(height, width, architecture=RESNET50):
     """The same of an inference. Of a block's results only the last two are held at once."""
-    sizes = _sizes(height, width, depth, downsample)
+    sizes = _sizes(height, width, architecture)
     slots = _shared_slots(height, width) | {"inference stem": sizes[STEM.name][1]}
-    for index, block in enumerate(blocks(depth, downsample)):
+    for index, block in enumerate(blocks(architecture)):
         for place, conv in enumerate(block.branch[:-1]):
             _grow(slots, f"inference inner {place}", sizes[conv.name][1])
         _grow(slots, f"inference block {index % 2}", sizes[block.branch[-1].name][1])
@@ -68,9 +68,9 @@ def inference_slots(height, width, depth=50, downsample="3x3"):
     return slots
 
 
-def _sizes(height, width, depth, downsample):
+def _sizes(height, width, architecture):
     """{convolution: ((channels, height, width) of its input, of its result)}."""
-    tall, wide = (walk(side, depth, downsample) for side in (height, width))
+    tall, wide = (walk(side, architecture) for side in (height, width))
     return {conv.name: ((conv.inputs, h, w), (conv.outputs, h_out, w_out))
             for (conv, h, h_out), (_, w, w_out) in zip(tall, wide, strict=True)}  # fmt: skip
 

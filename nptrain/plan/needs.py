@@ -5,7 +5,7 @@ from math import prod
 
 from kernels import scratch_sizes
 from kernels.layout import activation_shape, weights_shape
-from nptrain.network.layers import STATISTICS, STEM, Convolution, blocks, layers, walk
+from nptrain.network.layers import STATISTICS, Convolution, blocks, layers, walk
 from nptrain.network.slots import inference_slots, training_slots
 from nptrain.recipes.recipe import IMAGENET
 from nptrain.reduction.plain_sum import sum_dtype
@@ -31,12 +31,12 @@ class Step:
     @property
     def backward_flops(self):
         """FLOPs of both gradients; the images need none."""
-        return self.flops * (1 if self.conv is STEM else 2)
+        return self.flops * (1 if self.conv.is_stem else 2)
 
 
 def steps_of(recipe):
     """A Step for each convolution of the network, in the order of the net file."""
-    return [Step(*convolution) for convolution in walk(recipe.crop_size, recipe.depth, recipe.downsample)]
+    return [Step(*convolution) for convolution in walk(recipe.crop_size, recipe.architecture)]
 
 
 def classifier_flops(recipe):
@@ -60,7 +60,7 @@ def gradients(recipe):
     Time is divided in proportion to operations: batch norm, ReLU and sums run with the convolution that they follow.
     """
     steps = steps_of(recipe)
-    *convolutions, classifier = layers(recipe.depth, recipe.classes)
+    *convolutions, classifier = layers(recipe.architecture, recipe.classes)
     sizes = [_trained([classifier])]
     flops = [2 * classifier_flops(recipe)]
     for index in reversed(range(len(steps))):
@@ -80,7 +80,7 @@ def _trained(table):
 
 def parameter_bytes(recipe):
     """{what: bytes} of the flat arrays that every rank holds."""
-    table = list(layers(recipe.depth, recipe.classes))
+    table = list(layers(recipe.architecture, recipe.classes))
     trained = FLOAT * _trained(table)
     statistics = FLOAT * sum(2 * layer.blobs[0].shape[0] for layer in table if layer.kind == STATISTICS)
     return {"weights": trained + statistics, "history": trained, "gradients": trained + statistics}
@@ -88,8 +88,8 @@ def parameter_bytes(recipe):
 
 def activation_bytes(recipe):
     """{what: bytes} of the activations of one worker's batch: those of a training step, and those of tests only."""
-    crop, network = recipe.crop_size, (recipe.depth, recipe.downsample)
-    training, testing = training_slots(crop, crop, *network), inference_slots(crop, crop, *network)
+    crop, architecture = recipe.crop_size, recipe.architecture
+    training, testing = training_slots(crop, crop, architecture), inference_slots(crop, crop, architecture)
     only_testing = [size for name, size in testing.items() if name not in training]
     return {
         "activations": _stored(training.values(), recipe.batch_size),
@@ -107,7 +107,7 @@ def kernel_bytes(recipe, threads):
     training step or of a test needs. The classifier is a convolution of one pixel.
     """
     images, images_of_test = recipe.batch_size, recipe.test_batch_size or recipe.batch_size
-    projections = {block.projection for block in blocks(recipe.depth, recipe.downsample)}
+    projections = {block.projection for block in blocks(recipe.architecture)}
     found = []
     for step in steps_of(recipe):
         conv, where = step.conv, (step.conv.stride, step.conv.pad, threads)
@@ -116,7 +116,7 @@ def kernel_bytes(recipe, threads):
         found.append(scratch_sizes.forward(w, y, *where))
         found.append(scratch_sizes.forward(w, _map(images_of_test, conv.outputs, step.out), *where, sums=False))
         found.append(scratch_sizes.backward_weights(w, y, conv.stride, conv.pad))
-        if conv is not STEM:  # a projection's gradient is not the last that its input gets: no ReLU and sums yet
+        if not conv.is_stem:  # a projection's gradient is not the last that its input gets: no ReLU and sums yet
             found.append(scratch_sizes.backward_data(w, x, *where, sums=conv not in projections))
     w = weights_shape(recipe.classes, conv.outputs, 1, 1)
     x, y = (_map(images, channels, 1) for channels in (conv.outputs, recipe.classes))

@@ -46,6 +46,8 @@ def check(recipe):
     _check_fields(recipe, RECIPE_RULES)
     expect(recipe.downsample == "3x3" or DEPTHS[recipe.depth][1], "downsample", recipe.downsample,
            f"3x3: the blocks of depth {recipe.depth} have no 1x1 convolution")  # fmt: skip
+    expect(not recipe.first_projection or not DEPTHS[recipe.depth][1], "first_projection", True,
+           f"false: the first block of depth {recipe.depth} has a projection in any case")  # fmt: skip
     _check_blob_overrides(recipe)
     prefixes = [phase.snapshot_prefix for phase in recipe.phases if phase.snapshot_prefix is not None]
     expect(
@@ -90,7 +92,7 @@ def _check_numbers(owner, prefix=""):
 def _check_blob_overrides(recipe):
     if not recipe.blob_overrides:
         return
-    table = {layer.name: len(layer.blobs) for layer in layers(recipe.depth) if layer.kind != STATISTICS}
+    table = {layer.name: len(layer.blobs) for layer in layers(recipe.architecture) if layer.kind != STATISTICS}
     may_be_none = {"lr_mult": False, "decay_mult": False, "value": False, "std": True, "bound": True}
     for change in recipe.blob_overrides:
         expect(len(change) == 4, "blob_overrides", change, "(layer, index, field, value)")

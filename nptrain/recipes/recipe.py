@@ -6,6 +6,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from nptrain.data.augment import Transform
 from nptrain.errors import InputError
+from nptrain.network.layers import Architecture
 from nptrain.recipes.check import check, expect
 
 IMAGENET = (1_281_167, 50_000)  # records to train on and held out
@@ -74,7 +75,7 @@ class Phase:
 class Recipe:
     """The network, the data and the phases. `batch_size` images for each of `workers` make one step.
 
-    downsample      convolution that has the stride in the first blocks of stages 3 to 5; "1x1" in the original release
+    depth, downsample, stem_bias, first_projection  the `Architecture` of the network
     blob_overrides  differences of a net file from the layer table: (layer, index of the blob, field, value)
     records         (training, held-out) records of the recipe's data set, for predictions only
     """
@@ -93,12 +94,19 @@ class Recipe:
     moving_average_fraction: float = 0.95
     test_resize: int | None = 256
     downsample: str = "3x3"
+    stem_bias: bool = True
+    first_projection: bool = False
     blob_overrides: tuple = ()
     records: tuple[int, int] = IMAGENET
     test_batch_size: int | None = None  # None: batch_size
 
     def __post_init__(self):
         check(self)
+
+    @property
+    def architecture(self):
+        """The Architecture of the network."""
+        return Architecture(self.depth, self.downsample, self.stem_bias, self.first_projection)
 
     def test_transform(self):
         """The Transform of test images: shorter side to test_resize, centre crop."""
