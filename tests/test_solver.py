@@ -116,6 +116,7 @@ def test_what_caffes_file_cannot_hold_is_refused():
     phase = Phase("1", 0.1, 10, 0.0)
     for change, line in (
         ({"momentum_correction": True}, "1.momentum_correction: found True, which no field of Caffe's files holds"),
+        ({"lars_norm": "unfused"}, "1.lars_norm: found unfused, which no field of Caffe's files holds"),
         ({"decay_scale_and_shift": True}, "1.decay_scale_and_shift: found True, which no field"),
         ({"base_lr": 0.123456789}, "base_lr: found 0.123456789, which Caffe's file would round to 0.12345679"),
         ({"base_lr": 1e40}, "base_lr: found inf"),
@@ -149,6 +150,8 @@ def test_notes(tmp_path):
     for name in (*NOTED, "test_interval"):
         assert len([line for line in notes if f": {name} has no effect" in line]) == 1
     assert len(notes) == len(NOTED) + 1
+    (note,) = solver(tmp_path, LEAST + "local_lr_auto: true type: 'Nesterov'").notes
+    assert note.endswith(": local_lr_auto has no effect with type Nesterov, as in Caffe")
 
 
 @pytest.mark.parametrize(

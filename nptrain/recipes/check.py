@@ -37,6 +37,7 @@ PHASE_RULES = (
     (("momentum",), (lambda value: 0 <= value < 1, "a number from 0 to below 1")),
     (("type",), (lambda value: value in ("SGD", "Nesterov"), "SGD or Nesterov")),
     (("regularization",), (lambda value: value in ("L1", "L2"), "L1 or L2")),
+    (("lars_norm",), _one_of(("fused", "unfused"))),
     (("augmentation",), _one_of([kind for kind in KINDS if kind != "test"])),
 )
 
