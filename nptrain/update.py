@@ -9,11 +9,13 @@ from nptrain.recipes.schedule import learning_rate
 
 def momentum_at(phase, iteration):
     """The momentum factor. With `momentum_correction`, it is scaled by rate(i) / rate(i - 1) during the warm-up,
-    since the history contains rates (the original's unfused path).
+    since the history contains rates (the original's unfused path). Not after a rate of 0, where the original divides by
+    0 and continues with NaN.
     """
-    if not phase.momentum_correction or iteration >= phase.warmup_iter:
+    before = learning_rate(phase, max(iteration - 1, 0))
+    if not phase.momentum_correction or iteration >= phase.warmup_iter or before == 0:
         return phase.momentum
-    return phase.momentum * learning_rate(phase, iteration) / learning_rate(phase, max(iteration - 1, 0))
+    return phase.momentum * learning_rate(phase, iteration) / before
 
 
 def update(arena, phase, iteration, count, arrived=None, current_step=0):

@@ -77,6 +77,15 @@ VALUES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("policy", ["fixed", "poly", "inv", "sigmoid", "plateau"])
+def test_a_rate_of_zero_is_read_and_written(tmp_path, policy):
+    """A solver that only tests, or measures."""
+    phase = Phase("my.solver", 0.0, 10, 0.0, lr_policy=policy, power=0.5, gamma=0.3, stepsize=2, plateau_winsize=(4,))
+    assert "base_lr: 0\n" in write_solver(phase, "n").replace("0.0", "0")
+    assert solver(tmp_path, write_solver(phase, "n")).phase == phase
+    assert learning_rate(phase, 3) == 0
+
+
 def test_every_field_of_a_phase_is_read_and_written(tmp_path):
     """Each with a value that is neither Caffe's default nor ours."""
     assert list(VALUES) == list(OF_PHASE)

@@ -159,6 +159,19 @@ def test_momentum_correction_is_for_the_warm_up():
     assert momentum_at(phase, 2) == pytest.approx(0.9 * 0.3 / 0.2)
     assert momentum_at(phase, 4) == 0.9
     assert momentum_at(replace(phase, momentum_correction=False), 2) == 0.9
+    from_zero = replace(phase, warmup_start_lr=0.0)
+    assert [momentum_at(from_zero, i) for i in range(3)] == pytest.approx([0.9, 0.9, 0.9 * 2])
+    assert momentum_at(replace(from_zero, base_lr=0.0), 2) == 0.9
+
+
+@pytest.mark.parametrize("more", [{}, {"type": "Nesterov"}, {"local_lr_auto": True}, {"momentum_correction": True,
+                                  "warmup_iter": 2}])  # fmt: skip
+def test_a_rate_of_zero_changes_no_weight(more):
+    arena, (w, _, _) = arena_with()
+    arena.history[:] = 0
+    for iteration in range(3):
+        update(arena, replace(PHASE, base_lr=0.0, **more), iteration, count=1)
+    assert np.array_equal(arena.weights, w)
 
 
 @pytest.mark.parametrize("more", [{}, {"clip_gradients": 0.3}, {"local_lr_auto": True}, {"regularization": "L1"},
