@@ -167,4 +167,5 @@ class Trainer:
         transform, records = self.recipe.test_transform(), self.recipe.test_records(phase)
         result = evaluate(self.network, self.val_data, transform, self.recipe, self.world,
                           self.options.decode_threads, records, self.options.decode_initializer)  # fmt: skip
-        self.log.test(iteration, result)
+        empty = "the running averages are empty, and the scores overflow"  # as before the first iteration
+        self.log.test(iteration, result, *(() if self.network.arena.factors.any() else (empty,)))

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from math import isfinite, nan
 from pathlib import Path
 
 
@@ -27,7 +28,7 @@ class Log:
         if not self.file:
             return
         seconds = rounded({"data_wait_s": data_wait_s, **times})
-        self._write(phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
+        self._write("not a finite number", phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
                     images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
         last = iteration + 1 == self.stop
         if self.columns or (self.phase.display and iteration % self.phase.display == 0) or last:
@@ -36,14 +37,16 @@ class Log:
             self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}  loss {smoothed_loss:.4f}  lr {lr:.4g}  "
                        f"{images_per_s:.1f} images/s  {duration(left)} left", last)  # fmt: skip
 
-    def test(self, iteration, result):
-        """Log the result of a test after `iteration` updates."""
+    def test(self, iteration, result, why="the scores are not finite"):
+        """Log the result of a test after `iteration` updates; `why` it has none, if its loss is not finite."""
         if not self.file:
             return
-        self._write(phase=self.phase.name, iteration=iteration, test_loss=result["loss"],
-                    top1=result["top1"], top5=result["top5"])  # fmt: skip
-        self.say(f"phase {self.phase.name}  test after {iteration} iterations: loss {result['loss']:.4f}, "
-                 f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")  # fmt: skip
+        loss, top1, top5 = (result[name] for name in ("loss", "top1", "top5"))
+        said = f"loss {loss:.4f}, top-1 {top1:.2%}, top-5 {top5:.2%}"
+        if not isfinite(loss):
+            top1, top5, said = nan, nan, f"no result: {why}"
+        self._write(why, phase=self.phase.name, iteration=iteration, test_loss=loss, top1=top1, top5=top5)
+        self.say(f"phase {self.phase.name}  test after {iteration} iterations: {said}")
 
     def say(self, text):
         """Print a line, below the progress line if there is one."""
@@ -55,8 +58,12 @@ class Log:
         if self.file:
             self.file.close()
 
-    def _write(self, **entry):
-        self.file.write(json.dumps(entry) + "\n")
+    def _write(self, why, **entry):
+        """A line of JSON, which knows no NaN or infinity: null stands for them, and the field "why" says why."""
+        lost = [name for name, value in entry.items() if isinstance(value, float) and not isfinite(value)]
+        if lost:
+            entry |= {**dict.fromkeys(lost), "why": why}
+        self.file.write(json.dumps(entry, allow_nan=False) + "\n")
         self.file.flush()
 
     def _show(self, text, last):
