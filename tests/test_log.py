@@ -70,7 +70,7 @@ def test_a_log_is_json_whatever_the_numbers_are(tmp_path):
     log = Log(tmp_path, io.StringIO())
     log.begin(get_recipe("digits").phases[0], 0, 8)
     log.iteration(0, float("inf"), 1.0, 1.0, 0.0, smoothed_loss=1.0)
-    log.test(1, {"loss": float("nan"), "top1": 0.0, "top5": 0.0})
+    log.test(1, {"loss": float("nan"), "top1": 0.0, "top5": 0.0}, "the scores are not finite")
     log.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     iteration, test = (json.loads(line, parse_constant=pytest.fail) for line in lines)
