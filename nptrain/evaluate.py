@@ -33,8 +33,9 @@ def evaluate_members(members, dataset, transform, recipe, world, threads, record
             x = network.pack_images(pixels, recipe.mean_bgr, recipe.scale)
             together = 0.0
             for row, infer in zip(sums, members, strict=False):
-                scores = infer(x)[:count]
-                loss, probabilities = ops.softmax_loss(scores, labels)
+                with np.errstate(over="ignore", invalid="ignore"):  # scores that are not finite give a loss of NaN
+                    scores = infer(x)[:count]
+                    loss, probabilities = ops.softmax_loss(scores, labels)
                 row += (loss * count, *_hits(ops, scores, labels))
                 together = together + probabilities / len(members)
             if several:

@@ -77,6 +77,7 @@ class Trainer:
                 self._start_from_phase_before(phase)
             self.log.begin(phase, start, stop)
             self._phase(phase, start, stop, progress)
+            self.log.end()
         return checkpoint.Checkpoint(self.folder, phase.name, max(start, stop), prefix=phase.snapshot_prefix)
 
     def _start_from_phase_before(self, phase):
@@ -154,7 +155,7 @@ class Trainer:
         if self.world.rank == 0:
             saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena, trained_net(self.recipe),
                                     progress, phase.snapshot_prefix)  # fmt: skip
-            self.log.say(f"saved {saved.model}")
+            self.log.saved(saved)
         self.world.barrier()
 
     def _test_is_due(self, phase, done, stop):
@@ -166,6 +167,9 @@ class Trainer:
         if self.val_data is None:
             return
         transform, records = self.recipe.test_transform(), self.recipe.test_records(phase)
+        self.log.begin_test(iteration)
         result = evaluate(self.network, self.val_data, transform, self.recipe, self.world,
                           self.options.decode_threads, records, self.options.decode_initializer)  # fmt: skip
-        self.log.test(iteration, result)
+        empty = not self.network.arena.factors.any()  # before the first iteration
+        self.log.test(iteration, result, "the running averages are empty, and the scores overflow" if empty else
+                      "the scores are not finite")  # fmt: skip

@@ -9,11 +9,13 @@ from nptrain.recipes.schedule import learning_rate
 
 def momentum_at(phase, iteration):
     """The momentum factor. With `momentum_correction`, it is scaled by rate(i) / rate(i - 1) during the warm-up,
-    since the history contains rates (the original's unfused path).
+    since the history contains rates (the original's unfused path). Not after a rate of 0, where the original divides by
+    0 and continues with NaN.
     """
-    if not phase.momentum_correction or iteration >= phase.warmup_iter:
+    before = learning_rate(phase, max(iteration - 1, 0))
+    if not phase.momentum_correction or iteration >= phase.warmup_iter or before == 0:
         return phase.momentum
-    return phase.momentum * learning_rate(phase, iteration) / learning_rate(phase, max(iteration - 1, 0))
+    return phase.momentum * learning_rate(phase, iteration) / before
 
 
 def update(arena, phase, iteration, count, arrived=None, current_step=0):
@@ -27,7 +29,7 @@ def update(arena, phase, iteration, count, arrived=None, current_step=0):
     ops, gradients = arena.ops, arena.gradients[: arena.size]
     parts = [slice(0, arena.size)] if arrived is None else arrived
     rate, momentum = learning_rate(phase, iteration, current_step), momentum_at(phase, iteration)
-    scale = 1 / count
+    scale, lars = 1 / count, phase.local_lr_auto and phase.type == "SGD"  # the original's Nesterov has no LARS
     if phase.clip_gradients >= 0:
         parts = list(parts)  # the norm is that of all gradients
         norm = sqrt(ops.squared_norm(gradients)) * scale
@@ -40,19 +42,21 @@ def update(arena, phase, iteration, count, arrived=None, current_step=0):
         if phase.decay_scale_and_shift and parameter.kind == "Scale":
             decay_mult = 1.0
         decay, local_rate = phase.weight_decay * decay_mult, rate * parameter.blob.lr_mult
-        if phase.local_lr_auto and local_rate > 0:
-            g[...] = scale * g + decay * (np.sign(w) if l1 else w)
-            local_rate = rate * trust_ratio(ops, w, g, phase)  # instead of lr_mult
-            ops.sgd_update(w, g, history, local_rate, momentum, 0.0, nesterov=nesterov)
-        else:
-            ops.sgd_update(w, g, history, local_rate, momentum, decay, scale, l1, nesterov)
+        if lars and local_rate > 0:
+            local_rate = rate * trust_ratio(ops, w, g, scale, decay, phase)  # instead of lr_mult
+        ops.sgd_update(w, g, history, local_rate, momentum, decay, scale, l1, nesterov)
 
 
-def trust_ratio(ops, w, g, phase):
-    """The local rate of LARS (You et al., arXiv 1708.03888) as in the original; g includes weight decay. 1 if w or g is
-    zero.
+def trust_ratio(ops, w, g, scale, decay, phase):
+    """The local rate of LARS (You et al., arXiv 1708.03888) as in the original: by the norm of the gradient that the
+    phase's `lars_norm` says, where scale * g is the mean. 1 if w or the gradient is zero.
     """
-    weight, gradient = sqrt(ops.squared_norm(w)), sqrt(ops.squared_norm(g))
+    if phase.lars_norm == "unfused":
+        g = scale * g + decay * (np.sign(w) if phase.regularization == "L1" else w)
+        scale = 1.0
+    else:
+        scale *= phase.iter_size
+    weight, gradient = sqrt(ops.squared_norm(w)), scale * sqrt(ops.squared_norm(g))
     if weight == 0 or gradient == 0:
         return 1.0
     return phase.local_gw_ratio * weight / (gradient + phase.weight_decay * weight)

@@ -59,6 +59,18 @@ def test_round_trip(tmp_path, dtype):
     assert_same_bits(found.history, blobs)
 
 
+@pytest.mark.parametrize("event", [-(2**31), -1, 2**31 - 1])
+def test_the_last_event_may_be_any_number(tmp_path, event):
+    """The original does not initialise it, unless the policy is plateau."""
+    head = caffe_pb2.SolverState(iter=4, current_step=1, minimum_loss=3e38, iter_last_event=event)
+    (tmp_path / "s").write_bytes(head.SerializeToString())
+    found = read_solverstate(tmp_path / "s")
+    assert (found.iteration, found.current_step, found.iter_last_event) == (4, 1, event)
+    (tmp_path / "s").write_bytes(caffe_pb2.SolverState(iter=4, current_step=-1).SerializeToString())
+    with pytest.raises(InputError, match=r"found current_step -1, expected 0\.\.2147483647"):
+        read_solverstate(tmp_path / "s")
+
+
 def test_files_are_plain_caffe_messages(tmp_path):
     """What another protobuf reader sees: ordinary repeated floats, names and types."""
     write_layers(tmp_path / "w", "net", [("a", "Scale", [np.float32([[1, 2.5]])]), ("b", "ReLU", [])])

@@ -28,6 +28,16 @@ def test_iterations_count_on_through_the_phases(tmp_path):
     assert tests.tolist() == [[30, 0.5], [34, 0.75]]
 
 
+def test_a_test_without_a_result_is_a_gap(tmp_path):
+    nothing = {"phase": "1", "iteration": 0, "test_loss": None, "top1": None, "top5": None, "why": "x"}
+    run = make_run(tmp_path)
+    (run / "metrics.jsonl").write_text(json.dumps(nothing) + "\n" + (run / "metrics.jsonl").read_text())
+    _, tests = read(run)
+    assert np.isnan(tests[0, 1])
+    assert tests[1:].tolist() == [[30, 0.5], [34, 0.75]]
+    call("curves", run, "--out", tmp_path / "gap.png")
+
+
 def test_smoothing_by_hand():
     assert smoothed(np.array([1.0, 3, 5, 10]), 2).tolist() == [1, 2, 4, 7.5]
     assert smoothed(np.array([1.0, 3]), 20).tolist() == [1, 2]

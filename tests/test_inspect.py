@@ -75,6 +75,9 @@ def test_solver_state(tmp_path):
     assert "plateau" not in text(tmp_path / "s")
     write_solverstate(tmp_path / "s", SolverState(402, "a.caffemodel", [], 2, 0.5, 399))
     assert "  plateau: least smoothed loss 0.5, last event in iteration 399\n" in text(tmp_path / "s")
+    write_solverstate(tmp_path / "s", SolverState(402, "", [], 2, float(np.finfo(np.float32).max), -123456789))
+    assert summary(tmp_path / "s")["iter_last_event"] == -123456789
+    assert "  iter_last_event -123456789, which has no meaning: the policy was not plateau\n" in text(tmp_path / "s")
     write_solverstate(tmp_path / "s", SolverState(0, "", []))
     assert summary(tmp_path / "s")["kind"] == "solverstate"
 

@@ -46,6 +46,7 @@ BASE = Phase("x", base_lr=2.0, max_iter=100, weight_decay=0.0)
         ({"lr_policy": "multistep", "gamma": 0.1, "stepvalue": (10, 20)}, 25, 0.02),
         ({"lr_policy": "exp", "gamma": 0.9}, 3, 2 * 0.729),
         ({"lr_policy": "exp", "gamma": 2.0}, 1100, inf),
+        ({"lr_policy": "exp", "gamma": 2.0, "base_lr": 0.0}, 1100, 0.0),
         ({"lr_policy": "inv", "gamma": 0.5, "power": 2.0}, 2, 0.5),
         ({"lr_policy": "poly", "power": 2.0}, 50, 0.5),
         ({"lr_policy": "poly_cyc", "power": 2.0, "lr_iter": 200}, 50, 2 * 0.5625),
@@ -140,6 +141,12 @@ def test_what_a_state_says_of_the_step_policies():
     multistep = replace(BASE, lr_policy="multistep", gamma=0.5, stepvalue=(1, 4), warmup_iter=3)
     assert [p.current_step for _, p in followed(multistep, [1.0] * 6)] == [0, 0, 0, 1, 2, 2]
     assert [p.current_step for _, p in followed(replace(BASE, power=1.0), [1.0] * 3)] == [0, 0, 0]
+
+
+def test_steps_inside_the_warm_up_all_count_after_it():
+    phase = replace(BASE, base_lr=0.03, lr_policy="multistep", gamma=0.1, stepvalue=(3, 5), warmup_iter=10)
+    rates = [learning_rate(phase, i) for i in (5, 9, 10, 11, 12)]
+    assert rates == pytest.approx([0.015, 0.027, 0.0003, 0.0003, 0.0003])
 
 
 def test_a_policy_says_what_it_lacks():

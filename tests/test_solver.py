@@ -78,6 +78,15 @@ VALUES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("policy", ["fixed", "poly", "inv", "sigmoid", "plateau"])
+def test_a_rate_of_zero_is_read_and_written(tmp_path, policy):
+    """A solver that only tests, or measures."""
+    phase = Phase("my.solver", 0.0, 10, 0.0, lr_policy=policy, power=0.5, gamma=0.3, stepsize=2, plateau_winsize=(4,))
+    assert "base_lr: 0\n" in write_solver(phase, "n").replace("0.0", "0")
+    assert solver(tmp_path, write_solver(phase, "n")).phase == phase
+    assert learning_rate(phase, 3) == 0
+
+
 def test_every_field_of_a_phase_is_read_and_written(tmp_path):
     """Each with a value that is neither Caffe's default nor ours."""
     assert list(VALUES) == list(OF_PHASE)
@@ -117,6 +126,7 @@ def test_what_caffes_file_cannot_hold_is_refused():
     phase = Phase("1", 0.1, 10, 0.0)
     for change, line in (
         ({"momentum_correction": True}, "1.momentum_correction: found True, which no field of Caffe's files holds"),
+        ({"lars_norm": "unfused"}, "1.lars_norm: found unfused, which no field of Caffe's files holds"),
         ({"decay_scale_and_shift": True}, "1.decay_scale_and_shift: found True, which no field"),
         ({"base_lr": 0.123456789}, "base_lr: found 0.123456789, which Caffe's file would round to 0.12345679"),
         ({"base_lr": 1e40}, "base_lr: found inf"),
@@ -150,6 +160,8 @@ def test_notes(tmp_path):
     for name in (*NOTED, "test_interval"):
         assert len([line for line in notes if f": {name} has no effect" in line]) == 1
     assert len(notes) == len(NOTED) + 1
+    (note,) = solver(tmp_path, LEAST + "local_lr_auto: true type: 'Nesterov'").notes
+    assert note.endswith(": local_lr_auto has no effect with type Nesterov, as in Caffe")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from nptrain.errors import InputError
 from nptrain.network.arena import Arena
 from nptrain.network.layers import Architecture, layers
 from nptrain.recipes.published import get_recipe
+from nptrain.recipes.recipe import override
 from nptrain.recipes.schedule import Progress
 from nptrain.run import checkpoint
 from nptrain.run.run_folder import RunFolder
@@ -115,6 +116,21 @@ def test_a_later_phase_starts_from_the_one_before(folder):
     line = "phase 2: starts from the weights of phase 1 at iteration 640"
     assert load_start(flags(), RECIPE, ["2"], folder, arena) == (None, [line])
     assert numbers(arena) == ({5}, {0})  # weights, not momentum
+
+
+def test_only_plateau_takes_a_snapshot_s_last_event(folder, tmp_path):
+    """In the original's files of other policies it is what was in memory."""
+    saved = checkpoint.save(tmp_path / "other", "x", 3, arena_of(), NET, Progress((), 2, 0.5, -7))
+    found, _ = load_start(flags(snapshot=saved.state), RECIPE, ["1"], folder, arena_of())
+    assert found.progress == Progress(current_step=2)
+    plateau = override(RECIPE, ["lr_policy=plateau", "gamma=0.1", "plateau_winsize=9"])
+    with pytest.raises(InputError) as caught:
+        load_start(flags(snapshot=saved.state), plateau, ["1"], folder, arena_of())
+    found = "iter_last_event: found -7, expected 0 or more, as lr_policy is 'plateau'"
+    assert str(caught.value) == f"{saved.state}: {found}"
+    saved = checkpoint.save(tmp_path / "other", "x", 4, arena_of(), NET, Progress((), 2, 0.5, 3))
+    found, _ = load_start(flags(snapshot=saved.state), plateau, ["1"], folder, arena_of())
+    assert found.progress == Progress((), 2, 0.5, 3)
 
 
 def test_a_run_resumes_from_its_newest_checkpoint(folder):

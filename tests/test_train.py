@@ -1,13 +1,11 @@
 """The train and evaluate commands: resuming, checkpoints, and what a user's mistakes look like."""
 
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,9 +19,6 @@ from nptrain.caffe.state import read_solverstate
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import write_lmdb
 from nptrain.data.loader import TrainLoader
-from nptrain.recipes.published import get_recipe
-from nptrain.recipes.schedule import Progress, advance
-from nptrain.run.log import Log
 
 
 @pytest.fixture(scope="module")
@@ -147,20 +142,6 @@ def test_a_run_of_before_is_resumed(data, tmp_path, whole):
     (folder / "run.json").write_text(json.dumps(description))
     call("train", *arguments(data, folder, *SHORT), "--resume")
     assert metrics(folder) == metrics(whole[0])
-
-
-def test_people_see_the_smoothed_loss_as_often_as_display_says(tmp_path):
-    phase = replace(get_recipe("digits").phases[0], display=3, average_loss=2)
-    losses, progress, said = [8.0, 6.0, 2.0, 4.0, 1.0, 3.0, 7.0, 9.0], Progress(), io.StringIO()
-    log = Log(tmp_path, said)
-    log.begin(phase, 0, 8)
-    for iteration, loss in enumerate(losses):
-        progress = advance(progress, phase, iteration, loss)
-        log.iteration(iteration, 0.1, loss, 1.0, 0.0, smoothed_loss=progress.smoothed_loss)
-    log.close()
-    lines = [line.split("  ")[1:3] for line in said.getvalue().splitlines()]
-    assert lines == [["1/8", "loss 8.0000"], ["4/8", "loss 3.0000"], ["7/8", "loss 5.0000"], ["8/8", "loss 8.0000"]]
-    assert [entry["loss"] for entry in metrics(tmp_path)] == losses
 
 
 def test_threads_change_nothing(data, tmp_path):

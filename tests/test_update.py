@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from kernels import fast, naive
+from nptrain.errors import InputError
 from nptrain.network.arena import Arena
 from nptrain.network.layers import Architecture, Blob, Layer, layers
-from nptrain.recipes.recipe import Phase
+from nptrain.recipes.recipe import Phase, Recipe
 from nptrain.update import momentum_at, update
 
 PHASE = Phase("x", base_lr=0.5, max_iter=10, weight_decay=0.1, lr_policy="fixed", momentum=0.9)
@@ -68,19 +69,52 @@ def test_clipping_is_by_the_norm_of_the_averaged_gradient(share, clipped):
     assert arena.history[part] == pytest.approx(0.5 * (scale * g[part] / 2 + 0.1 * w[part]) + 0.9 * h[part])
 
 
-def test_lars():
+@pytest.mark.parametrize("regularization", ["L1", "L2"])
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("norm", ["fused", "unfused"])
+def test_lars(norm, passes, regularization):
+    """Of two workers. Fused: the norm of the sum over passes, without decay; unfused: of the mean, with it."""
     arena, (w, g, h) = arena_with()
-    update(arena, replace(PHASE, local_lr_auto=True, local_gw_ratio=0.01), 0, count=2)
+    phase = replace(PHASE, local_lr_auto=True, local_gw_ratio=0.01, lars_norm=norm, iter_size=passes,
+                    regularization=regularization)  # fmt: skip
+    update(arena, phase, 0, count=2 * passes)
     for part, decay in zip(parts(arena), (0.1, 0, 0, 0), strict=True):  # in place of lr_mult, of which one is 2
-        step = g[part] / 2 + decay * w[part]
-        norm = np.linalg.norm(w[part])
-        rate = 0.5 * 0.01 * norm / (np.linalg.norm(step) + 0.1 * norm)
+        weight, pull = np.linalg.norm(w[part]), np.sign(w[part]) if regularization == "L1" else w[part]
+        step = g[part] / (2 * passes) + decay * pull
+        gradient = np.linalg.norm(step if norm == "unfused" else g[part] / 2)
+        rate = 0.5 * 0.01 * weight / (gradient + 0.1 * weight)
         assert arena.history[part] == pytest.approx(rate * step + 0.9 * h[part])
+        assert arena.weights[part] == pytest.approx(w[part] - arena.history[part])
 
 
-@pytest.mark.parametrize(
-    "more", [{}, {"clip_gradients": 0.3}, {"regularization": "L1"}, {"local_lr_auto": True, "local_gw_ratio": 0.01}]
-)
+def test_lars_is_fused_where_nothing_is_said():
+    assert PHASE.lars_norm == "fused"
+    with pytest.raises(InputError, match="lars_norm: found mean, expected one of fused, unfused"):
+        Recipe("x", "", (replace(PHASE, lars_norm="mean"),))
+
+
+@pytest.mark.parametrize("norm", ["fused", "unfused"])
+def test_lars_leaves_a_rate_of_zero_and_counts_one_for_zero_weights(norm):
+    arena, (_, g, h) = arena_with()
+    frozen, still, *_ = parts(arena)
+    arena.parameters[0].blob = replace(arena.parameters[0].blob, lr_mult=0.0)
+    arena.weights[still] = 0
+    update(arena, replace(PHASE, local_lr_auto=True, lars_norm=norm), 0, count=1)
+    assert arena.history[frozen] == pytest.approx(0.9 * h[frozen])
+    assert arena.history[still] == pytest.approx(0.5 * g[still] + 0.9 * h[still])
+
+
+def test_nesterov_has_no_lars():
+    results = []
+    for more in ({}, {"local_lr_auto": True, "lars_norm": "fused"}, {"local_lr_auto": True, "lars_norm": "unfused"}):
+        arena, _ = arena_with()
+        update(arena, replace(PHASE, type="Nesterov", **more), 0, count=2)
+        results.append(arena.weights.copy())
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("more", [{}, {"clip_gradients": 0.3}, {"regularization": "L1"}])
 def test_nesterov_is_caffe_s(more):
     """w -= (1 + momentum) * history - momentum * the history before, which is as without it."""
     plain, (w, _, before) = arena_with()
@@ -125,10 +159,23 @@ def test_momentum_correction_is_for_the_warm_up():
     assert momentum_at(phase, 2) == pytest.approx(0.9 * 0.3 / 0.2)
     assert momentum_at(phase, 4) == 0.9
     assert momentum_at(replace(phase, momentum_correction=False), 2) == 0.9
+    from_zero = replace(phase, warmup_start_lr=0.0)
+    assert [momentum_at(from_zero, i) for i in range(3)] == pytest.approx([0.9, 0.9, 0.9 * 2])
+    assert momentum_at(replace(from_zero, base_lr=0.0), 2) == 0.9
+
+
+@pytest.mark.parametrize("more", [{}, {"type": "Nesterov"}, {"local_lr_auto": True}, {"momentum_correction": True,
+                                  "warmup_iter": 2}])  # fmt: skip
+def test_a_rate_of_zero_changes_no_weight(more):
+    arena, (w, _, _) = arena_with()
+    arena.history[:] = 0
+    for iteration in range(3):
+        update(arena, replace(PHASE, base_lr=0.0, **more), iteration, count=1)
+    assert np.array_equal(arena.weights, w)
 
 
 @pytest.mark.parametrize("more", [{}, {"clip_gradients": 0.3}, {"local_lr_auto": True}, {"regularization": "L1"},
-                                  {"type": "Nesterov"}, {"type": "Nesterov", "local_lr_auto": True}])  # fmt: skip
+                                  {"local_lr_auto": True, "lars_norm": "unfused"}, {"type": "Nesterov"}])  # fmt: skip
 def test_the_compiled_update_is_the_plain_one(more):
     results = []
     for ops, dtype in ((naive, np.float64), (fast, np.float32)):

@@ -20,6 +20,7 @@ from nptrain.recipes import photos
 from nptrain.recipes.published import DEFAULT, RECIPES, get_recipe
 from nptrain.recipes.recipe import override
 from nptrain.report.hosts import host_table
+from nptrain.run.caffe_log import CaffeLog, open_log
 from nptrain.run.log import Log
 from nptrain.run.run_folder import RunFolder
 from nptrain.step import BUCKET_BYTES, worker_range
@@ -187,8 +188,11 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes):
     with raise_together(world, InputError):
         if world.rank == 0:
             resumed, lines = load_start(args, recipe, phases, folder, network.arena)
+            caffe = (
+                CaffeLog(open_log(args.caffe_log, args.resume), f"ResNet-{recipe.depth}") if args.caffe_log else None
+            )
             folder.describe(recipe, hosts, vars(args), world.library)
-            log = Log(folder.path)
+            log = Log(folder.path, caffe=caffe)
             for line in [*notes, *lines]:
                 log.say(line)
     return world.bcast(resumed), log

@@ -57,6 +57,8 @@ def add_caffe_arguments(parser):
                        help="continue from a .solverstate and the weights that it names")  # fmt: skip
     caffe.add_argument("--print-solver", action="store_true", help="print a phase as a solver.prototxt and exit")
     caffe.add_argument("--print-net", action="store_true", help="print the net file of a phase and exit")
+    caffe.add_argument("--caffe-log", metavar="FILE",
+                       help="also write the lines of Caffe's log; - is standard error")  # fmt: skip
     for flag in INSTEAD:
         caffe.add_argument(f"--{flag}", f"-{flag}", help=argparse.SUPPRESS)
     add_glog_arguments(caffe)

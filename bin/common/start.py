@@ -3,7 +3,7 @@
 import os
 
 from bin.common.weights import skipped_layers
-from nptrain.errors import InputError
+from nptrain.errors import InputError, within
 from nptrain.run.checkpoint import (
     Checkpoint,
     latest,
@@ -53,7 +53,9 @@ def _load_first(args, recipe, phase, folder, arena):
         if state.iteration >= phase.max_iter:
             raise InputError(f"--snapshot: {args.snapshot} is at iteration {state.iteration}, expected less than "
                              f"max_iter ({phase.max_iter}) of phase {phase.name}")  # fmt: skip
-        start = Checkpoint(folder.checkpoints, phase.name, state.iteration, progress_of(state))
+        with within(args.snapshot):
+            progress = progress_of(state, policy=phase.lr_policy)
+        start = Checkpoint(folder.checkpoints, phase.name, state.iteration, progress)
         return start, [f"{args.snapshot}: iteration {state.iteration}, weights from {model}"]
     if args.weights:
         skipped = load_caffemodels(files_of(args.weights), arena)

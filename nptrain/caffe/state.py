@@ -24,7 +24,8 @@ class SolverState:
     learned_net   name of the .caffemodel file
     history       momentum: an array (float32 or float64) per parameter, in the order of the layers
     current_step  drops of the rate so far, of the policies step, multistep and plateau
-    minimum_loss, iter_last_event  of the policy plateau, as in `nptrain.recipes.schedule.Progress`
+    minimum_loss, iter_last_event  of the policy plateau, as in `nptrain.recipes.schedule.Progress`; of another policy,
+                  the original's iter_last_event may be any number
     """
 
     iteration: int
@@ -54,9 +55,9 @@ def read_solverstate(path):
                 values[number] = signed(value)
         if 1 not in values:
             raise InputError(f"{path}: holds no iteration: not a .solverstate file")
-        for number, name in ((1, "iteration"), (4, "current_step"), (6, "iter_last_event")):
-            if not 0 <= values.setdefault(number, 0) < 2**31:
-                raise InputError(f"{path}: found {name} {values[number]}, expected 0..{2**31 - 1}")
+        for number, name, least in ((1, "iteration", 0), (4, "current_step", 0), (6, "iter_last_event", -(2**31))):
+            if not least <= values.setdefault(number, 0) < 2**31:
+                raise InputError(f"{path}: found {name} {values[number]}, expected {least}..{2**31 - 1}")
         history = [read_blob(blob, f"{path}: history blob {k}") for k, blob in enumerate(history)]
     return SolverState(values[1], learned_net, history, values[4], values.get(5, NO_LOSS), values[6])
 

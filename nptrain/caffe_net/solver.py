@@ -65,7 +65,7 @@ TYPES = ("SGD", "Nesterov")
 OF_POLICY = ("gamma", "power", "stepsize", "lr_iter")  # None if absent: Caffe's default of 0 makes no sense
 # fields of Phase that the net file sets; and those that Caffe's files do not have (nor `pad`, which writer.py refuses)
 OF_NET = ("augmentation", "min_area", "aspect", "resize", "mirror", "shuffle", "prefetch")
-NOWHERE = ("momentum_correction", "decay_scale_and_shift")
+NOWHERE = ("momentum_correction", "lars_norm", "decay_scale_and_shift")
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def _understood(message, path):
     values["test_iter"] = _one_test(message)
     if values["test_interval"] and not values["test_iter"]:
         notes.append(f"{path}: test_interval has no effect without test_iter, as in Caffe, unless --val-data is given")
+    if values["local_lr_auto"] and values["type"] == "Nesterov":
+        notes.append(f"{path}: local_lr_auto has no effect with type Nesterov, as in Caffe")
     for name in OF_POLICY:
         if not message.HasField(name):
             values.pop(name)

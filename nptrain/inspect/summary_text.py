@@ -43,7 +43,9 @@ def _solverstate(summary):
     yield f"  state of a solver after {iteration} iterations, rate step {step} ({_size(summary)})"
     yield f"  weights in {_clip(summary['learned_net'], 60) or '(no name)'}"
     loss, event = summary["minimum_loss"], summary["iter_last_event"]
-    if loss != NO_LOSS:
+    if loss >= NO_LOSS and event:
+        yield f"  iter_last_event {event}, which has no meaning: the policy was not plateau"
+    elif loss != NO_LOSS:
         yield f"  plateau: least smoothed loss {loss}, last event in iteration {event}"
     rows = [("history", "blob", "", "L2 norm")]
     rows += [(str(index), *_blob(blob)) for index, blob in enumerate(summary["history"])]

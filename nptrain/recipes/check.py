@@ -31,12 +31,16 @@ RECIPE_RULES = (
     (("mean_bgr",), (lambda value: len(value) == 3, "three values")),
 )
 PHASE_RULES = (
-    (("base_lr", "max_iter", "iter_size", "average_loss", "prefetch"), POSITIVE),
-    (("weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "display", "test_interval", "pad"), NOT_NEGATIVE),
+    (("max_iter", "iter_size", "average_loss", "prefetch"), POSITIVE),
+    (
+        ("base_lr", "weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "display", "test_interval", "pad"),
+        NOT_NEGATIVE,
+    ),
     (("test_iter",), NONE_OR_POSITIVE),
     (("momentum",), (lambda value: 0 <= value < 1, "a number from 0 to below 1")),
     (("type",), (lambda value: value in ("SGD", "Nesterov"), "SGD or Nesterov")),
     (("regularization",), (lambda value: value in ("L1", "L2"), "L1 or L2")),
+    (("lars_norm",), _one_of(("fused", "unfused"))),
     (("augmentation",), _one_of([kind for kind in KINDS if kind != "test"])),
 )
 

@@ -22,6 +22,8 @@ class Phase:
     average_loss     losses whose mean is the smoothed loss
     test_iter        test batches of each worker, in key order from the first record on, none twice (None: all records)
     snapshot_prefix  beginning of the names of its snapshots (None: they are in the run's folder)
+    lars_norm        gradient whose norm local_lr_auto (LARS) takes: "fused", as in the original's default build, the
+                     sum over iter_size passes, without weight decay; "unfused", their mean, with weight decay
     starts_from      iteration of the phase before whose weights (not momentum) it starts from (None: the last)
     """
 
@@ -47,6 +49,7 @@ class Phase:
     iter_size: int = 1
     local_lr_auto: bool = False
     local_gw_ratio: float = 0.001
+    lars_norm: str = "fused"
     snapshot: int = 0
     snapshot_prefix: str | None = None
     snapshot_after_train: bool = True

@@ -40,7 +40,9 @@ def learning_rate(phase, iteration, current_step=0):
     Progress, which only plateau uses.
 
     During the warm-up it rises linearly from warmup_start_lr to base_lr. The policy counts from iteration 0,
-    not from the warm-up's end: the published run steps from 4.789 down to 4.534 there.
+    not from the warm-up's end: the published run steps from 4.789 down to 4.534 there. Steps of multistep that lie
+    inside the warm-up all count from its end on: the original takes one each time that it asks for the rate, once for
+    its log and then for every blob.
     """
     if iteration < phase.warmup_iter:
         rising = iteration * phase.base_lr + (phase.warmup_iter - iteration) * phase.warmup_start_lr
@@ -48,7 +50,7 @@ def learning_rate(phase, iteration, current_step=0):
     try:
         return phase.base_lr * POLICIES[phase.lr_policy](phase, iteration, current_step)
     except OverflowError:  # gamma above 1
-        return inf
+        return inf if phase.base_lr else 0.0
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,10 @@ def read(folder):
 
 def _values(entry):
     """(phase, iteration, loss, None) of an iteration's entry, (phase, updates done, None, top-1) of a test's."""
-    loss, top1 = (float(entry["loss"]), None) if "loss" in entry else (None, float(entry["top1"]))
-    return entry["phase"], int(entry["iteration"]), loss, top1
+    place = entry["phase"], int(entry["iteration"])
+    if "loss" in entry:
+        return *place, float(entry["loss"]), None
+    return *place, None, np.nan if entry["top1"] is None else float(entry["top1"])  # None: a test without a result
 
 
 def smoothed(values, window):

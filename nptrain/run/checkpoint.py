@@ -116,8 +116,17 @@ def load(checkpoint, arena):
     return replace(checkpoint, progress=progress_of(state, losses))
 
 
-def progress_of(state, losses=()):
-    """The Progress in a SolverState; without `losses` the smoothed loss starts again, as in Caffe."""
+def progress_of(state, losses=(), policy="plateau"):
+    """The Progress in a SolverState; without `losses` the smoothed loss starts again, as in Caffe. Only plateau uses
+    minimum_loss and iter_last_event: for another policy they are left out, as the original does not initialise the
+    latter. Raises InputError if plateau cannot use it.
+    """
+    if policy != "plateau":
+        return Progress(losses, state.current_step)
+    if state.iter_last_event < 0:
+        raise InputError(
+            f"iter_last_event: found {state.iter_last_event}, expected 0 or more, as lr_policy is 'plateau'"
+        )
     return Progress(losses, state.current_step, state.minimum_loss, state.iter_last_event)
 
 

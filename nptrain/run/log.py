@@ -4,21 +4,31 @@ import json
 import os
 import sys
 import time
+from math import isfinite, nan
 from pathlib import Path
 
 
 class Log:
-    """Rank 0's log of a run. On the other ranks `folder` is None, and nothing is written."""
+    """Rank 0's log of a run. On the other ranks `folder` is None, and nothing is written. `caffe` is a CaffeLog that is
+    told the same, or None.
+    """
 
-    def __init__(self, folder, stream=None):
+    def __init__(self, folder, stream=None, caffe=None):
         self.file = open(Path(folder) / "metrics.jsonl", "a") if folder else None  # noqa: SIM115
         self.stream = stream or sys.stdout
         self.columns = terminal_columns(self.stream)
-        self.line_open = False
+        self.line_open, self.caffe = False, caffe
 
     def begin(self, phase, start, stop):
         """A phase begins at iteration `start` and runs to `stop`."""
         self.phase, self.start, self.stop, self.began = phase, start, stop, time.monotonic()
+        if self.caffe:
+            self.caffe.begin(phase)
+
+    def end(self):
+        """The phase has ended."""
+        if self.caffe:
+            self.caffe.end(self.phase, self.stop)
 
     def iteration(self, iteration, lr, loss, images_per_s, data_wait_s, smoothed_loss, **times):
         """Log an iteration: `loss` is the mean over all workers, `times` are rank 0's. People see the smoothed loss,
@@ -27,23 +37,41 @@ class Log:
         if not self.file:
             return
         seconds = rounded({"data_wait_s": data_wait_s, **times})
-        self._write(phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
+        self._write("not a finite number", phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
                     images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
         last = iteration + 1 == self.stop
-        if self.columns or (self.phase.display and iteration % self.phase.display == 0) or last:
+        display = self.phase.display and iteration % self.phase.display == 0
+        if self.caffe and display:
+            self.caffe.iteration(iteration, lr, loss, smoothed_loss)
+        if self.columns or display or last:
             done = iteration + 1 - self.start
             left = (time.monotonic() - self.began) / done * (self.stop - iteration - 1)
             self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}  loss {smoothed_loss:.4f}  lr {lr:.4g}  "
                        f"{images_per_s:.1f} images/s  {duration(left)} left", last)  # fmt: skip
 
-    def test(self, iteration, result):
-        """Log the result of a test after `iteration` updates."""
+    def begin_test(self, iteration):
+        """A test after `iteration` updates begins."""
+        if self.caffe:
+            self.caffe.begin_test(iteration)
+
+    def test(self, iteration, result, why):
+        """Log the result of a test after `iteration` updates; `why` it has none, if its loss is not finite."""
         if not self.file:
             return
-        self._write(phase=self.phase.name, iteration=iteration, test_loss=result["loss"],
-                    top1=result["top1"], top5=result["top5"])  # fmt: skip
-        self.say(f"phase {self.phase.name}  test after {iteration} iterations: loss {result['loss']:.4f}, "
-                 f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}")  # fmt: skip
+        loss, top1, top5 = (result[name] for name in ("loss", "top1", "top5"))
+        said = f"loss {loss:.4f}, top-1 {top1:.2%}, top-5 {top5:.2%}"
+        if not isfinite(loss):
+            top1, top5, said = nan, nan, f"no result: {why}"
+        self._write(why, phase=self.phase.name, iteration=iteration, test_loss=loss, top1=top1, top5=top5)
+        self.say(f"phase {self.phase.name}  test after {iteration} iterations: {said}")
+        if self.caffe:
+            self.caffe.test(loss, top1, top5)
+
+    def saved(self, checkpoint):
+        """A Checkpoint was saved."""
+        self.say(f"saved {checkpoint.model}")
+        if self.caffe:
+            self.caffe.saved(checkpoint)
 
     def say(self, text):
         """Print a line, below the progress line if there is one."""
@@ -54,9 +82,15 @@ class Log:
     def close(self):
         if self.file:
             self.file.close()
+        if self.caffe:
+            self.caffe.close()
 
-    def _write(self, **entry):
-        self.file.write(json.dumps(entry) + "\n")
+    def _write(self, why, **entry):
+        """A line of JSON, which knows no NaN or infinity: null stands for them, and the field "why" says why."""
+        lost = [name for name, value in entry.items() if isinstance(value, float) and not isfinite(value)]
+        if lost:
+            entry |= {**dict.fromkeys(lost), "why": why}
+        self.file.write(json.dumps(entry, allow_nan=False) + "\n")
         self.file.flush()
 
     def _show(self, text, last):

@@ -1,0 +1,70 @@
+"""A run's log in the lines of `caffe train`, for the scripts that parse them: parse_log.py, extract_seconds.py, ..."""
+
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from nptrain.errors import InputError, reason
+
+
+class CaffeLog:
+    """Writes the lines that the published fork prints, each behind glog's prefix: level, month and day, local time,
+    process, and file and line, of which the line is always 1. Numbers have six digits, as C++ prints them.
+
+    stream  text file, opened by `open_log`
+    net     name of the network
+    """
+
+    def __init__(self, stream, net):
+        self.stream, self.net = stream, net
+
+    def begin(self, phase):
+        self._write("solver.cpp", f"Solving {self.net}")
+        self._write("solver.cpp", f"Learning Rate Policy: {phase.lr_policy}")
+
+    def iteration(self, iteration, lr, loss, smoothed_loss):
+        """An iteration that is displayed, counted from 0, with the losses before its update."""
+        self._write("solver.cpp", f"Iteration {iteration}, loss = {smoothed_loss:g}")
+        self._write("solver.cpp", f"    Train net output #0: loss = {loss:g} (* 1 = {loss:g} loss)")
+        self._write("sgd_solver.cpp", f"Iteration {iteration}, lr = {lr:g}")
+
+    def begin_test(self, iteration):
+        self._write("solver.cpp", f"Iteration {iteration}, Testing net (#0)")
+
+    def test(self, loss, top1, top5):
+        """The result of the test that has begun; NaN if there is none."""
+        self._write("solver.cpp", f"    Test net output #0: loss = {loss:g} (* 1 = {loss:g} loss)")
+        self._write("solver.cpp", f"    Test net output #1: loss3/top-1 = {top1:g}")
+        self._write("solver.cpp", f"    Test net output #2: loss3/top-5 = {top5:g}")
+
+    def saved(self, checkpoint):
+        self._write("solver.cpp", f"Snapshotting to binary proto file {checkpoint.model}")
+        self._write("sgd_solver.cpp", f"Snapshotting solver state to binary proto file {checkpoint.state}")
+
+    def end(self, phase, stop):
+        """The phase has ended at iteration `stop`."""
+        self._write("solver.cpp", f"Optimization {'Done' if stop >= phase.max_iter else 'stopped early'}.")
+
+    def close(self):
+        if self.stream is not sys.stderr:
+            self.stream.close()
+
+    def _write(self, source, text):
+        print(f"I{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5} {source}:1] {text}", file=self.stream, flush=True)
+
+
+def open_log(name, resume):
+    """The stream of `--caffe-log NAME`, which a run that resumes continues; "-" is standard error. Makes missing
+    folders. Raises InputError if the file cannot be written, or has something in it that is not this run's.
+    """
+    if name == "-":
+        return sys.stderr
+    path = Path(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and path.stat().st_size and not resume:
+            raise InputError(f"--caffe-log: {name} exists, expected a new file, or --resume to continue it")
+        return open(path, "a")
+    except OSError as error:
+        raise InputError(f"--caffe-log: {name} cannot be written: {reason(error)}") from None
