@@ -9,7 +9,7 @@ import pytest
 from nptrain.errors import InputError
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.recipe import Phase
-from nptrain.recipes.schedule import Progress, advance, check_policy, learning_rate
+from nptrain.recipes.schedule import Progress, advance, check_policy, drops_of_multistep, learning_rate
 
 PART_1, PART_2 = get_recipe("resnet50-448nodes").phases
 
@@ -143,10 +143,13 @@ def test_what_a_state_says_of_the_step_policies():
     assert [p.current_step for _, p in followed(replace(BASE, power=1.0), [1.0] * 3)] == [0, 0, 0]
 
 
-def test_steps_inside_the_warm_up_all_count_after_it():
+def test_steps_inside_the_warm_up_follow_it_one_an_iteration():
     phase = replace(BASE, base_lr=0.03, lr_policy="multistep", gamma=0.1, stepvalue=(3, 5), warmup_iter=10)
     rates = [learning_rate(phase, i) for i in (5, 9, 10, 11, 12)]
-    assert rates == pytest.approx([0.015, 0.027, 0.0003, 0.0003, 0.0003])
+    assert rates == pytest.approx([0.015, 0.027, 0.003, 0.0003, 0.0003])
+    several = replace(phase, stepvalue=(3, 5, 11, 20, 20), max_iter=30)
+    assert drops_of_multistep(several) == [10, 11, 12, 20, 21]
+    assert drops_of_multistep(replace(several, warmup_iter=0)) == [3, 5, 11, 20, 21]
 
 
 def test_a_policy_says_what_it_lacks():

@@ -10,10 +10,19 @@ import numpy as np
 
 from nptrain.errors import InputError
 
+
+def drops_of_multistep(phase):
+    """The iterations in which multistep drops the rate: its stepvalues, but none inside the warm-up, and as in the
+    original, which counts its drops, one in an iteration.
+    """
+    at = phase.warmup_iter - 1
+    return [at := max(value, at + 1) for value in phase.stepvalue]
+
+
 # policies that drop the rate in steps: the number of drops so far
 STEPS = {
     "step": lambda p, i: i // p.stepsize,
-    "multistep": lambda p, i: sum(i >= value for value in p.stepvalue),
+    "multistep": lambda p, i: sum(i >= value for value in drops_of_multistep(p)),
 }
 
 POLICIES = {
@@ -40,9 +49,7 @@ def learning_rate(phase, iteration, current_step=0):
     Progress, which only plateau uses.
 
     During the warm-up it rises linearly from warmup_start_lr to base_lr. The policy counts from iteration 0,
-    not from the warm-up's end: the published run steps from 4.789 down to 4.534 there. Steps of multistep that lie
-    inside the warm-up all count from its end on: the original takes one each time that it asks for the rate, once for
-    its log and then for every blob.
+    not from the warm-up's end: the published run steps from 4.789 down to 4.534 there.
     """
     if iteration < phase.warmup_iter:
         rising = iteration * phase.base_lr + (phase.warmup_iter - iteration) * phase.warmup_start_lr
