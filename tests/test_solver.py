@@ -224,10 +224,12 @@ def test_the_older_field_of_the_type(tmp_path):
 
 def test_snapshots_are_named_as_caffe_names_them(tmp_path):
     phase = Phase("1", 0.1, 10, 0.0)
-    assert snapshot_prefix(replace(phase, snapshot_prefix="a/b"), "models/s.prototxt") == "a/b"
-    assert snapshot_prefix(phase, "models/my.solver.prototxt") == "models/my.solver"
-    assert snapshot_prefix(replace(phase, snapshot_prefix=str(tmp_path)), "models/s.prototxt") == f"{tmp_path}/s"
-    assert snapshot_prefix(replace(phase, snapshot_prefix="not/there/"), "models/s.prototxt") == "not/there/s"
+    assert snapshot_prefix(replace(phase, snapshot_prefix="a/b"), "models/s.prototxt", 4) == "a/b"
+    assert snapshot_prefix(phase, "models/my.solver.prototxt", 4) == "models/my.solver"
+    assert snapshot_prefix(replace(phase, snapshot_prefix=str(tmp_path)), "models/s.prototxt", 4) == f"{tmp_path}/s"
+    assert snapshot_prefix(replace(phase, snapshot_prefix="not/there/"), "models/s.prototxt", 4) == "not/there/s"
+    assert snapshot_prefix(replace(phase, snapshot_prefix="%*/r%#_of_%*"), "models/s.prototxt", 896) == "896/r0_of_896"
+    assert snapshot_prefix(replace(phase, snapshot_prefix="on%*/"), "models/s.prototxt", 2) == "on2/s"
 
 
 def test_a_recipe_has_what_the_net_file_says(tmp_path):

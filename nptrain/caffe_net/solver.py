@@ -225,12 +225,14 @@ def recipe_of(solver, net, workers):
             test_batch_size=test.batch_size if test else None)  # fmt: skip
 
 
-def snapshot_prefix(phase, path):
+def snapshot_prefix(phase, path, workers):
     """The beginning of the names of snapshots, as in `caffe train`: the phase's snapshot_prefix; if that is a folder,
     or ends with "/", the name of the solver file `path` in it; without a prefix, `path` without its extension.
+
+    As in the fork, %# in it is the number of the rank, 0, which writes them, and %* that of all its ranks: `workers`.
     """
-    prefix = phase.snapshot_prefix
-    if prefix is None:
+    if phase.snapshot_prefix is None:
         return str(Path(path).with_suffix(""))
+    prefix = phase.snapshot_prefix.replace("%#", "0").replace("%*", str(workers))
     folder = prefix.endswith("/") or Path(prefix).is_dir()
     return str(Path(prefix) / Path(path).stem) if folder else prefix
