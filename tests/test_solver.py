@@ -160,7 +160,7 @@ def test_notes(tmp_path):
         assert len([line for line in notes if f": {name} has no effect" in line]) == 1
     assert len(notes) == len(NOTED) + 1
     (note,) = solver(tmp_path, LEAST + "local_lr_auto: true type: 'Nesterov'").notes
-    assert note.endswith(": local_lr_auto has no effect with type Nesterov, as in Caffe")
+    assert note.endswith(": local_lr_auto has no effect with type Nesterov, as in the fork")
 
 
 @pytest.mark.parametrize(

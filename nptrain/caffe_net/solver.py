@@ -109,7 +109,7 @@ def _understood(message, path):
     if values["test_interval"] and not values["test_iter"]:
         notes.append(f"{path}: test_interval has no effect without test_iter, as in Caffe, unless --val-data is given")
     if values["local_lr_auto"] and values["type"] == "Nesterov":
-        notes.append(f"{path}: local_lr_auto has no effect with type Nesterov, as in Caffe")
+        notes.append(f"{path}: local_lr_auto has no effect with type Nesterov, as in the fork")
     for name in OF_POLICY:
         if not message.HasField(name):
             values.pop(name)
