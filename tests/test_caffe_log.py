@@ -11,7 +11,7 @@ from short_runs import SHORT, arguments, metrics
 
 PREFIX = re.compile(r"I(\d\d)(\d\d) (\d\d):(\d\d):(\d\d)\.(\d{6}) +(\d+) \w+\.cpp:\d+\] (.*)")
 NUMBER = r"([-+.\deE]+)"
-MORE = [*SHORT, "--set", "1.display=2", "--set", "2.display=0", "--set", "1.average_loss=3"]
+MORE = [*SHORT, "--workers", "1", "--set", "1.display=2", "--set", "2.display=0", "--set", "1.average_loss=3"]
 
 
 def lines(path):

@@ -161,3 +161,11 @@ def test_unknown_recipes_and_fields():
         get_recipe("resnet")
     with pytest.raises(InputError, match="colour"):
         from_dict({**to_dict(get_recipe("digits")), "colour": 1})
+
+
+def test_a_run_from_before_lars_had_a_choice_goes_on_unfused():
+    before = to_dict(override(get_recipe("digits"), ["2.local_lr_auto=true"]))
+    for phase in before["phases"]:
+        del phase["lars_norm"]
+    assert [phase.lars_norm for phase in from_dict(before).phases] == ["fused", "unfused"]
+    assert from_dict(to_dict(from_dict(before))) == from_dict(before)

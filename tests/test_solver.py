@@ -161,7 +161,7 @@ def test_notes(tmp_path):
         assert len([line for line in notes if f": {name} has no effect" in line]) == 1
     assert len(notes) == len(NOTED) + 1
     (note,) = solver(tmp_path, LEAST + "local_lr_auto: true type: 'Nesterov'").notes
-    assert note.endswith(": local_lr_auto has no effect with type Nesterov, as in Caffe")
+    assert note.endswith(": local_lr_auto has no effect with type Nesterov, as in the fork")
 
 
 @pytest.mark.parametrize(
@@ -244,10 +244,12 @@ def test_the_older_field_of_the_type(tmp_path):
 
 def test_snapshots_are_named_as_caffe_names_them(tmp_path):
     phase = Phase("1", 0.1, 10, 0.0)
-    assert snapshot_prefix(replace(phase, snapshot_prefix="a/b"), "models/s.prototxt") == "a/b"
-    assert snapshot_prefix(phase, "models/my.solver.prototxt") == "models/my.solver"
-    assert snapshot_prefix(replace(phase, snapshot_prefix=str(tmp_path)), "models/s.prototxt") == f"{tmp_path}/s"
-    assert snapshot_prefix(replace(phase, snapshot_prefix="not/there/"), "models/s.prototxt") == "not/there/s"
+    assert snapshot_prefix(replace(phase, snapshot_prefix="a/b"), "models/s.prototxt", 4) == "a/b"
+    assert snapshot_prefix(phase, "models/my.solver.prototxt", 4) == "models/my.solver"
+    assert snapshot_prefix(replace(phase, snapshot_prefix=str(tmp_path)), "models/s.prototxt", 4) == f"{tmp_path}/s"
+    assert snapshot_prefix(replace(phase, snapshot_prefix="not/there/"), "models/s.prototxt", 4) == "not/there/s"
+    assert snapshot_prefix(replace(phase, snapshot_prefix="%*/r%#_of_%*"), "models/s.prototxt", 896) == "896/r0_of_896"
+    assert snapshot_prefix(replace(phase, snapshot_prefix="on%*/"), "models/s.prototxt", 2) == "on2/s"
 
 
 def test_a_recipe_has_what_the_net_file_says(tmp_path):

@@ -151,6 +151,28 @@ def test_every_rank_is_a_worker_and_files_are_found_beside_the_solver(folder, tm
     assert (folder / "deep/er/snapshot_iter_1.caffemodel").exists()
 
 
+def test_the_fork_s_signs_for_ranks(folder):
+    """%* is the number of workers, which are the fork's ranks, and %# rank 0, which writes; not in a source."""
+    (folder / "train").rename(folder / "train_2")
+    solver, net = ((folder / name).read_text() for name in ("solver.prototxt", "train_val.prototxt"))
+    (folder / "solver.prototxt").write_text(solver.replace("resnet50_448nodes", "on%*/rank%#"))
+    (folder / "train_val.prototxt").write_text(net.replace('"train"', '"train_%*"'))
+    more = ["--solver=solver.prototxt", "--workers", "2", "--iterations", "1"]
+    call("train", *more, cwd=folder)
+    assert read_solverstate(folder / "on2/rank0_iter_1.solverstate").learned_net == "on2/rank0_iter_1.caffemodel"
+    output, _ = call("train", *more, "--resume", cwd=folder)
+    assert "resumes at phase solver, iteration 1" in output
+    assert (
+        'snapshot_prefix: "on%*/rank%#"' in call("train", "--solver=solver.prototxt", "--print-solver", cwd=folder)[0]
+    )
+
+    (folder / "train_val.prototxt").write_text(net.replace('"train"', '"train_%#"'))
+    _, errors = call("train", *more, status=2, cwd=folder)
+    assert errors == ("train: train_val.prototxt: source: found 'train_%#', a data set for each rank, expected one for "
+                      "all; --train-data names it\n")  # fmt: skip
+    call("train", *more, "--train-data", "train_2", "--run-dir", "runs/given", cwd=folder)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_comes_back_from_its_printed_files(name, tmp_path):
     """All but what Caffe's files do not hold: names, description and what a phase starts from; and how many workers

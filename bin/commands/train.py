@@ -188,11 +188,9 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes):
     with raise_together(world, InputError):
         if world.rank == 0:
             resumed, lines = load_start(args, recipe, phases, folder, network.arena)
-            caffe = (
-                CaffeLog(open_log(args.caffe_log, args.resume), f"ResNet-{recipe.depth}") if args.caffe_log else None
-            )
+            stream = args.caffe_log and open_log(args.caffe_log, args.resume)
             folder.describe(recipe, hosts, vars(args), world.library)
-            log = Log(folder.path, caffe=caffe)
+            log = Log(folder.path, caffe=CaffeLog(stream, f"ResNet-{recipe.depth}") if stream else None)
             for line in [*notes, *lines]:
                 log.say(line)
     return world.bcast(resumed), log

@@ -100,15 +100,25 @@ class SolverFiles:
         """The recipe to train: `recipe`, which is that of these files as the flags changed it, with the snapshot prefix
         that Caffe would use. Sets args.train_data and args.val_data from the net file where they are not given.
         """
-        (phase,), net, where = recipe.phases, self.net, f"{self.net_path}: source"
+        (phase,), net = recipe.phases, self.net
         if (phase.test_iter or args.val_data) and not net.test:
             flag = "--val-data" if args.val_data else f"{self.solver.path}: test_iter"
             raise InputError(f"{flag}: {self.net_path} has no TEST data layer; bin/evaluate tests weights without one")
-        args.train_data = args.train_data or str(find(net.train.source, self.net_path, where))
+        args.train_data = args.train_data or self._source(net.train, recipe, "--train-data")
         if phase.test_iter and not args.val_data:
-            args.val_data = str(find(net.test.source, self.net_path, where))
-        prefix = snapshot_prefix(phase, self.solver.path)
+            args.val_data = self._source(net.test, recipe, "--val-data")
+        prefix = snapshot_prefix(phase, self.solver.path, recipe.workers)
         return replace(recipe, phases=(replace(phase, snapshot_prefix=prefix),))
+
+    def _source(self, layer, recipe, flag):
+        """The folder that a DataLayer names, which `flag` would override. In the fork, %# is the rank, and %* the
+        number of ranks, which are workers here. A data set for each rank is refused: workers share one.
+        """
+        where = f"{self.net_path}: source"
+        if "%#" in layer.source:
+            raise InputError(f"{where}: found {layer.source!r}, a data set for each rank, expected one for all; "
+                             f"{flag} names it")  # fmt: skip
+        return str(find(layer.source.replace("%*", str(recipe.workers)), self.net_path, where))
 
     def test_note(self, recipe):
         """A line for the user on how images are tested by `recipe`, if there is no TEST data layer; else None."""
@@ -144,7 +154,10 @@ def printed(args, recipe, files):
     if args.print_solver:
         net = "train_val.prototxt" if phase is recipe.phases[0] else f"train_val_{phase.name}.prototxt"
         seed = files.solver.seed if files and args.seed is None else args.seed
-        prefix = snapshot_prefix(phase, args.solver or f"{recipe.name}_phase{phase.name}.prototxt")  # Caffe needs one
+        stem = Path(args.solver).stem if args.solver else f"{recipe.name}_phase{phase.name}"
+        prefix = phase.snapshot_prefix or ""
+        if not prefix or prefix.endswith("/"):  # which Caffe would refuse, or call the files _iter_N
+            prefix += stem
         return write_solver(replace(phase, snapshot_prefix=prefix), files.solver.net if files else net, seed)
     train, val = SOURCES
     if files:

@@ -109,7 +109,7 @@ def _understood(message, path):
     if values["test_interval"] and not values["test_iter"]:
         notes.append(f"{path}: test_interval has no effect without test_iter, as in Caffe, unless --val-data is given")
     if values["local_lr_auto"] and values["type"] == "Nesterov":
-        notes.append(f"{path}: local_lr_auto has no effect with type Nesterov, as in Caffe")
+        notes.append(f"{path}: local_lr_auto has no effect with type Nesterov, as in the fork")
     for name in OF_POLICY:
         if not message.HasField(name):
             values.pop(name)
@@ -224,13 +224,16 @@ def recipe_of(solver, net, workers):
             test_batch_size=test.batch_size if test else None)  # fmt: skip
 
 
-def snapshot_prefix(phase, path):
+def snapshot_prefix(phase, path, workers):
     """The beginning of the names of snapshots: the phase's snapshot_prefix; if that is a folder, or ends with "/", the
     name of the solver file `path` in it; without a prefix, `path` without its extension. As in newer versions of Caffe;
     that of the published run ends without a prefix, and names snapshots "_iter_N" in a folder.
+
+    In the fork, %# in it is the number of the rank, which is 0, as rank 0 writes them, and %* that of all its ranks:
+    `workers`.
     """
-    prefix = phase.snapshot_prefix
-    if prefix is None:
+    if phase.snapshot_prefix is None:
         return str(Path(path).with_suffix(""))
+    prefix = phase.snapshot_prefix.replace("%#", "0").replace("%*", str(workers))
     folder = prefix.endswith("/") or Path(prefix).is_dir()
     return str(Path(prefix) / Path(path).stem) if folder else prefix

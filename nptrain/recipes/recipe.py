@@ -134,9 +134,16 @@ def to_dict(recipe):
 
 def from_dict(values):
     """The recipe that `to_dict` gave. Raises InputError on an unknown or missing field."""
-    phases = tuple(_build(Phase, phase) for phase in values.get("phases", ()))
+    phases = tuple(map(_phase, values.get("phases", ())))
     values = {RENAMED.get(name, name): value for name, value in values.items()}
     return _build(Recipe, {**values, "phases": phases})
+
+
+def _phase(values):
+    values = {**values}
+    if values.get("local_lr_auto"):
+        values.setdefault("lars_norm", "unfused")  # of a run from before there was a choice
+    return _build(Phase, values)
 
 
 def _build(kind, values):
