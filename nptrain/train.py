@@ -118,12 +118,13 @@ class Trainer:
 
     def _loader(self, phase, start, stop):
         recipe, options = self.recipe, self.options
+        mine = worker_range(recipe.workers, self.world.rank, self.world.size)
         return TrainLoader(
             self.train_data, phase.train_transform(recipe), seed=self.seed,
             phase=[p.name for p in recipe.phases].index(phase.name), workers=recipe.workers,
-            batch_size=recipe.batch_size, my_workers=worker_range(recipe.workers, self.world.rank, self.world.size),
-            start_iteration=start, stop_iteration=stop, iter_size=phase.iter_size, shuffle=phase.shuffle,
-            prefetch=phase.prefetch, threads=options.decode_threads, initializer=options.decode_initializer,
+            batch_size=recipe.batch_of(phase), my_workers=mine, start_iteration=start, stop_iteration=stop,
+            iter_size=phase.iter_size, shuffle=phase.shuffle, prefetch=phase.prefetch,
+            threads=options.decode_threads, initializer=options.decode_initializer,
             max_bad_records=options.max_bad_records)  # fmt: skip
 
     def _reducer(self):

@@ -41,7 +41,7 @@ def solver(folder, text, name="my.solver.prototxt"):
 def test_no_field_of_the_message_is_forgotten():
     tables = [*HONOURED, *NOTED, *REFUSED]
     assert sorted(tables) == sorted(FIELDS)
-    known = {"name", "starts_from", "pad", *OF_PHASE.values(), *OF_NET, *NOWHERE}
+    known = {"name", "starts_from", "pad", "batch_size", *OF_PHASE.values(), *OF_NET, *NOWHERE}
     assert known == {field.name for field in fields(Phase)}
 
 
@@ -49,16 +49,17 @@ def test_no_field_of_the_message_is_forgotten():
 def test_the_published_solvers_are_the_published_recipe(file, name):
     found = read_solver(CAFFE / f"{file}.prototxt")
     expected = RECIPES["resnet50-448nodes"].phase(name)
-    ours = {"name", "starts_from", "snapshot_prefix", "test_interval", "test_initialization", "pad", *OF_NET}
+    ours = {"name", "starts_from", "batch_size", "snapshot_prefix", "test_interval", "test_initialization", "pad"}
+    ours |= {*OF_NET}
     for field in {field.name for field in fields(Phase)} - ours:
-        assert getattr(found.phase, field) == getattr(expected, field), field
-    rates = [[learning_rate(phase, i) for i in range(phase.max_iter)] for phase in (found.phase, expected)]
+        assert getattr(found.phases[0], field) == getattr(expected, field), field
+    rates = [[learning_rate(phase, i) for i in range(phase.max_iter)] for phase in (found.phases[0], expected)]
     assert rates[0] == rates[1]
     assert (found.seed, found.notes) == (None, ())
 
 
 def test_absent_fields_have_caffes_defaults(tmp_path):
-    phase = solver(tmp_path, LEAST).phase
+    phase = solver(tmp_path, LEAST).phases[0]
     assert phase == Phase(
         "my.solver", base_lr=0.1, max_iter=10, weight_decay=0.0, lr_policy="fixed", momentum=0.0, display=0,
         test_initialization=True)  # fmt: skip
@@ -83,7 +84,7 @@ def test_a_rate_of_zero_is_read_and_written(tmp_path, policy):
     """A solver that only tests, or measures."""
     phase = Phase("my.solver", 0.0, 10, 0.0, lr_policy=policy, power=0.5, gamma=0.3, stepsize=2, plateau_winsize=(4,))
     assert "base_lr: 0\n" in write_solver(phase, "n").replace("0.0", "0")
-    assert solver(tmp_path, write_solver(phase, "n")).phase == phase
+    assert solver(tmp_path, write_solver(phase, "n")).phases[0] == phase
     assert learning_rate(phase, 3) == 0
 
 
@@ -93,12 +94,13 @@ def test_every_field_of_a_phase_is_read_and_written(tmp_path):
     text = 'net: "n"\nrandom_seed: 7\n' + "".join(f"{name}: {text}\n" for name, (text, _) in VALUES.items())
     found = solver(tmp_path, text)
     for name, (_, value) in VALUES.items():
-        assert getattr(found.phase, OF_PHASE[name]) == value, name
+        assert getattr(found.phases[0], OF_PHASE[name]) == value, name
     assert (found.net, found.seed) == ("n", 7)
-    again = solver(tmp_path, write_solver(found.phase, "other", found.seed))
+    again = solver(tmp_path, write_solver(found.phases[0], "other", found.seed))
     assert again == replace(found, net="other")
-    assert text_format.Parse(write_solver(found.phase, "n"), SolverParameter()).weight_decay == pytest.approx(0.00005)
-    assert "weight_decay: 5e-05\n" in write_solver(found.phase, "n")
+    text = write_solver(found.phases[0], "n")
+    assert text_format.Parse(text, SolverParameter()).weight_decay == pytest.approx(0.00005)
+    assert "weight_decay: 5e-05\n" in text
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -112,14 +114,14 @@ def test_recipes_come_back_from_their_solver_files(tmp_path, name):
     }
     for phase in RECIPES[name].phases:
         found = solver(tmp_path, write_solver(phase, "train_val.prototxt"))
-        assert replace(found.phase, **apart) == replace(phase, **apart)
+        assert replace(found.phases[0], **apart) == replace(phase, **apart)
 
 
 @pytest.mark.parametrize("policy", ["fixed", "multistep", "exp", "inv", "poly", "poly_cyc", "sigmoid", "plateau"])
 def test_every_policy_comes_back(tmp_path, policy):
     phase = Phase("my.solver", 0.1, 10, 0.0, lr_policy=policy, power=0.5, gamma=0.3, stepsize=2, stepvalue=(3,),
                   plateau_winsize=(4,), lr_iter=20)  # fmt: skip
-    assert solver(tmp_path, write_solver(phase, "n")).phase == phase
+    assert solver(tmp_path, write_solver(phase, "n")).phases[0] == phase
 
 
 def test_what_caffes_file_cannot_hold_is_refused():
@@ -220,7 +222,7 @@ def test_what_never_ends_is_no_file(tmp_path, read):
 
 def test_texts_of_other_systems(tmp_path):
     """A byte order mark, other ends of lines, and comments in any encoding; but not a value."""
-    path, expected = tmp_path / "my.solver.prototxt", solver(tmp_path, LEAST).phase
+    path, expected = tmp_path / "my.solver.prototxt", solver(tmp_path, LEAST).phases[0]
     text = LEAST.encode()
     for content in (
         b"\xef\xbb\xbf" + text,
@@ -230,7 +232,7 @@ def test_texts_of_other_systems(tmp_path):
         text.rstrip() + b"  # \xe4 'quoted\n",
     ):
         path.write_bytes(content)
-        assert read_solver(path).phase == expected
+        assert read_solver(path).phases[0] == expected
     for content in (b'snapshot_prefix: "\xe4#"\n', b"snapshot_prefix: '#\xe4\n", b"\xe4 # comment\n"):
         path.write_bytes(b"# first\n" + content + text)
         with pytest.raises(InputError, match=r"not a text in UTF-8: line 2, not in a comment, expected SolverP"):
@@ -238,8 +240,8 @@ def test_texts_of_other_systems(tmp_path):
 
 
 def test_the_older_field_of_the_type(tmp_path):
-    assert solver(tmp_path, LEAST + "solver_type: NESTEROV").phase.type == "Nesterov"
-    assert solver(tmp_path, LEAST + "solver_type: SGD").phase.type == "SGD"
+    assert solver(tmp_path, LEAST + "solver_type: NESTEROV").phases[0].type == "Nesterov"
+    assert solver(tmp_path, LEAST + "solver_type: SGD").phases[0].type == "SGD"
 
 
 def test_snapshots_are_named_as_caffe_names_them(tmp_path):

@@ -227,7 +227,7 @@ def test_mistakes_are_one_line(folder, monkeypatch):
     )
     for arguments, line in (
         ([*solver, "--recipe", "digits"], "--solver: found together with --recipe, expected one of them"),
-        ([*solver, "--phase", "1"], "--solver: found together with --phase"),
+        ([*solver, "--phase", "1"], "phase: found '1', expected one of solver"),
         ([*solver, "--weights=w", "--snapshot=s"], "--weights: found together with --snapshot"),
         ([*solver, "--resume", "--snapshot=s"], "--snapshot: found together with --resume"),
         ([*solver, "--print-net", "--print-solver"], "--print-solver: found together with --print-net"),

@@ -5,6 +5,8 @@ mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR
 mpirun -n 2 bin/train --solver solver.prototxt
 """
 
+from itertools import groupby
+
 import numpy as np
 
 from bin.common.agreement import agree_on_files, agreed_arguments
@@ -174,7 +176,8 @@ def beginning(recipe, train_data, val_data, hosts, resumed):
     """The lines of the log before the first iteration."""
     yield f"{recipe.name}: {recipe.description}"
     tested = f", {len(val_data)} to test on" if val_data else ""
-    yield f"{recipe.workers} workers x {recipe.batch_size} images; {len(train_data)} images to train on{tested}"
+    sizes = ", then ".join(str(size) for size, _ in groupby(recipe.batch_of(phase) for phase in recipe.phases))
+    yield f"{recipe.workers} workers x {sizes} images; {len(train_data)} images to train on{tested}"
     yield host_table(hosts)
     if resumed:
         yield f"resumes at phase {resumed.phase}, iteration {resumed.iteration}"

@@ -69,7 +69,7 @@ def check_caffe_flags(args):
     for flag, instead in INSTEAD.items():
         if getattr(args, flag) is not None:
             raise InputError(f"--{flag}: {instead}")
-    expect_not_both(args, ("solver", "recipe"), ("solver", "phase"), ("weights", "snapshot"), ("weights", "resume"),
+    expect_not_both(args, ("solver", "recipe"), ("weights", "snapshot"), ("weights", "resume"),
                 ("snapshot", "resume"), ("print_solver", "print_net"))  # fmt: skip
 
 
@@ -100,15 +100,16 @@ class SolverFiles:
         """The recipe to train: `recipe`, which is that of these files as the flags changed it, with the snapshot prefix
         that Caffe would use. Sets args.train_data and args.val_data from the net file where they are not given.
         """
-        (phase,), net = recipe.phases, self.net
-        if (phase.test_iter or args.val_data) and not net.test:
+        net, tests = self.net, any(phase.test_iter for phase in recipe.phases)
+        if (tests or args.val_data) and not net.test:
             flag = "--val-data" if args.val_data else f"{self.solver.path}: test_iter"
             raise InputError(f"{flag}: {self.net_path} has no TEST data layer; bin/evaluate tests weights without one")
         args.train_data = args.train_data or self._source(net.train, recipe, "--train-data")
-        if phase.test_iter and not args.val_data:
+        if tests and not args.val_data:
             args.val_data = self._source(net.test, recipe, "--val-data")
-        prefix = snapshot_prefix(phase, self.solver.path, recipe.workers)
-        return replace(recipe, phases=(replace(phase, snapshot_prefix=prefix),))
+        phases = (replace(phase, snapshot_prefix=snapshot_prefix(phase, self.solver.path, recipe.workers))
+                  for phase in recipe.phases)  # fmt: skip
+        return replace(recipe, phases=tuple(phases))
 
     def _source(self, layer, recipe, flag):
         """The folder that a DataLayer names, which `flag` would override. In the fork, %# is the rank, and %* the

@@ -107,6 +107,10 @@ def _check(recipe, cluster):
     if cluster.ranks > recipe.workers:
         raise InputError(f"--nodes: found {cluster.nodes} with {cluster.ranks_per_node} ranks each, expected at most "
                          f"one rank for each of {recipe.workers} workers")  # fmt: skip
+    for phase in recipe.phases:
+        if recipe.batch_of(phase) != recipe.batch_size:
+            raise InputError(f"{phase.name}.batch_size: found {phase.batch_size}, expected that of all phases, "
+                             f"{recipe.batch_size}")  # fmt: skip
     if cluster.images_per_s is None and (recipe.depth, recipe.crop_size) != published_runs.NETWORK:
         published, own = (
             "ResNet-{} at {}".format(*net) for net in (published_runs.NETWORK, (recipe.depth, recipe.crop_size))

@@ -15,11 +15,6 @@ MAX_LINE = 1 << 14  # characters; the time of protobuf's parser grows with the s
 CODE = re.compile(r"""(?:[^#"']|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')*""")  # the part of a line before its comment
 
 
-def read_text(path, message_type):
-    """Parse a text file as one protobuf message. Raises InputError: FILE:LINE:COLUMN, and what is wrong there."""
-    return parse(text_of(path, message_type.DESCRIPTOR.name), message_type(), path)
-
-
 def text_of(path, kind="text"):
     """The content of a text file of at most MAX_TEXT bytes, in lines of at most MAX_LINE characters. Raises InputError,
     which names the expected `kind` of text.
@@ -64,7 +59,9 @@ def _escaped(text):
 
 
 def parse(text, message, path, allow_unknown=False):
-    """Fill `message` from the text of the file `path`, and return it; raises as `read_text`."""
+    """Fill `message` from the text of the file `path`, and return it. Raises InputError: FILE:LINE:COLUMN, and
+    what is wrong there.
+    """
     try:
         return text_format.Parse(text, message, allow_unknown_field=allow_unknown)
     except text_format.ParseError as error:

@@ -5,13 +5,14 @@ or refused unless it has Caffe's default. An absent field has Caffe's default, n
 field is missing in the tables.
 """
 
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from google.protobuf import text_format
 
-from nptrain.caffe.caffe_pb2 import SolverParameter
-from nptrain.caffe.text import decimal, read_text, single
+from nptrain.caffe.caffe_pb2 import MultiPhaseSolverParameter, SolverParameter
+from nptrain.caffe.text import decimal, parse, single, text_of
 from nptrain.errors import InputError, within
 from nptrain.recipes.recipe import Phase, Recipe
 from nptrain.recipes.schedule import NEEDS
@@ -70,14 +71,14 @@ NOWHERE = ("momentum_correction", "lars_norm", "decay_scale_and_shift")
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver file: its `phase`, named after the file; `net` as written there; `seed`, None if it is not fixed; and
-    `notes` on fields without effect, one line each.
+    """A solver file: its `phases`, of which there is one, named after the file, unless it is a text of `params_pair`;
+    `net` as written there; `seed`, None if it is not fixed; and `notes` on fields without effect, one line each.
 
-    The fields of the phase that the net file sets (OF_NET) have their defaults.
+    The fields of a phase that the net file sets (OF_NET) have their defaults.
     """
 
     path: Path
-    phase: Phase
+    phases: tuple[Phase, ...]
     net: str
     seed: int | None
     notes: tuple[str, ...]
@@ -88,9 +89,44 @@ def read_solver(path):
     refused, is missing or has a value that makes no sense. The message begins with the file, and with line and column
     where the text cannot be parsed.
     """
-    message = read_text(path, SolverParameter)
+    text = text_of(path, "SolverParameter")
+    if re.search(r"^\s*params_pair\s*[:{]", text, re.MULTILINE):
+        message = parse(text, MultiPhaseSolverParameter(), path)
+        with within(path):
+            return _several(message.params_pair, Path(path))
+    message = parse(text, SolverParameter(), path)
     with within(path):
         return _understood(message, Path(path))
+
+
+def _several(pairs, path):
+    """The Solver of the published fork's `params_pair`: phases one after another, each from the weights of the one
+    before. What a pair leaves out is as in the pair before it. All have the net of the first; snapshots have its prefix
+    and the number of the phase.
+    """
+    if not pairs[0].HasField("solver_params"):
+        raise InputError("params_pair 0: solver_params: found none, expected a solver")
+    phases, notes, message, batch_size, first = [], [], None, None, None
+    for number, pair in enumerate(pairs):
+        message = pair.solver_params if pair.HasField("solver_params") else message
+        batch_size = pair.batch_size if pair.HasField("batch_size") else batch_size
+        with within(f"params_pair {number}"):
+            for field in ("net", "random_seed") if first else ():
+                found, expected = getattr(message, field), getattr(first, field)
+                if message.HasField(field) and found != expected:
+                    raise InputError(f"{field}: found {found}, expected {expected} or none, as in the first pair")
+                if first.HasField(field):
+                    setattr(message, field, expected)
+            solver = _understood(message, path)
+        first = first or message
+        prefix = f"{first.snapshot_prefix or path.with_suffix('')}_phase_{number}"
+        phase = replace(solver.phases[0], name=str(number), batch_size=batch_size, snapshot_prefix=prefix)
+        notes += [note for note in solver.notes if note not in notes]
+        if not phase.snapshot_after_train and number < len(pairs) - 1:
+            notes.append(f"{path}: params_pair {number}: snapshot_after_train has no effect: the next phase needs it")
+            phase = replace(phase, snapshot_after_train=True)
+        phases.append(phase)
+    return Solver(path, tuple(phases), solver.net, solver.seed, tuple(notes))
 
 
 def _understood(message, path):
@@ -120,7 +156,7 @@ def _understood(message, path):
     seed = message.random_seed if message.random_seed >= 0 else None
     phase = Phase(path.stem, **values)
     Recipe(path.stem, "", (phase,))  # checks its values
-    return Solver(path, phase, message.net, seed, tuple(notes))
+    return Solver(path, (phase,), message.net, seed, tuple(notes))
 
 
 def _value(message, name):
@@ -209,14 +245,15 @@ def _line(name, value):
 
 
 def recipe_of(solver, net, workers):
-    """The Recipe, of one phase, of a Solver and its `net.NetFile` on `workers` workers: the batch of the TRAIN layer is
+    """The Recipe of a Solver and its `net.NetFile` on `workers` workers: the batch of the TRAIN layer is
     that of a worker.
     """
     train, test = net.train, net.test
     from_net = {name: getattr(train, name) for name in OF_NET}
+    phases = tuple(replace(phase, **from_net) for phase in solver.phases)
     with within(solver.path):
         return Recipe(
-            solver.phase.name, f"the solver of {solver.path}", (replace(solver.phase, **from_net),), workers=workers,
+            solver.path.stem, f"the solver of {solver.path}", phases, workers=workers,
             classes=net.classes, crop_size=train.crop_size, batch_size=train.batch_size,
             mean_bgr=train.mean_bgr, scale=train.scale, bn_eps=net.bn_eps,
             moving_average_fraction=net.moving_average_fraction, blob_overrides=net.blob_overrides,

@@ -185,7 +185,7 @@ def _data(net, recipe, phase, source, batch_size):
 
 
 def _train_data(net, recipe, phase, source):
-    layer = _data(net, recipe, TRAIN, source, recipe.batch_size)
+    layer = _data(net, recipe, TRAIN, source, recipe.batch_of(phase))
     transform = layer.transform_param
     transform.mirror = phase.mirror
     if phase.pad:

@@ -36,7 +36,7 @@ PHASE_RULES = (
         ("base_lr", "weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "display", "test_interval", "pad"),
         NOT_NEGATIVE,
     ),
-    (("test_iter",), NONE_OR_POSITIVE),
+    (("test_iter", "batch_size"), NONE_OR_POSITIVE),
     (("momentum",), (lambda value: 0 <= value < 1, "a number from 0 to below 1")),
     (("type",), (lambda value: value in ("SGD", "Nesterov"), "SGD or Nesterov")),
     (("regularization",), (lambda value: value in ("L1", "L2"), "L1 or L2")),

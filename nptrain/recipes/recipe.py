@@ -24,6 +24,7 @@ class Phase:
     snapshot_prefix  beginning of the names of its snapshots (None: they are in the run's folder)
     lars_norm        gradient whose norm local_lr_auto (LARS) takes: "fused", as in the original's default build, the
                      sum over iter_size passes, without weight decay; "unfused", their mean, with weight decay
+    batch_size       images for each worker in a step (None: the recipe's)
     starts_from      iteration of the phase before whose weights (not momentum) it starts from (None: the last)
     """
 
@@ -66,6 +67,7 @@ class Phase:
     mirror: bool = True
     shuffle: bool = True
     prefetch: int = 2
+    batch_size: int | None = None
     starts_from: int | None = None
 
     def train_transform(self, recipe):
@@ -110,6 +112,10 @@ class Recipe:
     def architecture(self):
         """The Architecture of the network."""
         return Architecture(self.depth, self.downsample, self.stem_bias, self.first_projection)
+
+    def batch_of(self, phase):
+        """Images for each worker in a step of a phase."""
+        return phase.batch_size or self.batch_size
 
     def test_transform(self):
         """The Transform of test images: shorter side to test_resize, centre crop."""
@@ -179,6 +185,9 @@ def override(recipe, assignments):
                 f"a field of the recipe or of a phase: {', '.join(known)}")  # fmt: skip
         for name in [recipe.phase(phase_name).name] if dot else of_phases:
             of_phases[name][field] = _parsed(Phase, field, text)
+    own = next((p for p in recipe.phases if p.batch_size is not None), None)
+    expect("batch_size" not in changes or own is None, "batch_size", changes.get("batch_size"),
+           f"{own and own.name}.batch_size: the phases have batch sizes of their own")  # fmt: skip
     # all at once: a value may make sense only together with another
     return replace(recipe, phases=tuple(replace(p, **of_phases[p.name]) for p in recipe.phases), **changes)
 
