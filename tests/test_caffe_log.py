@@ -104,8 +104,17 @@ def test_a_run_that_resumes_continues_its_log_and_another_does_not(data, tmp_pat
     train, _ = parsed([*first, *second])
     losses = [e["loss"] for e in metrics(run) if "loss" in e]
     assert [train[i]["output"] for i in range(0, 12, 2)] == pytest.approx(losses[::2], rel=1e-5)
-    _, errors = call("train", *arguments(data, tmp_path / "other", *more, "--caffe-log", data), status=2)
-    assert errors == f"train: --caffe-log: {data} cannot be written: Is a directory\n"
+
+
+def test_what_cannot_be_written_ends_the_command_at_once(data, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # which nobody reads
+    for name, line in (
+        (data, "Is a directory"),
+        (tmp_path / "pipe", "No such device or address"),
+    ):
+        _, errors = call("train", *arguments(data, tmp_path / "run", "--caffe-log", name), status=2)
+        assert errors == f"train: --caffe-log: {name} cannot be written: {line}\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_on_standard_error_and_by_rank_0_alone(data, tmp_path, on_ranks):

@@ -65,6 +65,11 @@ def open_log(name, resume):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file() and path.stat().st_size and not resume:
             raise InputError(f"--caffe-log: {name} exists, expected a new file, or --resume to continue it")
-        return open(path, "a")
+        way = (
+            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+        )  # a pipe that nobody reads is an error, and no wait
+        descriptor = os.open(path, way, 0o666)
+        os.set_blocking(descriptor, True)
+        return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise InputError(f"--caffe-log: {name} cannot be written: {reason(error)}") from None
