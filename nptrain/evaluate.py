@@ -44,5 +44,20 @@ def evaluate_members(members, dataset, transform, recipe, world, threads, record
     return [dict(zip(("loss", "top1", "top5"), map(float, row), strict=True), records=total) for row in means]
 
 
+def evaluate_batches(infer, dataset, transform, recipe, world, threads, batches, initializer=None):
+    """(loss, top-1, top-5) of an Inference on each of so many batches, an array (batches, 3), the same on every rank.
+    As `caffe test` takes them: full, in key order from the first record on, and again from there after the last.
+    """
+    network, size, ops = infer.network, recipe.test_batch_size or recipe.batch_size, infer.ops
+    first, stop = (batches * r // world.size for r in (world.rank, world.rank + 1))
+    rows = np.zeros((batches, 3))
+    with TestLoader(dataset, transform, size, first * size, stop * size, threads, initializer=initializer) as loader:
+        for row, batch in zip(rows[first:stop], loader, strict=True):
+            scores = infer(network.pack_images(batch.images, recipe.mean_bgr, recipe.scale))
+            loss, _ = ops.softmax_loss(scores, batch.labels)
+            row[:] = loss, *(hits / size for hits in _hits(ops, scores, batch.labels))
+    return np.reshape(world.allreduce_scalars(rows.reshape(-1)), rows.shape)
+
+
 def _hits(ops, scores, labels):
     return [ops.top_k(scores, labels, k) for k in (1, 5)]

@@ -10,6 +10,10 @@ and each of them.
 Network, crop and preprocessing are those of --recipe, or of a solver's net
 file; without both, those of the run that the weights belong to; without a run,
 those of resnet50-448nodes. The number of classes is that of the weights.
+
+bin/evaluate --model train_val.prototxt --weights FILE --iterations 50
+
+As `caffe test`: network, preprocessing and data are those of the net file.
 """
 
 import json
@@ -20,17 +24,19 @@ from pathlib import Path
 
 from bin.common import weights
 from bin.common.agreement import agree_on_files, agreed_arguments
-from bin.common.arguments import Parser
+from bin.common.arguments import Parser, expect_at_least, expect_not_both
 from bin.common.caffe_files import add_glog_arguments
+from bin.common.caffe_test import OUTPUTS, ModelFile, add_test_arguments
 from bin.common.prepare import add_arguments, kernels_and_cores
 from bin.common.weights import chosen_recipe, read_weights, skipped_layers
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
-from nptrain.evaluate import evaluate_members
+from nptrain.evaluate import evaluate_batches, evaluate_members
 from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
 from nptrain.report.table import WIDTH, columns
+from nptrain.run.caffe_log import test_lines
 from nptrain.run.checkpoint import fill_arena
 
 NUMBER = 7  # characters of 100.00%
@@ -41,11 +47,12 @@ def parser():
     p = Parser(prog="evaluate", description=__doc__)
     p.add_argument("--weights", "-weights", metavar="FILE", action="append", required=True,
                    help=".caffemodel to evaluate; may be repeated, for an ensemble")  # fmt: skip
-    p.add_argument("--data", metavar="DIR", required=True, help="LMDB of labelled images")
+    p.add_argument("--data", metavar="DIR", help="LMDB of labelled images (with --model: that of the net file)")
     weights.add_arguments(p)
     p.add_argument("--batch-size", metavar="N", type=int, help="images in a batch")
     add_arguments(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
+    add_test_arguments(p)
     add_glog_arguments(p)
     return p
 
@@ -53,15 +60,13 @@ def parser():
 def main(argv, world):
     args = agreed_arguments(parser(), argv, world)
     with raise_together(world, InputError):
-        recipe, solver, note = chosen_recipe(args, args.weights)
-        resolved = [os.path.realpath(path) for path in args.weights]
-        for path, file in zip(args.weights, resolved, strict=True):
-            if resolved.count(file) > 1:
-                raise InputError(f"--weights: found {path} more than once, expected different files")
-        files, classes = read_all(args.weights)
+        check_flags(args)
+        recipe, files, note = chosen_recipe(args, args.weights, ModelFile.read(args.model) if args.model else None)
+        blobs_of, classes = read_all(args.weights)
         recipe = replace(recipe, classes=classes)
-        dataset = LmdbDataset(args.data, recipe.classes)
-    agree_on_files(world, data=dataset, solver=solver, **{
+        dataset = LmdbDataset(args.data or files.data(), recipe.classes)
+    flag = "model" if args.model else "solver"
+    agree_on_files(world, data=dataset, **{flag: files and files.content()}, **{
         f"weights {number}" if number else "weights": Path(path).read_bytes()
         for number, path in enumerate(args.weights)
     })  # fmt: skip
@@ -69,26 +74,51 @@ def main(argv, world):
     network = ResNet.of(recipe, ready.ops)
     members, skipped = [], []
     with raise_together(world, InputError):
-        for path, blobs in files.items():
+        for path, blobs in blobs_of.items():
             skipped += skipped_layers(path, fill_arena(network.arena, blobs, path))
             members.append(Inference(network))
-    del files, blobs
-    *members_results, result = evaluate_members(members, dataset, recipe.test_transform(), recipe, world,
-                                      ready.cores.threads, initializer=ready.decode_initializer)  # fmt: skip
-    if world.rank:
-        return
-    if note:
-        print(note, file=sys.stderr)
-    for line in skipped:
-        print(line, file=sys.stderr)
-    if args.json:
-        entries = [{"weights": path, **scores} for path, scores in zip(args.weights, members_results, strict=False)]
-        print(json.dumps({**result, "members": entries} if entries else result))
-    elif members_results:
-        print(table(args.weights, members_results, result))
+    del blobs_of, blobs
+    how = dataset, recipe.test_transform(), recipe, world, ready.cores.threads
+    batches, results = None, []
+    if args.iterations:
+        batches = evaluate_batches(members[0], *how, args.iterations, ready.decode_initializer)
     else:
-        print(f"{result['records']} images: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, "
-              f"top-5 {result['top5']:.2%}")  # fmt: skip
+        results = evaluate_members(members, *how, initializer=ready.decode_initializer)
+    if world.rank == 0:
+        for line in filter(None, [note, *skipped]):
+            print(line, file=sys.stderr)
+        print(text_of(args, results) if batches is None else caffe_text(batches, files if args.model else None))
+
+
+def text_of(args, results):
+    """The results as the user wants them: of each member of an ensemble, if there are several, and at last of all."""
+    *members, result = results
+    if args.json:
+        entries = [{"weights": path, **scores} for path, scores in zip(args.weights, members, strict=False)]
+        return json.dumps({**result, "members": entries} if entries else result)
+    if members:
+        return table(args.weights, members, result)
+    return (f"{result['records']} images: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, "
+            f"top-5 {result['top5']:.2%}")  # fmt: skip
+
+
+def caffe_text(batches, model):
+    """The lines of `caffe test`, with the outputs of a ModelFile, or those of the published net."""
+    return "\n".join(test_lines(batches, model.outputs if model else OUTPUTS))
+
+
+def check_flags(args):
+    """Raise InputError for flags that are missing, or make no sense together."""
+    expect_at_least(args, 1, "iterations", "batch_size")
+    expect_not_both(args, ("model", "recipe"), ("model", "solver"), ("iterations", "json"))
+    if args.iterations and len(args.weights) > 1:
+        raise InputError(f"--iterations: found with {len(args.weights)} --weights, expected one of them")
+    resolved = [os.path.realpath(path) for path in args.weights]
+    for path, file in zip(args.weights, resolved, strict=True):
+        if resolved.count(file) > 1:
+            raise InputError(f"--weights: found {path} more than once, expected different files")
+    if not (args.data or args.model):
+        raise InputError("--data: found none, expected the folder of an LMDB, or --model with a net file that names it")
 
 
 def read_all(paths):

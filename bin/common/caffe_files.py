@@ -92,7 +92,7 @@ class SolverFiles:
         """The bytes of both files, which must be the same on all ranks."""
         return self.solver.path.read_bytes() + self.net_path.read_bytes()
 
-    def recipe(self, ranks):
+    def recipe(self, ranks=1):
         """The Recipe of both files. Every rank is a worker, as under `mpiexec -n N caffe train`."""
         return recipe_of(self.solver, self.net, ranks)
 
@@ -122,18 +122,24 @@ class SolverFiles:
         return str(find(layer.source.replace("%*", str(recipe.workers)), self.net_path, where))
 
     def test_note(self, recipe):
-        """A line for the user on how images are tested by `recipe`, if there is no TEST data layer; else None."""
-        if self.net.test:
-            return None
-        size = "not resized" if recipe.test_resize is None else f"resized to {recipe.test_resize} (the shorter side)"
-        reason = "as the TRAIN layer says" if self.net.says_test_resize else "which the net file does not say"
-        return (f"{self.net_path} has no TEST data layer: test images are {size}, {reason}, and cropped to "
-                f"{recipe.crop_size} (--set test_resize=N)")  # fmt: skip
+        return test_note(self.net, self.net_path, recipe)
 
     def lines(self):
         """Lines for the log about both files."""
         notes = [*self.solver.notes, *(f"{self.net_path}: {note}" for note in self.net.notes)]
         return [f"net file: {self.net_path}", *notes]
+
+
+def test_note(net, path, recipe):
+    """A line for the user on how images are tested by `recipe`, if the NetFile `net` in the file `path` has no TEST
+    data layer; else None.
+    """
+    if net.test:
+        return None
+    size = "not resized" if recipe.test_resize is None else f"resized to {recipe.test_resize} (the shorter side)"
+    reason = "as the TRAIN layer says" if net.says_test_resize else "which the net file does not say"
+    return (f"{path} has no TEST data layer: test images are {size}, {reason}, and cropped to "
+            f"{recipe.crop_size} (--set test_resize=N)")  # fmt: skip
 
 
 def find(name, beside, what):

@@ -33,16 +33,16 @@ def add_arguments(parser):
     parser.add_argument("--crop-size", metavar="N", type=int, help="side of the network's input images")
 
 
-def chosen_recipe(args, paths):
-    """(recipe, content of the solver's files or None, note for the user or None).
+def chosen_recipe(args, paths, files=None):
+    """(recipe, Caffe's files that it comes from or None, note for the user or None).
 
-    The recipe is that of --recipe or --solver, else that of the run whose weights `paths` are, else DEFAULT, with a
-    note. Where --crop-size changes the crop, the resize before it changes in proportion.
+    The recipe is that of --recipe, --solver or the ModelFile `files`, else that of the run whose weights `paths` are,
+    else DEFAULT, with a note. Where --crop-size changes the crop, the resize before it changes in proportion.
     """
     expect_not_both(args, ("solver", "recipe"))
-    files, note = SolverFiles.read(args.solver) if args.solver else None, None
+    files, note = SolverFiles.read(args.solver) if args.solver else files, None
     if files:
-        base = files.recipe(1)
+        base = files.recipe()
     elif args.recipe:
         base = get_recipe(args.recipe)
     else:
@@ -50,14 +50,15 @@ def chosen_recipe(args, paths):
     if not base:
         base = get_recipe(DEFAULT)
         note = f"{paths[0]} is not in a run's folder: used network and preprocessing of {DEFAULT} (--recipe, --solver)"
-    changes = [] if args.batch_size is None else [f"batch_size={args.batch_size}"]
+    size = args.batch_size
+    changes = [] if size is None else [f"batch_size={size}", f"test_batch_size={size}"]
     if args.crop_size is not None:
         resize = base.test_resize and round(base.test_resize * args.crop_size / base.crop_size)
         changes += [f"crop_size={args.crop_size}", f"test_resize={resize}"]
     recipe = override(base, [*changes, *args.assignments])
     if files:
         note = files.test_note(recipe)
-    return recipe, files and files.content(), note
+    return recipe, files, note
 
 
 def recipe_of_all(paths):

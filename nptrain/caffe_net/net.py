@@ -67,6 +67,20 @@ class NetFile:
             return round(self.train.crop_size * 256 / 224)
         return (self.test or self.train).resize
 
+    def recipe(self, name, description, phases, workers):
+        """The Recipe of the network and its data; the batch of the TRAIN layer is that of a worker."""
+        train, test = self.train, self.test
+        return Recipe(
+            name, description, phases, workers=workers, classes=self.classes, crop_size=train.crop_size,
+            batch_size=train.batch_size, mean_bgr=train.mean_bgr, scale=train.scale, bn_eps=self.bn_eps,
+            moving_average_fraction=self.moving_average_fraction, blob_overrides=self.blob_overrides,
+            test_resize=self.test_resize, test_batch_size=test.batch_size if test else None,
+            **vars(self.architecture))  # fmt: skip
+
+    def tested_alone(self):
+        """The Recipe to test weights by this file alone."""
+        return self.recipe("", "", (RecipePhase("", 1, 1, 0),), 1)
+
 
 def read_net(path):
     """The NetParameter in a text file. Raises InputError: FILE:LINE:COLUMN, and what is wrong there."""

@@ -245,20 +245,11 @@ def _line(name, value):
 
 
 def recipe_of(solver, net, workers):
-    """The Recipe of a Solver and its `net.NetFile` on `workers` workers: the batch of the TRAIN layer is
-    that of a worker.
-    """
-    train, test = net.train, net.test
-    from_net = {name: getattr(train, name) for name in OF_NET}
+    """The Recipe of a Solver and its `net.NetFile` on `workers` workers."""
+    from_net = {name: getattr(net.train, name) for name in OF_NET}
     phases = tuple(replace(phase, **from_net) for phase in solver.phases)
     with within(solver.path):
-        return Recipe(
-            solver.path.stem, f"the solver of {solver.path}", phases, workers=workers,
-            classes=net.classes, crop_size=train.crop_size, batch_size=train.batch_size,
-            mean_bgr=train.mean_bgr, scale=train.scale, bn_eps=net.bn_eps,
-            moving_average_fraction=net.moving_average_fraction, blob_overrides=net.blob_overrides,
-            test_resize=net.test_resize, **vars(net.architecture),
-            test_batch_size=test.batch_size if test else None)  # fmt: skip
+        return net.recipe(solver.path.stem, f"the solver of {solver.path}", phases, workers)
 
 
 def snapshot_prefix(phase, path, workers):

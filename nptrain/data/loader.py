@@ -122,11 +122,12 @@ class TrainLoader(_Loader):
 
 
 class TestLoader(_Loader):
-    """Records first..stop-1, each once and in order; the last Batch may be short."""
+    """Records first..stop-1 in order, after the last one again from the first on; the last Batch may be short."""
 
     __test__ = False  # not a test class of pytest
 
     def __init__(self, dataset, transform, batch_size, first, stop, threads=2, prefetch=2, initializer=None):
         starts = range(first, stop, batch_size)
-        plans = ((np.arange(start, min(start + batch_size, stop)), lambda place: None) for start in starts)
+        spans = (np.arange(start, min(start + batch_size, stop)) % len(dataset) for start in starts)
+        plans = ((span, lambda place: None) for span in spans)
         super().__init__(dataset, transform, plans, prefetch, threads, initializer)

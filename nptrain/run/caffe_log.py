@@ -51,7 +51,32 @@ class CaffeLog:
             self.stream.close()
 
     def _write(self, source, text):
-        print(f"I{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5} {source}:1] {text}", file=self.stream, flush=True)
+        print(glog_line(source, text), file=self.stream, flush=True)
+
+
+def glog_line(source, text):
+    """`text` behind glog's prefix of a line that a `source` file logs now."""
+    return f"I{datetime.now():%m%d %H:%M:%S.%f} {os.getpid():5} {source}:1] {text}"
+
+
+def test_lines(batches, names):
+    """The lines of `caffe test`: the outputs of each batch, in the order of their names, and their means.
+
+    batches  array (N, 3): loss, top-1 and top-5 of each batch
+    names    {name of the output: its column}, those that the net has
+    """
+    means, losses = batches.mean(axis=0), [name for name, column in names.items() if column == 0]
+    yield glog_line("caffe.cpp", f"Running for {len(batches)} iterations.")
+    for number, row in enumerate(batches):
+        for name, column in sorted(names.items()):
+            yield glog_line("caffe.cpp", f"Batch {number}, {name} = {row[column]:g}")
+    yield glog_line("caffe.cpp", f"Loss: {means[0] if losses else 0:g}")
+    for name, column in sorted(names.items()):
+        weighted = f" (* 1 = {means[column]:g} loss)" if name in losses else ""
+        yield glog_line("caffe.cpp", f"{name} = {means[column]:g}{weighted}")
+
+
+test_lines.__test__ = False  # not a test of pytest
 
 
 def open_log(name, resume):
