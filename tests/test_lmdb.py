@@ -105,13 +105,31 @@ def test_no_files(tmp_path):
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / "data.mdb")
     for name, message in (
-        ("file", "Not a directory"),
+        ("file", "data.mdb has only 1 bytes"),
         ("set", "is not a file"),
         ("pipe", "is not a file"),
         ("a\0", "null"),
     ):
         with pytest.raises(InputError, match=f"{tmp_path}.*: not an LMDB: .*{message}"):
             LmdbDataset(tmp_path / name)
+
+
+def test_an_lmdb_that_is_one_file(tmp_path):
+    """As LMDB writes with MDB_NOSUBDIR; a data.mdb may be named, too."""
+    file = make_dataset(tmp_path / "set", 3) / "data.mdb"
+    assert [label for _, label in LmdbDataset(file)] == [0, 1, 2]
+    file.rename(tmp_path / "train.mdb")
+    dataset = LmdbDataset(tmp_path / "train.mdb", classes=2)
+    assert len(dataset) == 3
+    with pytest.raises(InputError, match=r"train.mdb: record 00000002_2.png: found label 2, expected 0..1"):
+        dataset[2]
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    write_lmdb(tmp_path / "set", [(os.fsdecode(b"b\xe4r"), raw_datum(image(), 0))])
+    dataset = LmdbDataset(tmp_path / "set")
+    assert dataset.key(0) == b"00000000_b\xe4r"
+    assert dataset.where(0).endswith("record 00000000_b\\xe4r")
 
 
 def test_reading_writes_nothing(tmp_path):
