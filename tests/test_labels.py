@@ -42,7 +42,7 @@ def test_all_splits_mean_the_same_classes(tmp_path, files, kind):
     assert names(tmp_path / "sets" / "train") == names(tmp_path / "sets" / "valid") == "ant\nbee\ncow\n"
     assert labels_of(tmp_path / "sets" / "train") == {f"Train/{name}": label for name, label in CLASSES.items()}
     assert labels_of(tmp_path / "sets" / "valid") == {name: CLASSES[name[6:]] for name in held_out}
-    assert f"{tmp_path / 'sets' / 'valid'}: no image of 1 classes: ant\n" in output
+    assert f"{tmp_path / 'sets' / 'valid'}: classes without images: 1 (ant)\n" in output
     assert f"{tmp_path / 'sets' / 'train'}: 12 records, 3 classes" in output
 
 
@@ -78,7 +78,7 @@ def test_classes_of(tmp_path, files):
         output, _ = call("make_lmdb", part, out, "--classes-of", data)
         assert labels_of(out) == {"bee/1.png": 1, "cow/1.png": 2}
         assert names(out) == "ant\nbee\ncow\n"
-        assert f"{out}: no image of 1 classes: ant\n" in output
+        assert f"{out}: classes without images: 1 (ant)\n" in output
     more = make_folder(tmp_path / "more", {f"{kind}/1.png": b"" for kind in ("ant", *"zyxwvu")})
     (tmp_path / "twice.txt").write_text("ant\nbee\nant\n")
     for source, data, message in (

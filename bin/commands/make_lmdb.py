@@ -104,13 +104,13 @@ def report(summaries, seconds):
         more = [f"{len(left_out) - 5} more"] if len(left_out) > 5 else []
         yield f"left out, as tools leave it behind: {', '.join(kinds + more)}"
     for summary in summaries:
+        took = f", {seconds:.1f} s" if summary is summaries[-1] else ""
         yield from (f"skipped {printable(name, SHOWN)}: {reason}" for name, reason in summary.skipped)
         if summary.names is None:
             yield f"{summary.path}: its classes have no names: --classes FILE gives them"
         elif empty := [name for number, name in enumerate(summary.names) if number not in summary.used]:
             some = ", ".join([printable(name, 40) for name in empty[:5]] + ["..."] * (len(empty) > 5))
-            yield f"{summary.path}: no image of {len(empty)} classes: {some}"
+            yield f"{summary.path}: classes without images: {len(empty)} ({some})"
         encoded = f", {summary.encoded} of them encoded anew" if summary.encoded else ""
         yield (f"{summary.path}: {summary.records} records{encoded}, {summary.classes} classes, "
-               f"{summary.bytes / 1e6:.1f} MB, {len(summary.skipped)} files skipped")  # fmt: skip
-    yield f"{seconds:.1f} s"
+               f"{summary.bytes / 1e6:.1f} MB, {len(summary.skipped)} files skipped{took}")  # fmt: skip

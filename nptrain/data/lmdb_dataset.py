@@ -182,7 +182,7 @@ class LmdbWriter:
         except lmdb.MapFullError:
             raise
         except lmdb.Error as error:
-            raise InputError(f"{self.path}: cannot be written: {error}: is the disk full?{MAKE_ROOM}") from None
+            raise InputError(f"{self.path}: cannot be written: {error} (a full disk?){MAKE_ROOM}") from None
 
     def __exit__(self, kind, *_):
         try:
