@@ -153,6 +153,20 @@ def test_a_damaged_header_is_not_the_end(tmp_path, files):
         convert(archive, tmp_path / "set")
 
 
+@pytest.mark.parametrize("size", [-1, -1024, 2**80])
+def test_a_member_of_no_possible_size(tmp_path, files, size):
+    """With a negative one, tarfile goes round in circles."""
+    archive = make_tar(tmp_path / "a.tar", files)
+    with tarfile.open(archive) as tar:
+        member = tar.getmember("bee/1.png")
+    content = bytearray(archive.read_bytes())
+    member.size = size
+    content[member.offset : member.offset + 512] = member.tobuf(tarfile.GNU_FORMAT)
+    archive.write_bytes(content)
+    with pytest.raises(InputError, match=r"a.tar: (found no tar archive \(damaged at byte \d+\)|cannot be read: .)"):
+        convert(archive, tmp_path / "set")
+
+
 @pytest.mark.parametrize("kind", [make_folder, make_tar])
 def test_a_file_too_large_for_an_image(tmp_path, files, monkeypatch, kind):
     monkeypatch.setattr("nptrain.data.sources.MAX_FILE", 5000)

@@ -14,7 +14,6 @@ import os
 import posixpath
 import tarfile
 import tempfile
-import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -130,16 +129,21 @@ class Tar:
         except tarfile.TarError as error:
             expected = "a folder or a whole .tar, .tar.gz, .tar.xz or .tar.bz2"
             raise InputError(f"{path}: found no tar archive ({error}), expected {expected}") from None
-        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-            raise InputError(f"{path}: cannot be read: {reason(error)}") from None
+        except InputError:
+            raise
+        except Exception as error:  # each of the readers fails in its own ways
+            raise InputError(f"{path}: cannot be read: {str(reason(error)) or type(error).__name__}") from None
 
     def _index(self, base="", begin=0, end=None):
         """Add the members of the archive in the bytes begin..end-1 of the file, as files in the folder `base`."""
         self._file.seek(begin)
         with tarfile.open(fileobj=self._file, mode="r:") as archive:
-            links = {}
+            links, place = {}, begin - 1
             while member := archive.next():
                 archive.members.clear()  # tarfile keeps a kilobyte per file
+                if member.size < 0 or archive.offset <= place:  # it would go round in circles
+                    raise tarfile.ReadError(f"damaged at byte {member.offset}")
+                place = archive.offset
                 name = base + _normal(member.name)
                 if member.isdir():
                     if _normal(member.name) != ".":  # the folder around all
@@ -167,7 +171,7 @@ class Tar:
     def names(self):
         """Sorted names of all files, and of all folders with a "/" at the end."""
         if self._names is None:
-            self._names, folders = [], set()
+            self._names, self.left_out, folders = [], Counter(), set()
             for name in sorted(self._spans):
                 parts = name.removesuffix("/").split("/")
                 found = next((at for at, part in enumerate(parts) if left_behind(part)), None)
