@@ -14,6 +14,7 @@ from nptrain.data.datum import encoded_datum, raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, LmdbWriter, write_lmdb
 from nptrain.data.lmdb_file import leaves
 from nptrain.errors import InputError
+from nptrain.inspect.summary import summary
 
 
 def test_round_trip(tmp_path):
@@ -97,6 +98,16 @@ def test_no_lmdb(tmp_path):
         (tmp_path / "data.mdb").write_bytes(content)
         with pytest.raises(InputError, match="not an LMDB: "):
             LmdbDataset(tmp_path)
+
+
+def test_a_folder_of_data_sets(tmp_path):
+    for name in ("val", "train"):
+        make_dataset(tmp_path / name, 2)
+    for read in (LmdbDataset, summary):
+        with pytest.raises(
+            InputError, match=f"^{tmp_path}: found a folder of data sets, expected one of them: train, v"
+        ):
+            read(tmp_path)
 
 
 def test_no_files(tmp_path):

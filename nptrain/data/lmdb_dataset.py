@@ -46,6 +46,7 @@ class LmdbDataset:
                 self._offsets.frombytes(offsets.tobytes())
                 self._sizes.frombytes(sizes.tobytes())
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+            expect_no_splits(path)
             raise InputError(f"{path}: not an LMDB: {data} cannot be read: {reason(error)}") from None
         except LmdbError as error:
             raise InputError(f"{path}: {error}") from None
@@ -99,6 +100,13 @@ class LmdbDataset:
     def __getitem__(self, index):
         datum, where = self.labelled(index)
         return decode(datum, where), datum.label
+
+
+def expect_no_splits(path):
+    """Raise InputError for a folder of several data sets, as make_lmdb makes of splits, instead of one of them."""
+    found = sorted(data.parent.name for data in Path(path).glob("*/data.mdb")) if os.path.isdir(path) else []
+    if found:
+        raise InputError(f"{path}: found a folder of data sets, expected one of them: {', '.join(found[:5])}")
 
 
 def write_lmdb(path, records):

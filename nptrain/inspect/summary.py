@@ -17,6 +17,7 @@ from nptrain.caffe.caffe_pb2 import NetParameter, SolverParameter
 from nptrain.caffe.model import V1_TYPES, layers_of
 from nptrain.caffe.text import parse, text_of
 from nptrain.caffe.wire import I32, I64, LEN, VARINT, open_message
+from nptrain.data.lmdb_dataset import expect_no_splits
 from nptrain.data.lmdb_file import MAGIC
 from nptrain.errors import InputError, reason
 from nptrain.files import check_regular
@@ -56,6 +57,7 @@ def _kind(path):
             for name, kind in (("data.mdb", "lmdb"), ("run.json", "json")):
                 if (path / name).exists():
                     return kind
+            expect_no_splits(path)
             raise InputError(f"{path}: a folder without data.mdb and run.json: expected a file, an LMDB or a run")
         check_regular(path)
         with open(path, "rb") as file:
