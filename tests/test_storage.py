@@ -105,6 +105,25 @@ def test_opencv_agrees(file, how):
     assert (pixels.dtype, pixels.shape[2]) == (np.uint8, 3)
 
 
+def test_a_png_of_wrong_checksums():
+    """Pillow decodes it, also where its end is missing."""
+    good = image_file(image())
+    for file in (good[:-13] + b"x" + good[-12:], good[:-12]):  # of the pixels; the last twelve bytes are a chunk's
+        decode_file(file, "here")
+        with pytest.raises(InputError, match="here: the image is damaged: "):
+            stored(file)
+        assert stored(file, keep=True) == (file, False)
+
+
+def test_a_png_that_pillow_alone_reads():
+    file = bytearray(image_file(image()))
+    file[26] = 1  # the method of compression
+    file[29:33] = struct.pack(">I", zlib.crc32(file[12:29]))
+    found, encoded = stored(bytes(file))
+    assert encoded
+    assert decode_file(found, "here").tobytes() == image().tobytes()
+
+
 def test_colour_png_of_16_bits():
     found, encoded = stored(png_16_bits())
     check_as_caffe(found)

@@ -51,6 +51,8 @@ class Storage:
         as_it_is = self.keep or is_plain(opened, file)
         lossless = is_lossless(opened, file)
         image = rgb(opened, file, where)  # in any case: what does not decode would stop the training
+        if opened.format == "PNG" and not self.keep:
+            expect_checksums(file, where)
         if turn is not None:
             image, as_it_is = image.transpose(turn), False
         if self.resize and min(image.size) != self.resize:
@@ -63,8 +65,17 @@ class Storage:
 def is_plain(image, file):
     """Whether Caffe decodes the file to three channels of 8 bits. `image` is its PIL image, not decoded yet."""
     if image.format == "PNG":
-        return file[24:26] == b"\x08\x02" and "transparency" not in image.info  # bits and colour type, in its header
+        # Of the header: bits, colour type, and two methods that Pillow does not check.
+        return file[24:28] == b"\x08\x02\0\0" and "transparency" not in image.info
     return image.format in ("JPEG", "MPO") and image.mode == "RGB"  # MPO: a JPEG with further pictures behind it
+
+
+def expect_checksums(file, where):
+    """Raise InputError, beginning with `where`, for a PNG of wrong checksums: Pillow decodes it, but Caffe does not."""
+    try:
+        open_file(file, where).verify()
+    except Exception as error:  # of damage of any kind
+        raise InputError(f"{where}: the image is damaged: {error}") from None
 
 
 def is_lossless(image, file):
