@@ -218,3 +218,9 @@ def test_list_errors(tmp_path, files):
         with pytest.raises(InputError, match=message):
             convert(where, tmp_path / "set", labels=labels)
     assert not (tmp_path / "set").exists()
+
+
+def test_the_digits_have_names(tmp_path):
+    call("make_digits", tmp_path / "digits")
+    for part in ("train", "val"):
+        assert read_classes(tmp_path / "digits" / part) == list("0123456789")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nptrain.data.classes import write_classes
 from nptrain.data.labels import Labels, label
 from nptrain.data.lmdb_dataset import MAX_RECORD, LmdbWriter, expect_new
 from nptrain.data.parallel import ahead
@@ -14,7 +13,6 @@ from nptrain.data.sampler import CONVERT, stream
 from nptrain.data.sources import open_source
 from nptrain.data.storage import Storage
 from nptrain.errors import InputError, reason
-from nptrain.files import writing
 
 
 @dataclass
@@ -85,8 +83,7 @@ def convert(
                     place = Path(source, part.split)
                     raise InputError(f"{place}: found no image in {len(summary.skipped)} files{first}")
                 if part.names:
-                    with writing(summary.path):
-                        write_classes(writer.folder, part.names)
+                    writer.name_classes(part.names)
             summaries.append(summary)
     return summaries
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lmdb
 
-from nptrain.data.classes import read_classes
+from nptrain.data.classes import read_classes, write_classes
 from nptrain.data.datum import MAX_PIXELS, decode, parse_datum
 from nptrain.data.lmdb_file import LmdbError, leaves
 from nptrain.errors import InputError, reason
@@ -109,14 +109,17 @@ def expect_no_splits(path):
         raise InputError(f"{path}: found a folder of data sets, expected one of them: {', '.join(found[:5])}")
 
 
-def write_lmdb(path, records):
-    """Write an LMDB of (name, Datum bytes) pairs to the new folder `path`. Returns the number of records.
+def write_lmdb(path, records, classes=None):
+    """Write an LMDB of (name, Datum bytes) pairs to the new folder `path`, and the names of the `classes`, if not None.
+    Returns the number of records.
 
     Raises InputError if `path` exists.
     """
     with LmdbWriter(path) as writer:
         for name, datum in records:
             writer.add(name, datum)
+        if classes:
+            writer.name_classes(classes)
     return writer.records
 
 
@@ -129,9 +132,9 @@ def expect_new(path):
 class LmdbWriter:
     """Writes an LMDB, with the keys of `convert_imageset`: number and name, in the order added.
 
-    A context manager: the LMDB is made in `folder`, a temporary one beside `path`, to which the caller may write
-    other files, too. When the block ends it is renamed to `path`; after an exception it is removed. The map grows as
-    needed. Raises InputError if `path` exists, or cannot be written.
+    A context manager: the LMDB is made in `folder`, a temporary one beside `path`. When the block ends it is renamed to
+    `path`; after an exception it is removed. The map grows as needed. Raises InputError if `path` exists, or cannot be
+    written.
     """
 
     BATCH_BYTES = 32 << 20  # of a transaction
@@ -167,6 +170,11 @@ class LmdbWriter:
         self.records += 1
         if self._batch_bytes >= self.BATCH_BYTES:
             self._commit()
+
+    def name_classes(self, names):
+        """Write the names of the classes, in the order of their labels."""
+        with self._writing():
+            write_classes(self.folder, names)
 
     def _commit(self):
         while True:
