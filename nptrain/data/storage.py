@@ -47,12 +47,12 @@ class Storage:
         begins with `where`, for a file that does not decode.
         """
         opened = open_file(file, where)
-        turn = None if self.keep or not self.orient else TURNS.get(_orientation(opened))
         as_it_is = self.keep or is_plain(opened, file)
         lossless = is_lossless(opened, file)
         image = rgb(opened, file, where)  # in any case: what does not decode would stop the training
         if opened.format == "PNG" and not self.keep:
             expect_checksums(file, where)
+        turn = None if self.keep or not self.orient else TURNS.get(_orientation(opened))
         if turn is not None:
             image, as_it_is = image.transpose(turn), False
         if self.resize and min(image.size) != self.resize:
@@ -107,7 +107,7 @@ def _webp_coding(file):
 
 
 def _orientation(image):
-    """The EXIF orientation, 1 to 8, that Pillow will not apply itself; 1 for metadata that cannot be read."""
+    """The EXIF orientation of a decoded image, 1 to 8; 1 if Pillow turned it, or for metadata that cannot be read."""
     try:
         return 1 if image.format == "TIFF" else int(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # each kind of damage raises its own
