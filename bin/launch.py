@@ -21,6 +21,7 @@ def launch(name):
     """Run the command `name` with the arguments of this process, and end the process."""
     enter_environment(name)
     sys.path[0] = str(PROJECT)  # instead of bin/
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have what the terminal's encoding has not
 
     def main(argv, world):
         from nptrain.data.datum import silence_pillow

@@ -1,11 +1,15 @@
 """Files: written atomically, and read only if they are regular files."""
 
+import errno
 import os
 import stat
 from contextlib import contextmanager
 from pathlib import Path
 
-from nptrain.errors import InputError
+from nptrain.errors import InputError, reason
+
+MAKE_ROOM = ": make room, or write to another disk"
+OTHER_FOLDER = ": write to another folder"
 
 
 def check_regular(path):
@@ -14,6 +18,17 @@ def check_regular(path):
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise InputError(f"{path}: cannot be read: not a regular file")
+
+
+@contextmanager
+def writing(path):
+    """An OSError in the block becomes an InputError: what cannot be written, why, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = {errno.EACCES: OTHER_FOLDER, errno.EPERM: OTHER_FOLDER, errno.EROFS: OTHER_FOLDER,
+                  errno.ENOSPC: MAKE_ROOM, errno.EDQUOT: MAKE_ROOM, errno.EFBIG: MAKE_ROOM}  # fmt: skip
+        raise InputError(f"{path}: cannot be written: {reason(error)}{advice.get(error.errno, '')}") from None
 
 
 @contextmanager

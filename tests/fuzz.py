@@ -16,6 +16,7 @@ import os
 import random
 import resource
 import sys
+import tarfile
 import tempfile
 import time
 from contextlib import nullcontext, suppress
@@ -42,6 +43,7 @@ with instrumented:
     from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
     from nptrain.data.datum import decode, encoded_datum, parse_datum, raw_datum
     from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
+    from nptrain.data.sources import Tar
     from nptrain.errors import InputError
     from nptrain.inspect.summary import summary
     from nptrain.inspect.summary_text import summary_text
@@ -76,6 +78,14 @@ def read_model(path):
         pass
 
 
+def read_tar(path):
+    archive = Tar(path, path.parent)
+    for name in archive.names():
+        if not name.endswith("/"):
+            archive.read(name)
+    archive.close()
+
+
 def inspect(path):
     found = summary(path)
     json.dumps(found, allow_nan=False)
@@ -84,7 +94,7 @@ def inspect(path):
 
 
 TARGETS = {"caffemodel": read_model, "solverstate": read_solverstate, "datum": read_datum, "lmdb": read_lmdb,
-           "prototxt": inspect, "inspect": inspect}  # fmt: skip
+           "prototxt": inspect, "inspect": inspect, "tar": read_tar}  # fmt: skip
 
 
 def check(target, data, folder):
@@ -128,6 +138,8 @@ def seeds(target, folder):
             write_lmdb(folder, ((f"{k}.png" * 9, raw_datum(big if k == 1 else image, k)) for k in range(records)))
             made.append((folder / "data.mdb").read_bytes())
         return made
+    if target == "tar":
+        return [tar(path, mode, form) for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT) for mode in ("w", "w:gz")]
     if target == "prototxt":
         return [text.encode() for text in TEXTS]
     if target == "inspect":
@@ -142,6 +154,19 @@ def seeds(target, folder):
             *seeds("solverstate", folder),
         ]
     raise ValueError(target)
+
+
+def tar(path, mode, form):
+    """An archive of files with a short and a long name, and of links to them."""
+    with tarfile.open(path, mode, format=form) as archive:
+        for name in ("a/b.png", f"{'x' * 150}/ä.png"):
+            file = tarfile.TarInfo(name)
+            file.size = 600
+            archive.addfile(file, io.BytesIO(bytes(600)))
+            link = tarfile.TarInfo(f"{name}.link")
+            link.type, link.linkname = tarfile.LNKTYPE, name
+            archive.addfile(link)
+    return path.read_bytes()
 
 
 def mutated(rng, data):

@@ -1,5 +1,6 @@
 """Records: raw and encoded, every kind of image file, and what is wrong with a record in one line."""
 
+import io
 import logging
 import struct
 import warnings
@@ -12,7 +13,7 @@ from images import image, image_file
 from PIL import Image
 
 from nptrain.caffe.caffe_pb2 import Datum
-from nptrain.data.datum import decode, decode_file, encoded_datum, parse_datum, raw_datum, silence_pillow
+from nptrain.data.datum import decode, decode_file, encoded_datum, header, parse_datum, raw_datum, silence_pillow
 from nptrain.errors import InputError
 
 
@@ -64,6 +65,61 @@ def test_grey_of_16_bits_is_scaled():
     deep = Image.fromarray(np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8))
     found = np.asarray(decode_file(image_file(deep), "here"))
     assert (found[:, :, 0] == np.arange(0, 256, 4).reshape(8, 8)).all()
+
+
+def tiff(pixels, mode, photometric=1, bits=None):
+    """A TIFF of an array, whose tags say another mode, 0 for white, or another number of bits."""
+    file = bytearray(image_file(Image.fromarray(pixels), "TIFF"))
+    for tag, value in ((262, photometric), (258, bits)):
+        place = file.index(struct.pack("<HHI", tag, 3, 1))
+        file[place + 8 : place + 10] = struct.pack("<H", value) if value is not None else file[place + 8 : place + 10]
+    assert Image.open(io.BytesIO(file)).mode == mode
+    return bytes(file)
+
+
+def test_deep_grey_of_tiffs():
+    """Of 12 bits the upper 8 are taken, and where 0 is white it stays white."""
+    deep = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    found = np.asarray(decode_file(tiff(deep, "I;16", photometric=0), "here"))
+    assert (found[:, :, 0] == 255 - (deep >> 8)).all()
+    values = [0x000, 0xFFF, 0x800, 0x123]
+    packed = bytes.fromhex("000fff800123") + bytes(10)  # two bytes a pixel in the file, of which a row needs six
+    file = bytearray(tiff(np.zeros((1, 4), np.uint16), "I;16", bits=12))
+    with Image.open(io.BytesIO(bytes(file))) as opened:
+        place = opened.tag_v2[273][0]
+    file[place : place + 8] = packed[:8]
+    found = np.asarray(decode_file(bytes(file), "here"))
+    assert found[0, :, 0].tolist() == [value >> 4 for value in values]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mode"), [(np.int32([[0, 70000]]), "I"), (np.float32([[0, 1]]), "F"), (np.float32([[0, 255]]), "F")]
+)
+def test_pixels_of_no_known_range_are_refused(pixels, mode):
+    """Pillow would clip them: black or white images."""
+    file = image_file(Image.fromarray(pixels), "TIFF")
+    with pytest.raises(InputError, match=f"here: the image does not decode: mode {mode}, .* range is not known: save"):
+        decode_file(file, "here")
+    with pytest.raises(InputError, match=f"here: .*mode {mode}"):
+        header(Datum(data=file, encoded=True, label=1), "here")
+
+
+def test_header():
+    """What is seen without decoding: shape, channels, coding, and what is refused."""
+    for datum, expected in (
+        (encoded_datum(image_file(image(mode="L")), 1), ((20, 16), 1, "PNG")),
+        (encoded_datum(image_file(image())[:-99], 1), ((20, 16), 3, "PNG")),
+        (raw_datum(image(), 1), ((20, 16), 3, "raw")),
+    ):
+        assert header(parse_datum(datum, "here"), "here") == expected
+    for datum, message in (
+        (Datum(label=1, data=bytes(256), channels=4, height=8, width=8), "expected 1 or 3 full planes"),
+        (Datum(label=1, data=bytes(192), channels=8, height=8, width=3), "expected 1 or 3 full planes"),
+        (Datum(label=1, data=b"no image", encoded=True), "not an image file"),
+        (Datum(label=1, data=huge_png(), encoded=True), "pixels"),
+    ):
+        with pytest.raises(InputError, match=f"here: .*{message}"):
+            header(datum, "here")
 
 
 def huge_png():

@@ -39,7 +39,6 @@ LONG = {  # functions of more than 40 lines, and why
     "kernels/tiles.py product_tile": "the innermost loops, which compile as one",
 }
 WIDE = {  # functions of more than ten arguments, outside of kernels, and why
-    "nptrain/data/convert.py convert": "the flags of bin/make_lmdb",
     "nptrain/data/loader.py __init__": "all that decides what a batch is, by name only",
 }
 KERNELS = {"network", "bench", "plan"}  # the only ones that import kernels (plan: their sizes); others are handed them

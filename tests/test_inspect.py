@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from commands import call, start
 from images import image, image_file
+from PIL import Image
 from shared import shared
 from weights import write_layers
 from wire import field, legacy
 
 from kernels import naive
+from nptrain.caffe.caffe_pb2 import Datum
 from nptrain.caffe.state import SolverState, write_solverstate
 from nptrain.caffe_net.writer import trained_net
+from nptrain.data.classes import write_classes
 from nptrain.data.datum import encoded_datum, raw_datum
-from nptrain.data.lmdb_dataset import write_lmdb
+from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.errors import InputError
 from nptrain.inspect.summary import summary
 from nptrain.inspect.summary_text import summary_text
@@ -108,6 +111,48 @@ def test_lmdb(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the line names the folder, which fits into 80 columns only if it is short
     assert "BAD RECORDS: 2; the first: " in text(Path("set"))
     assert "2 of them read" in text(tmp_path / "set", records=2)
+
+
+def test_what_training_refuses_is_bad(tmp_path):
+    """Records, pixels and labels; inspection and training have the same line."""
+    good = image_file(image(), "JPEG")
+    refused = [("four planes", Datum(label=1, data=bytes(256), channels=4, height=8, width=8).SerializeToString()),
+               ("cut short", encoded_datum(image_file(image())[:-99], 1)), ("negative", encoded_datum(good, -1)),
+               ("no such class", encoded_datum(good, 2)),
+               ("floats", encoded_datum(image_file(Image.fromarray(np.float32([[0, 1]])), "TIFF"), 1))]  # fmt: skip
+    for name, record in refused:
+        path = tmp_path / name
+        write_lmdb(path, [("good", encoded_datum(good, 0)), ("bad", record)])
+        write_classes(path, ["ant", "bee"])
+        found = summary(path)
+        with pytest.raises(InputError) as error:
+            LmdbDataset(path, classes=2)[1]
+        assert (found["labels"], found["bad"], found["first_bad"]) == ({0: 1}, 1, str(error.value))
+        assert summary(path, headers=True)["bad"] == (name != "cut short")
+        output, _ = call("inspect", "--headers", path)
+        assert ("BAD RECORDS" in output) == (name != "cut short")
+
+
+def test_names_of_classes(tmp_path):
+    path = tmp_path / "set"
+    write_lmdb(path, [(f"{i}", raw_datum(image(), i)) for i in (0, 0, 2)])
+    write_classes(path, ["ant", "bee", "cow\x1b[31m"])
+    assert summary(path)["classes"] == ["ant", "bee", "cow\\x1b[31m"]
+    assert "  label and class: records: 0 ant: 2, 1 bee: 0, 2 cow\\x1b[31m: 1" in text(path)
+    write_classes(path, [f"class {i}" for i in range(1000)])
+    assert "  1000 names: class 0, class 1, class 2, class 3, class 4, ..." in text(path)
+    (path / "classes.txt").unlink()
+    assert "label: records: 0: 2, 2: 1" in text(path)
+    assert summary(path)["classes"] is None
+
+
+def test_an_lmdb_that_is_one_file(tmp_path):
+    """As LMDB writes with MDB_NOSUBDIR, with any name."""
+    write_lmdb(tmp_path / "set", [("a", raw_datum(image(), 3))])
+    (tmp_path / "set" / "data.mdb").rename(tmp_path / "train.mdb")
+    found = summary(tmp_path / "train.mdb")
+    assert (found["kind"], found["labels"]) == ("lmdb", {3: 1})
+    assert found["bytes"] == (tmp_path / "train.mdb").stat().st_size
 
 
 def test_texts(tmp_path):

@@ -14,6 +14,7 @@ from nptrain.data.datum import encoded_datum, raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, LmdbWriter, write_lmdb
 from nptrain.data.lmdb_file import leaves
 from nptrain.errors import InputError
+from nptrain.inspect.summary import summary
 
 
 def test_round_trip(tmp_path):
@@ -99,19 +100,47 @@ def test_no_lmdb(tmp_path):
             LmdbDataset(tmp_path)
 
 
+def test_a_folder_of_data_sets(tmp_path):
+    for name in ("val", "train"):
+        make_dataset(tmp_path / name, 2)
+    for read in (LmdbDataset, summary):
+        with pytest.raises(
+            InputError, match=f"^{tmp_path}: found a folder of data sets, expected one of them: train, v"
+        ):
+            read(tmp_path)
+
+
 def test_no_files(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "set" / "data.mdb").mkdir(parents=True)
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / "data.mdb")
     for name, message in (
-        ("file", "Not a directory"),
+        ("file", "data.mdb has only 1 bytes"),
         ("set", "is not a file"),
         ("pipe", "is not a file"),
         ("a\0", "null"),
     ):
         with pytest.raises(InputError, match=f"{tmp_path}.*: not an LMDB: .*{message}"):
             LmdbDataset(tmp_path / name)
+
+
+def test_an_lmdb_that_is_one_file(tmp_path):
+    """As LMDB writes with MDB_NOSUBDIR; a data.mdb may be named, too."""
+    file = make_dataset(tmp_path / "set", 3) / "data.mdb"
+    assert [label for _, label in LmdbDataset(file)] == [0, 1, 2]
+    file.rename(tmp_path / "train.mdb")
+    dataset = LmdbDataset(tmp_path / "train.mdb", classes=2)
+    assert len(dataset) == 3
+    with pytest.raises(InputError, match=r"train.mdb: record 00000002_2.png: found label 2, expected 0..1"):
+        dataset[2]
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    write_lmdb(tmp_path / "set", [(os.fsdecode(b"b\xe4r"), raw_datum(image(), 0))])
+    dataset = LmdbDataset(tmp_path / "set")
+    assert dataset.key(0) == b"00000000_b\xe4r"
+    assert dataset.where(0).endswith("record 00000000_b\\xe4r")
 
 
 def test_reading_writes_nothing(tmp_path):

@@ -12,11 +12,11 @@ from kernels import fast
 from nptrain.bench import step
 from nptrain.bench.timing import conditions, seconds
 from nptrain.data.augment import Transform
-from nptrain.data.convert import JPEG_QUALITY
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.data.loader import TrainLoader
 from nptrain.data.sampler import AUGMENT, stream
+from nptrain.data.storage import JPEG_QUALITY
 
 SIDES = (341, 256)  # width and height: ImageNet's usual 4:3, after make_lmdb --resize 256
 

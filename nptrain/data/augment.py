@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from nptrain.data.datum import MAX_PIXELS
 from nptrain.errors import InputError
 
 KINDS = ("random_aspect_ratio", "random_crop", "test", "plain")
@@ -104,9 +105,16 @@ def center_crop(image, size, resize=None):
 
 
 def shorter_side(image, size):
-    """The image resized so that its shorter side is `size` pixels, the longer in proportion."""
+    """The image resized so that its shorter side is `size` pixels, the longer in proportion. Raises InputError for a
+    strip that would have more than MAX_PIXELS.
+    """
     scale = size / min(image.size)
     shape = tuple(max(size, round(side * scale)) for side in image.size)
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise InputError(
+            f"found an image of {_size(image)}, which would be {shape[0]}x{shape[1]} with a shorter side of {size}: "
+            f"expected at most {MAX_PIXELS} pixels"
+        )
     return image if shape == image.size else image.resize(shape, Image.Resampling.BICUBIC)
 
 

@@ -1,107 +1,121 @@
 """Making a data set: an LMDB from a folder or an archive of images."""
 
-import io
-import itertools
 import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
-from nptrain.data.augment import shorter_side
-from nptrain.data.datum import decode_file, encoded_datum, raw_datum
-from nptrain.data.lmdb_dataset import LmdbWriter
+from nptrain.data.labels import Labels, label
+from nptrain.data.lmdb_dataset import MAX_RECORD, LmdbWriter, expect_new
+from nptrain.data.parallel import ahead
 from nptrain.data.sampler import CONVERT, stream
-from nptrain.data.sources import by_class_folders, by_list, open_source
-from nptrain.errors import InputError
-
-JPEG_QUALITY = 95
+from nptrain.data.sources import open_source
+from nptrain.data.storage import Storage
+from nptrain.errors import InputError, reason
 
 
 @dataclass
 class Summary:
-    """The result of a conversion: `bytes` of all records; `skipped` is [(file name, reason)]."""
+    """A data set that was made: its folder `path`; `bytes` of all records; `encoded`: the images that were encoded
+    anew; `names` of its classes (None: it has none); `used`, their labels that have records; `skipped`:
+    [(file name, reason)]; `left_out`: a Counter of what tools left behind in the source.
+    """
 
+    path: Path
     records: int = 0
-    classes: int = 0
     bytes: int = 0
+    encoded: int = 0
+    names: list[str] | None = None
+    used: set[int] = field(default_factory=set)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def classes(self):
+        """How many classes there are, also those without images."""
+        return len(self.names or self.used)
 
 
 def convert(
-    source, out, *, split=None, list_file=None, resize=None, raw=False, limit=None, seed=0, shuffle=True,
-    threads=None, progress=lambda records, total: records,
+    source, out, *, labels=None, storage=None, limit=None, seed=0, shuffle=True, threads=None,
+    progress=lambda records, total: records,
 ):  # fmt: skip
-    """Write the images of `source` (a folder or tar archive) to the new LMDB folder `out`.
+    """Write the images of `source` (a folder or tar archive) to the new LMDB folder `out`. If the source has several
+    splits, such as train and val, and `labels` chooses none, they become `out`/train and `out`/val, whose labels mean
+    the same.
 
-    split      use the class folders in the folder of this name
-    list_file  lines "path label"; without it, labels are the indices of the sorted class folders, whose names are
-               written to `out`/classes.txt
-    resize     resize the shorter side to this many pixels (JPEG, quality 95); without it, files are stored as they are
-    raw        store uint8 planes, BGR
-    limit      use only this many files
-    shuffle    in an order that depends on `seed`; else the order is sorted, or that of the list
-    progress   progress(records, total) wraps the iterator over the records
+    labels    how they are made: a Labels (None: by class folders)
+    storage   how images are stored: a Storage (None: as Caffe reads them)
+    limit     use only this many files
+    shuffle   in an order that depends on `seed`; else the order is sorted, or that of the list
+    progress  progress(records, total) wraps the iterator over the records
 
-    Files that do not decode are skipped. Files are read in the new order, so that images never fill the memory; a
-    compressed archive, which can only be read from its beginning, is first unpacked to a temporary file beside `out`.
-    Returns a Summary. Raises InputError for a user's mistake, and if no image is left.
+    Names of classes, where they have names, are written to classes.txt. Files that do not decode are skipped. Files are
+    read in the new order, so that images never fill the memory; a compressed archive, which can only be read from its
+    beginning, is first unpacked to a temporary file on the disk of `out`. Returns a Summary of each data set. Raises
+    InputError for a user's mistake, and if no image is left.
     """
-    if list_file and split:
-        raise InputError("--split: cannot be used with --list, which names the images itself")
-    for flag, value in (("--resize", resize), ("--limit", limit)):
-        if value is not None and value < 1:
-            raise InputError(f"{flag}: found {value}, expected 1 or more")
+    labels, storage = labels or Labels(), storage or Storage()
+    labels.check()
+    storage.check()
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit: found {limit}, expected 1 or more")
     if not os.path.exists(source):
         raise InputError(f"{source}: no such folder or archive")
     threads = threads or len(os.sched_getaffinity(0))
-    with LmdbWriter(out) as writer, closing(open_source(source, writer.folder)) as files:
-        entries, names, stray = (by_list(files, list_file), [], []) if list_file else by_class_folders(files, split)
-        if shuffle:
-            entries = [entries[i] for i in stream(seed, CONVERT).permutation(len(entries))]
-        entries = entries[:limit]
-        summary, labels = Summary(skipped=[(name, "in no class folder") for name in stray]), set()
-        with ThreadPoolExecutor(threads) as pool:
-            records = _ahead(pool, partial(_record, files, resize=resize, raw=raw), entries, 4 * threads)
-            for (name, label), record in zip(entries, progress(records, len(entries)), strict=True):
-                if isinstance(record, Exception):
-                    summary.skipped.append((name, str(record).removeprefix(f"{name}: ")))
-                else:
-                    writer.add(name, record)
-                    summary.bytes += len(record)
-                    labels.add(label)
-        summary.records, summary.classes = writer.records, len(names or labels)
-        if not summary.records:
-            first = "; the first, {}: {}".format(*summary.skipped[0]) if summary.skipped else ""
-            raise InputError(f"{source}: found no image in {len(summary.skipped)} files{first}")
-        if names:
-            text = "".join(f"{name}\n" for name in names)
-            (writer.folder / "classes.txt").write_text(text, encoding="utf-8")
-    return summary
+    with closing(open_source(source, _existing(out))) as files:
+        summaries = []
+        parts = label(files, labels)
+        for part in parts:
+            expect_new(Path(out, part.split))
+        if parts[0].split:
+            expect_new(Path(out, "data.mdb"))
+        for part in parts:
+            order = stream(seed, CONVERT).permutation(len(part.entries)) if shuffle else range(len(part.entries))
+            entries = [part.entries[i] for i in order[:limit]]
+            summary = Summary(Path(out, part.split), names=part.names, skipped=part.skipped, left_out=files.left_out)
+            with LmdbWriter(summary.path) as writer:
+                with closing(ahead(partial(_record, files, storage), entries, threads)) as records:
+                    _write(writer, entries, progress(records, len(entries)), summary)
+                if not summary.records:
+                    first = "; the first, {}: {}".format(*summary.skipped[0]) if summary.skipped else ""
+                    place = Path(source, part.split)
+                    raise InputError(f"{place}: found no image in {len(summary.skipped)} files{first}")
+                if part.names:
+                    writer.name_classes(part.names)
+            summaries.append(summary)
+    return summaries
 
 
-def _record(files, entry, resize, raw):
-    """The record of an entry (name, label), or the exception that says why there is none."""
-    name, label = entry
+def _write(writer, entries, records, summary):
+    """Add the `records`, and take note of them in `summary`."""
+    for (name, number), (record, encoded) in zip(entries, records, strict=True):
+        if isinstance(record, bytes):
+            writer.add(name, record)
+            summary.records += 1
+            summary.bytes += len(record)
+            summary.encoded += encoded
+            summary.used.add(number)
+        else:
+            summary.skipped.append((name, record))
+
+
+def _record(files, storage, entry):
+    """The record (bytes) of an entry (name, label), and whether it was encoded anew; or why there is none (str)."""
+    name, number = entry
     try:
-        file = files.read(name)
-        image = decode_file(file, name)  # in any case: what does not decode would stop the training
-        if resize and min(image.size) != resize:
-            image = shorter_side(image, resize)
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-            file = buffer.getvalue()
-        return raw_datum(image, label) if raw else encoded_datum(file, label)
-    except (InputError, OSError) as error:
-        return error
+        record, encoded = storage.record(files.read(name), "", number)
+        if len(record) > MAX_RECORD:
+            raise InputError(f"found {len(record)} bytes, expected at most {MAX_RECORD}")
+        return record, encoded
+    except InputError as error:
+        return str(error).removeprefix(": "), False
+    except Exception as error:  # whatever one file can raise, the others are converted
+        return f"{reason(error)}" or type(error).__name__, False
 
 
-def _ahead(pool, function, items, count):
-    """The results of `function` in the order of `items`, `count` of them computed ahead in the pool."""
-    items, queue = iter(items), deque()
-    while True:
-        queue.extend(pool.submit(function, item) for item in itertools.islice(items, count - len(queue)))
-        if not queue:
-            return
-        yield queue.popleft().result()
+def _existing(path):
+    """The folder `path` itself, or the nearest one above it that exists."""
+    path = Path(path).absolute()
+    return next((folder for folder in (path, *path.parents) if folder.is_dir()), Path("/"))

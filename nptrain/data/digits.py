@@ -38,5 +38,5 @@ def write_digits(folder):
 
     parts = {"train": range(TRAIN), "val": range(TRAIN, len(labels))}
     for name, numbers in parts.items():
-        write_lmdb(Path(folder) / name, records(numbers))
+        write_lmdb(Path(folder) / name, records(numbers), [str(digit) for digit in range(10)])
     return {name: len(numbers) for name, numbers in parts.items()}

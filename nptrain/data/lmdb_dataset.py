@@ -3,21 +3,24 @@
 import os
 import shutil
 from array import array
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
 
+from nptrain.data.classes import read_classes, write_classes
 from nptrain.data.datum import MAX_PIXELS, decode, parse_datum
 from nptrain.data.lmdb_file import LmdbError, leaves
 from nptrain.errors import InputError, reason
-from nptrain.files import sync_folder
+from nptrain.files import MAKE_ROOM, sync_folder, writing
 
 MAX_RECORD = 3 * MAX_PIXELS + (1 << 16)  # bytes: three raw planes, and the fields around them
 CAFFES_LMDB = 0  # the library's major version: 1.x writes another format
 
 
 class LmdbDataset:
-    """The records of an LMDB, in key order: `dataset[i]` is (PIL RGB image, label).
+    """The records of an LMDB, in key order: `dataset[i]` is (PIL RGB image, label). `path` is its folder, or its file
+    with any name (LMDB's MDB_NOSUBDIR).
 
     Any number of threads may read it. Nothing is written to its folder, not even a lock: an LMDB must not be
     changed while it is read. With `classes`, labels must be in 0..classes-1. Raises InputError if `path` is not an
@@ -30,7 +33,7 @@ class LmdbDataset:
         # All keys in one string, and where each ends: a million bytes objects would take several times the memory.
         self._keys, self._ends = bytearray(), array("q", [0])
         self._offsets, self._sizes = array("q"), array("q")
-        data = self.path / "data.mdb"
+        data = self.path if os.path.isfile(path) else self.path / "data.mdb"
         try:
             if not data.is_file():  # a pipe would wait for its writer
                 data.stat()
@@ -43,11 +46,13 @@ class LmdbDataset:
                 self._offsets.frombytes(offsets.tobytes())
                 self._sizes.frombytes(sizes.tobytes())
         except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+            expect_no_splits(path)
             raise InputError(f"{path}: not an LMDB: {data} cannot be read: {reason(error)}") from None
         except LmdbError as error:
             raise InputError(f"{path}: {error}") from None
         if not len(self):
             raise InputError(f"{path}: found an LMDB without records")
+        self.file_bytes = os.fstat(self._file.fileno()).st_size
 
     def __len__(self):
         return len(self._ends) - 1
@@ -81,43 +86,62 @@ class LmdbDataset:
         """The number of classes: that of the lines of classes.txt, which make_lmdb writes; without it, the largest
         label plus one, for which all records are read.
         """
-        names = self.path / "classes.txt"
-        if names.is_file():
-            return len(names.read_text(encoding="utf-8", errors="replace").splitlines())
+        if names := read_classes(self.path):
+            return len(names)
         return 1 + max(self.datum(index).label for index in range(len(self)))
 
-    def __getitem__(self, index):
+    def labelled(self, index):
+        """(Datum, where) of record `index`, whose label is right."""
         datum, where = self.datum(index), self.where(index)
         if self.classes is not None and not 0 <= datum.label < self.classes:
             raise InputError(f"{where}: found label {datum.label}, expected 0..{self.classes - 1}")
+        return datum, where
+
+    def __getitem__(self, index):
+        datum, where = self.labelled(index)
         return decode(datum, where), datum.label
 
 
-def write_lmdb(path, records):
-    """Write an LMDB of (name, Datum bytes) pairs to the new folder `path`. Returns the number of records.
+def expect_no_splits(path):
+    """Raise InputError for a folder of several data sets, as make_lmdb makes of splits, instead of one of them."""
+    found = sorted(data.parent.name for data in Path(path).glob("*/data.mdb")) if os.path.isdir(path) else []
+    if found:
+        raise InputError(f"{path}: found a folder of data sets, expected one of them: {', '.join(found[:5])}")
+
+
+def write_lmdb(path, records, classes=None):
+    """Write an LMDB of (name, Datum bytes) pairs to the new folder `path`, and the names of the `classes`, if not None.
+    Returns the number of records.
 
     Raises InputError if `path` exists.
     """
     with LmdbWriter(path) as writer:
         for name, datum in records:
             writer.add(name, datum)
+        if classes:
+            writer.name_classes(classes)
     return writer.records
+
+
+def expect_new(path):
+    """Raise InputError if there is something at `path`, a new data set."""
+    if os.path.lexists(path):
+        raise InputError(f"{path}: exists already: remove it or choose another name")
 
 
 class LmdbWriter:
     """Writes an LMDB, with the keys of `convert_imageset`: number and name, in the order added.
 
-    A context manager: the LMDB is made in `folder`, a temporary one beside `path`, to which the caller may write
-    other files, too. When the block ends it is renamed to `path`; after an exception it is removed. The map grows as
-    needed. Raises InputError if `path` exists.
+    A context manager: the LMDB is made in `folder`, a temporary one beside `path`. When the block ends it is renamed to
+    `path`; after an exception it is removed. The map grows as needed. Raises InputError if `path` exists, or cannot be
+    written.
     """
 
     BATCH_BYTES = 32 << 20  # of a transaction
 
     def __init__(self, path, map_size=64 << 20):
         self.path = Path(path)
-        if os.path.lexists(self.path):
-            raise InputError(f"{path}: exists already: remove it or choose another name")
+        expect_new(self.path)
         self.folder = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self.records, self._map_size = 0, map_size
         self._batch, self._batch_bytes = [], 0
@@ -127,41 +151,64 @@ class LmdbWriter:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made: {error.strerror}") from None
-        # Nothing has to be durable before the end, so nothing is synced before.
-        self._environment = lmdb.open(
-            str(self.folder), map_size=self._map_size, sync=False, lock=False, lib_version=CAFFES_LMDB
-        )
+        try:
+            with self._writing():
+                # Nothing has to be durable before the end, so nothing is synced before.
+                self._environment = lmdb.open(
+                    str(self.folder), map_size=self._map_size, sync=False, lock=False, lib_version=CAFFES_LMDB
+                )
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
         return self
 
     def add(self, name, datum):
         """Add the record `datum` (bytes) under the next number and `name`."""
-        key = f"{self.records:08d}_{name}".encode()[: self._environment.max_key_size()]
+        key = f"{self.records:08d}_{name}".encode(errors="surrogateescape")[: self._environment.max_key_size()]
         self._batch.append((key, datum))
         self._batch_bytes += len(datum)
         self.records += 1
         if self._batch_bytes >= self.BATCH_BYTES:
             self._commit()
 
+    def name_classes(self, names):
+        """Write the names of the classes, in the order of their labels."""
+        with self._writing():
+            write_classes(self.folder, names)
+
     def _commit(self):
         while True:
             try:
-                with self._environment.begin(write=True) as transaction:
+                with self._writing(), self._environment.begin(write=True) as transaction:
                     for key, datum in self._batch:
                         transaction.put(key, datum, append=True)
                 break
             except lmdb.MapFullError:
                 self._map_size *= 2
-                self._environment.set_mapsize(self._map_size)
+                with self._writing():
+                    self._environment.set_mapsize(self._map_size)
         self._batch, self._batch_bytes = [], 0
+
+    @contextmanager
+    def _writing(self):
+        """An error of LMDB or of the system becomes one line."""
+        try:
+            with writing(self.path):
+                yield
+        except lmdb.MapFullError:
+            raise
+        except lmdb.Error as error:
+            raise InputError(f"{self.path}: cannot be written: {error} (a full disk?){MAKE_ROOM}") from None
 
     def __exit__(self, kind, *_):
         try:
             if kind is None:
                 self._commit()
-                self._environment.sync(True)
-                self._environment.close()
-                os.rename(self.folder, self.path)
-                sync_folder(self.path.parent)
+                with self._writing():
+                    self._environment.sync(True)
+                    self._environment.close()
+                    os.rename(self.folder, self.path)
+                    sync_folder(self.path.parent)
         finally:
             self._environment.close()
             shutil.rmtree(self.folder, ignore_errors=True)  # gone already if all went well

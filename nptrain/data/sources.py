@@ -1,23 +1,30 @@
-"""Where images come from: a folder or a tar archive, labelled by class folders or by a list file.
+"""Where images come from: a folder or a tar archive.
 
-Names of files are relative, with "/"; hidden files and folders are left out.
+Names of files are relative, with "/". Both kinds of source have `names()`, `name in source`, `read(name)` and
+`close()`; after `names()` there are also
+
+skipped   [(name, reason)] of what is no file: pipes, devices, links to nothing or to a folder above them
+left_out  a Counter of what tools leave behind, with all it contains: hidden files and folders, and LEFT_BEHIND
 """
 
 import bz2
 import gzip
 import lzma
 import os
-import shutil
+import posixpath
 import tarfile
 import tempfile
-import zlib
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from nptrain.errors import InputError, reason
+from nptrain.files import check_regular, writing
 
-SPLITS = {"train", "val", "test", "valid", "validation"}
-MAX_LABEL = 2**31 - 1  # a Datum's label is an int32
 UNPACKERS = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}  # by the first bytes of a file
+# Of macOS, Windows, Linux and network storage; in lower case.
+LEFT_BEHIND = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information",
+               "lost+found", "@eadir", "@recycle", "#recycle"}  # fmt: skip
+MAX_FILE = 1 << 30  # bytes: more than any image of MAX_PIXELS, and less than a Datum may have
 
 
 def open_source(path, temporary):
@@ -28,77 +35,162 @@ def open_source(path, temporary):
     return Folder(path) if os.path.isdir(path) else Tar(path, temporary)
 
 
+def left_behind(name):
+    """Whether a file or folder of this name, without its path, is no part of a data set."""
+    return name.startswith(".") or name.lower() in LEFT_BEHIND
+
+
 class Folder:
-    """The files below a folder. `names()`, `name in folder` and `folder.read(name)`."""
+    """The files below a folder. Links are followed, but not to a folder above them. Raises InputError for a folder that
+    cannot be read.
+    """
 
     def __init__(self, path):
         self.path = path
+        self.skipped, self.left_out = [], Counter()
+        self._names = None
 
     def names(self):
         """Sorted names of all files, and of all folders with a "/" at the end."""
-        names = []
-        for place, folders, files in os.walk(self.path, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            base = Path(place).relative_to(self.path).as_posix() + "/"
-            base = base.removeprefix("./")
-            names += [f"{base}{name}/" for name in folders]
-            names += [base + name for name in files if not name.startswith(".")]
-        return sorted(names)
+        if self._names is None:
+            self._names = []
+            waiting = [("", (self._identity(os.stat(self.path)),))]  # a folder, and which folders it is in
+            while waiting:
+                base, above = waiting.pop()
+                try:
+                    with os.scandir(os.path.join(self.path, base)) as entries:
+                        waiting += [inner for entry in entries for inner in self._visit(entry, base, above)]
+                except OSError as error:
+                    raise InputError(f"{Path(self.path, base)}: cannot be read: {reason(error)}") from None
+            self._names.sort()
+        return self._names
+
+    def _visit(self, entry, base, above):
+        """Take a note of one entry of the folder `base`; yields it, for a folder to visit."""
+        name = base + entry.name
+        if left_behind(entry.name):
+            self.left_out[_kind(entry.name)] += 1
+            return
+        try:
+            if entry.is_dir():
+                identity = self._identity(entry.stat())
+                if identity in above:
+                    self.skipped.append((name, "a link to a folder that it is in"))
+                else:
+                    self._names.append(f"{name}/")
+                    yield f"{name}/", (*above, identity)
+            elif entry.is_file():
+                self._names.append(name)
+            else:
+                self.skipped.append((name, "not a file: a link to nothing, or a pipe, a socket or a device"))
+        except OSError as error:
+            self.skipped.append((name, str(reason(error))))
+
+    @staticmethod
+    def _identity(status):
+        return status.st_dev, status.st_ino
 
     def __contains__(self, name):
         return os.path.isfile(os.path.join(self.path, name))
 
     def read(self, name):
-        """The bytes of a file; from any thread."""
-        return Path(self.path, name).read_bytes()
+        """The bytes of a file, of at most MAX_FILE; from any thread. Raises InputError, OSError."""
+        path = Path(self.path, name)
+        _check_size(path.stat().st_size)
+        return path.read_bytes()
 
     def close(self):
         pass
 
 
 class Tar:
-    """The files in a tar archive, plain or compressed; the same interface.
+    """The files in a tar archive, plain or compressed. Links are followed to files of the archive.
 
     A plain archive is read in place, in any order. A compressed one can only be read from its beginning, so it is
-    unpacked first, to an unnamed file in the folder `temporary`, which disappears when the process ends.
+    unpacked first, to an unnamed file in the folder `temporary`, which disappears when the process ends. An archive of
+    nothing but .tar files, as ImageNet's, is read as one of folders: N.tar as the folder N.
     """
 
     def __init__(self, path, temporary):
         self.path = path
+        self.skipped, self.left_out = [], Counter()
         self._spans = {}  # {name: (offset, size), or None for a folder}
+        self._names = None
         try:
+            check_regular(path)
             self._file = _plain(path, temporary)
-            with tarfile.open(fileobj=self._file, mode="r:") as archive:
-                self._index(archive)
+            self._index()
+            files = [name for name in self.names() if self._spans[name]]
+            if files and all(name.lower().endswith(".tar") for name in files):
+                self._names = None
+                for name in files:
+                    offset, size = self._spans.pop(name)
+                    self._index(f"{name[:-4]}/", offset, offset + size)
         except tarfile.TarError as error:
             expected = "a folder or a whole .tar, .tar.gz, .tar.xz or .tar.bz2"
             raise InputError(f"{path}: found no tar archive ({error}), expected {expected}") from None
-        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-            raise InputError(f"{path}: cannot be read: {reason(error)}") from None
+        except InputError:
+            raise
+        except Exception as error:  # each of the readers fails in its own ways
+            raise InputError(f"{path}: cannot be read: {str(reason(error)) or type(error).__name__}") from None
 
-    def _index(self, archive):
-        while member := archive.next():
-            archive.members.clear()  # tarfile keeps a kilobyte per file
-            name = PurePosixPath(member.name).as_posix().lstrip("/")
-            if any(part.startswith(".") for part in name.split("/")):
-                continue
-            if member.isdir():
-                self._spans[name + "/"] = None
-            elif member.isreg():
-                self._spans[name] = (member.offset_data, member.size)
-            elif member.islnk() and member.linkname in self._spans:
-                self._spans[name] = self._spans[member.linkname]
+    def _index(self, base="", begin=0, end=None):
+        """Add the members of the archive in the bytes begin..end-1 of the file, as files in the folder `base`."""
+        self._file.seek(begin)
+        with tarfile.open(fileobj=self._file, mode="r:") as archive:
+            links, place = {}, begin - 1
+            while member := archive.next():
+                archive.members.clear()  # tarfile keeps a kilobyte per file
+                if member.size < 0 or archive.offset <= place:  # it would go round in circles
+                    raise tarfile.ReadError(f"damaged at byte {member.offset}")
+                place = archive.offset
+                name = base + _normal(member.name)
+                if member.isdir():
+                    if _normal(member.name) != ".":  # the folder around all
+                        self._spans[f"{name}/"] = None
+                elif member.isreg():
+                    self._spans[name] = (member.offset_data, member.size)
+                elif member.islnk():
+                    links[name] = base + _normal(member.linkname)
+                elif member.issym():
+                    links[name] = base + _normal(posixpath.join(posixpath.dirname(member.name), member.linkname))
+                else:
+                    links[name] = None
+            # tarfile takes a damaged header for the end
+            rest = os.pread(self._file.fileno(), 512, archive.offset)
+            if rest.strip(b"\0") and (end is None or archive.offset < end):
+                raise tarfile.ReadError(f"damaged at byte {archive.offset}")
+        for name, target in links.items():
+            for _ in range(40):  # a link to a link
+                target = links.get(target, target)
+            if span := self._spans.get(target):
+                self._spans[name] = span
+            elif not any(map(left_behind, name.split("/"))):
+                self.skipped.append((name, "not a file, nor a link to a file of the archive"))
 
     def names(self):
         """Sorted names of all files, and of all folders with a "/" at the end."""
-        return sorted(self._spans)
+        if self._names is None:
+            self._names, self.left_out, folders = [], Counter(), set()
+            for name in sorted(self._spans):
+                parts = name.removesuffix("/").split("/")
+                found = next((at for at, part in enumerate(parts) if left_behind(part)), None)
+                if found is None:
+                    self._names.append(name)
+                    continue
+                is_folder, place = found + 1 < len(parts) or name.endswith("/"), tuple(parts[: found + 1])
+                if not is_folder or place not in folders:
+                    self.left_out[_kind(parts[found])] += 1
+                    folders |= {place} if is_folder else set()
+        return self._names
 
     def __contains__(self, name):
         return self._spans.get(name) is not None
 
     def read(self, name):
-        """The bytes of a file; from any thread."""
+        """The bytes of a file, of at most MAX_FILE; from any thread. Raises InputError, OSError."""
         offset, size = self._spans[name]
+        _check_size(size)
         return os.pread(self._file.fileno(), size, offset)
 
     def close(self):
@@ -111,91 +203,29 @@ def _plain(path, temporary):
         begin = file.read(8)
     for magic, unpack in UNPACKERS.items():
         if begin.startswith(magic):
-            file = tempfile.TemporaryFile(dir=temporary)  # noqa: SIM115, Tar.close() closes it
+            with writing(temporary):
+                file = tempfile.TemporaryFile(dir=temporary)  # noqa: SIM115, Tar.close() closes it
             with unpack(path) as packed:
-                shutil.copyfileobj(packed, file, 1 << 20)
+                while block := packed.read(1 << 20):
+                    with writing(temporary):
+                        file.write(block)
+                        file.flush()
             file.seek(0)
             return file
     return open(path, "rb")
 
 
-def by_class_folders(source, split=None):
-    """Label the files of a source by the class folder they are in, at any depth.
-
-    Class folders are those in the folder `split`, or at the top; a single folder that contains
-    everything else is skipped. Returns [(name, label)] in sorted order, the sorted class names, whose places are the
-    labels, and the names of files in no class folder. Raises InputError if there are no class folders, no
-    such split, or if the folders are splits and none was chosen.
-    """
-    names = source.names()
-    root = _class_root(source, names, split)
-    classes, _ = _children(names, root)
-    if not classes:
-        raise InputError(f"{source.path}: found no class folders in {root or 'it'}")
-    labels = {name: label for label, name in enumerate(classes)}
-    entries, stray = [], []
-    for name in names:
-        if name.startswith(root) and not name.endswith("/"):
-            folder, inside, _ = name.removeprefix(root).partition("/")
-            if inside:
-                entries.append((name, labels[folder]))
-            else:
-                stray.append(name)
-    return entries, classes, stray
+def _normal(name):
+    """A member's name, as it is in the folder that the archive was made of."""
+    return posixpath.normpath(PurePosixPath(name).as_posix().lstrip("/"))
 
 
-def _class_root(source, names, split):
-    """The beginning of the names of all class folders: "" or a folder's name with "/"."""
-    root = ""
-    while True:
-        folders, _ = _children(names, root)
-        if split in folders:
-            return f"{root}{split}/"
-        choice = ", ".join(folders[:10]) + (", ..." if len(folders) > 10 else "")
-        if not split and len(SPLITS.intersection(folders)) > 1:
-            raise InputError(f"{source.path}: found the splits {choice}: choose one with --split")
-        inner = f"{root}{folders[0]}/" if len(folders) == 1 else None
-        if inner and (split or not _children(names, inner)[1]):
-            root = inner  # a folder that contains everything; with files in it, it would be a class
-        elif split:
-            raise InputError(f"{source.path}: found no folder {split} (--split): it has {choice or 'no folders'}")
-        else:
-            return root
+def _kind(name):
+    """What is counted as one kind of things left behind: macOS makes a file ._NAME for each file."""
+    return "._*" if name.startswith("._") else name
 
 
-def _children(names, root):
-    """The sorted folders directly in `root`, and whether there are files beside them."""
-    below = [name[len(root) :] for name in names if name.startswith(root) and name != root]
-    return sorted({name.partition("/")[0] for name in below if "/" in name}), any("/" not in n for n in below)
-
-
-def by_list(source, list_file):
-    """Label files by a list of lines "path label". Paths are relative to the source or, if the list is a file of the
-    source, to its folder.
-
-    Returns [(name, label)] in the order of the list. Raises InputError for a list that cannot be found, a
-    line of another form, or a file that is not there.
-    """
-    base = ""
-    if os.path.exists(list_file):
-        where, text = list_file, Path(list_file).read_bytes()
-    else:
-        found = [name for name in source.names() if f"/{name}".endswith(f"/{list_file}")]
-        if not found:
-            raise InputError(f"--list {list_file}: found neither here nor in {source.path}")
-        if len(found) > 1:
-            raise InputError(f"--list {list_file}: found more than once in {source.path}: {', '.join(found)}")
-        where, text = f"{source.path}: {found[0]}", source.read(found[0])
-        base = found[0].removesuffix(PurePosixPath(found[0]).name)
-    entries = []
-    for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
-        words = line.strip().rsplit(None, 1)
-        if not words:
-            continue
-        if len(words) < 2 or not words[1].isdecimal() or int(words[1]) > MAX_LABEL:
-            raise InputError(f"{where}: line {number}: found {line.strip()!r}, expected: path label")
-        name = base + words[0].removeprefix("./")
-        if name not in source:
-            raise InputError(f"{where}: line {number}: found no file {name} in {source.path}")
-        entries.append((name, int(words[1])))
-    return entries
+def _check_size(size):
+    """Raise InputError for a file that is too large for an image."""
+    if size > MAX_FILE:
+        raise InputError(f"found {size} bytes, expected at most {MAX_FILE}")

@@ -5,16 +5,12 @@
 """
 
 import codecs
-import io
 import json
 import math
-import os
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from nptrain.caffe import state
 from nptrain.caffe.blobs import read_blob
@@ -22,12 +18,12 @@ from nptrain.caffe.caffe_pb2 import NetParameter, SolverParameter
 from nptrain.caffe.model import V1_TYPES, layers_of
 from nptrain.caffe.text import parse, text_of
 from nptrain.caffe.wire import I32, I64, LEN, VARINT, open_message
-from nptrain.data.datum import FORMATS
-from nptrain.data.lmdb_dataset import LmdbDataset
+from nptrain.data.lmdb_dataset import expect_no_splits
 from nptrain.data.lmdb_file import MAGIC
 from nptrain.errors import InputError, reason
 from nptrain.files import check_regular
 from nptrain.inspect.layers import described
+from nptrain.inspect.lmdb import describe_lmdb
 from nptrain.run.checkpoint import from_manifest, verify
 
 # Of each kind of message: the wire types of its fields, and the fields of which it has at least one.
@@ -40,15 +36,16 @@ WIRE_TYPES = {
 }  # fmt: skip
 
 
-def summary(path, records=None, progress=lambda indices: indices):
-    """What the file or folder `path` contains. Of an LMDB, at most `records` are read, through `progress`.
+def summary(path, records=None, progress=lambda results, total: results, headers=False):
+    """What the file or folder `path` contains. Of an LMDB, at most `records` are read and decoded, as training does;
+    with `headers`, their pixels are not decoded. progress(results, total) wraps the iterator over them.
 
     Raises InputError for an unknown kind of file, and for a damaged one.
     """
     path = Path(path)
     kind = _kind(path)
     if kind == "lmdb":
-        contents = _lmdb(path if path.is_dir() else path.parent, records, progress)
+        contents = describe_lmdb(path, records, progress, headers)
     else:
         path = path / "run.json" if path.is_dir() else path
         contents = {"bytes": path.stat().st_size, **_READERS[kind](path)}
@@ -62,6 +59,7 @@ def _kind(path):
             for name, kind in (("data.mdb", "lmdb"), ("run.json", "json")):
                 if (path / name).exists():
                     return kind
+            expect_no_splits(path)
             raise InputError(f"{path}: a folder without data.mdb and run.json: expected a file, an LMDB or a run")
         check_regular(path)
         with open(path, "rb") as file:
@@ -74,7 +72,7 @@ def _kind(path):
         raise InputError(f"{path}: an HDF5 file, expected one with snapshot_format: BINARYPROTO")
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "prototxt"  # whose reader says what is wrong
-    if head[16:20] == MAGIC.to_bytes(4, "little") and path.name == "data.mdb":
+    if head[16:20] == MAGIC.to_bytes(4, "little"):
         return "lmdb"
     if not any(byte < 32 and byte not in b"\t\n\f\r" for byte in head):
         return "json" if head.lstrip()[:1] == b"{" else "prototxt"
@@ -142,54 +140,6 @@ def _mean(path):
         with np.errstate(all="ignore"):
             entry["channel_means"] = [_number(float(x)) for x in channels[:16].mean(axis=1, dtype=np.float64)]
     return {"blob": entry}
-
-
-def _lmdb(path, limit, progress):
-    dataset = LmdbDataset(path)
-    count = len(dataset) if limit is None else min(limit, len(dataset))
-    labels, sizes, channels, codings = Counter(), Counter(), Counter(), Counter()
-    bad, first_bad = 0, None
-    for index in progress(range(count)):
-        try:
-            datum = dataset.datum(index)
-            (width, height), planes, coding = _image(datum, dataset.where(index))
-        except InputError as error:
-            bad, first_bad = bad + 1, first_bad or str(error)
-            continue
-        labels[datum.label] += 1
-        sizes[width, height] += 1
-        channels[planes] += 1
-        codings[coding] += 1
-    good = sum(labels.values())
-    return {
-        "bytes": os.stat(path / "data.mdb").st_size,
-        "records": len(dataset),
-        "read": count,
-        "record_bytes": sum(map(dataset.bytes, range(len(dataset)))) / len(dataset),
-        "first_keys": [dataset.key(i).decode(errors="backslashreplace") for i in range(min(3, len(dataset)))],
-        "codings": dict(codings),
-        "channels": dict(channels),
-        "sizes": len(sizes),
-        "common_sizes": [[*size, n] for size, n in sizes.most_common(3)],
-        "mean_size": [sum(s[axis] * n for s, n in sizes.items()) / good for axis in (0, 1)] if good else None,
-        "labels": dict(sorted(labels.items())),
-        "bad": bad,
-        "first_bad": first_bad,
-    }
-
-
-def _image(datum, where):
-    """(width, height), channels and coding of a Datum, from an image file's header alone."""
-    if not datum.encoded:
-        if datum.channels * datum.height * datum.width != len(datum.data) or min(datum.height, datum.width) <= 0:
-            raise InputError(f"{where}: found {len(datum.data)} bytes of raw data for channels, height, width "
-                             f"{(datum.channels, datum.height, datum.width)}")  # fmt: skip
-        return (datum.width, datum.height), datum.channels, "raw"
-    try:
-        image = Image.open(io.BytesIO(datum.data), formats=FORMATS)
-        return image.size, len(image.getbands()), image.format
-    except Exception:  # each of Pillow's readers fails in its own ways
-        raise InputError(f"{where}: found {len(datum.data)} bytes that are not an image file") from None
 
 
 def _prototxt(path):

@@ -72,15 +72,25 @@ def _lmdb(summary):
         mean = "{:.1f}x{:.1f}".format(*summary["mean_size"])
         sizes = (f"{width}x{height} in {n}" for width, height, n in summary["common_sizes"])
         yield from _wrap(f"width x height: {summary['sizes']} different, mean {mean}; ", sizes)
-    labels = summary["labels"]
+    yield from _labels(summary["labels"], summary["classes"])
+    if summary["bad"]:
+        yield from _wrap(f"BAD RECORDS: {summary['bad']}; the first: ", summary["first_bad"].split(" "), " ")
+
+
+def _labels(labels, names):
+    """The lines about the labels {label: records}, and the names of the classes, where there are any."""
     if labels:
         few, many = min(labels.values()), max(labels.values())
         records = f"{few} to {many} records" if few < many else f"{few} records"
         yield f"  labels {min(labels)}..{max(labels)}: {len(labels)} classes, {records} each"
-        if few < many and len(labels) <= 40:
-            yield from _wrap("label: records: ", (f"{label}: {n}" for label, n in labels.items()))
-    if summary["bad"]:
-        yield from _wrap(f"BAD RECORDS: {summary['bad']}; the first: ", summary["first_bad"].split(" "), " ")
+    if names and len(names) <= 40:
+        lines = (f"{label} {_clip(name, 40)}: {labels.get(label, 0)}" for label, name in enumerate(names))
+        yield from _wrap("label and class: records: ", lines)
+        return
+    if labels and few < many and len(labels) <= 40:
+        yield from _wrap("label: records: ", (f"{label}: {n}" for label, n in labels.items()))
+    if names:
+        yield from _wrap(f"{len(names)} names: ", [*(_clip(name, 40) for name in names[:5]), "..."])
 
 
 def _message(summary):
