@@ -1,6 +1,6 @@
 """Weights: Caffe's .caffemodel files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -78,7 +78,8 @@ def layers_of(path):
         if not new and not old:
             raise InputError(f"{path}: holds no layers: not a .caffemodel file")
         for message in old or new:
-            yield _layer(message, path, *((4, 5, 6) if old else (1, 2, 7)), parameter=None if old else _rest(message))
+            layer = _layer(message, path, *((4, 5, 6) if old else (1, 2, 7)))
+            yield layer if old else replace(layer, parameter=_rest(message))
 
 
 def _rest(message):
@@ -89,7 +90,7 @@ def _rest(message):
         raise WireError("a layer that is not a LayerParameter") from None
 
 
-def _layer(message, path, name_field, type_field, blobs_field, parameter):
+def _layer(message, path, name_field, type_field, blobs_field):
     """The Layer of a LayerParameter or V1LayerParameter, whose fields have these numbers."""
     name, kind, blobs = "", "", []
     for number, wire, value in message.fields():
@@ -103,8 +104,7 @@ def _layer(message, path, name_field, type_field, blobs_field, parameter):
             blobs.append(value)
         elif number in (name_field, type_field, blobs_field):
             raise WireError(f"field {number} of a layer has wire type {wire}")
-    return Layer(name, kind, [read_blob(blob, f"{path}: layer {name}, blob {k}") for k, blob in enumerate(blobs)],
-                 parameter)  # fmt: skip
+    return Layer(name, kind, [read_blob(blob, f"{path}: layer {name}, blob {k}") for k, blob in enumerate(blobs)])
 
 
 def write_caffemodel(path, net, layers):

@@ -16,13 +16,18 @@ def described(layer):
     for field in APART:
         rest.ClearField(field)
     return {
-        "name": layer.name,
-        "type": layer.type,
-        "bottom": list(layer.bottom),
-        "top": list(layer.top),
+        "name": _text(layer.name),
+        "type": _text(layer.type),
+        "bottom": [_text(name) for name in layer.bottom],
+        "top": [_text(name) for name in layer.top],
         "phase": Phase.Name(layer.phase) if layer.HasField("phase") else None,
         "fields": text_format.MessageToString(rest, as_one_line=True),
     }
+
+
+def _text(value):
+    """A string of a message; what is not UTF-8 comes as bytes, and is escaped."""
+    return value if isinstance(value, str) else value.decode(errors="backslashreplace")
 
 
 def layer_lines(layers):
