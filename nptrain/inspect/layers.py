@@ -1,8 +1,11 @@
 """The layers of a net, as they are in a file of weights or in a net's text."""
 
+from textwrap import wrap
+
 from google.protobuf import text_format
 
 from nptrain.caffe.caffe_pb2 import Phase
+from nptrain.report.table import WIDTH
 
 APART = ("name", "type", "bottom", "top", "phase", "blobs")  # what `described` shows beside the other fields
 
@@ -40,4 +43,5 @@ def layer_lines(layers):
         flow = " -> ".join(", ".join(names) for names in (layer["bottom"], layer["top"]) if names)
         yield f"  {layer['name']}: {layer['type'] or 'no type'}, {flow or 'nothing read or made'}{phase}"
         blobs = ", ".join("x".join(map(str, blob["shape"])) or "scalar" for blob in layer.get("blobs", ()))
-        yield from (f"    {line}" for line in (layer["fields"], blobs and f"blobs {blobs}") if line)
+        for line in (layer["fields"], blobs and f"blobs {blobs}"):
+            yield from wrap(line, WIDTH - 1, initial_indent="    ", subsequent_indent="      ")
