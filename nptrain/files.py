@@ -20,6 +20,29 @@ def check_regular(path):
         raise InputError(f"{path}: cannot be read: not a regular file")
 
 
+KINDS = {  # the first bytes of files that are given where others are expected, and what they are
+    b"\x89HDF": "an HDF5 file, which Caffe does not write with snapshot_format: BINARYPROTO",
+    b"version https://git-lfs": "a pointer of Git LFS, in place of the file: `git lfs pull` gets it",
+    b"<!DOCTYPE": "a web page: the download has failed",
+    b"<!doctype": "a web page: the download has failed",
+    b"<html": "a web page: the download has failed",
+    b"PK\x03\x04": "a zip archive, such as a PyTorch file",
+    b"\x80\x02": "a pickle, such as an old PyTorch file",
+    b"\x1f\x8b": "a gzip archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"%PDF": "a PDF",
+    b"\xff\xd8\xff": "a JPEG",
+    b"\x89PNG": "a PNG",
+}
+
+
+def other_kind(path):
+    """What the file `path` is if its first bytes are those of another well-known kind of file; else None."""
+    with open(path, "rb") as file:
+        head = file.read(64).lstrip()
+    return next((kind for start, kind in KINDS.items() if head.startswith(start)), None)
+
+
 @contextmanager
 def writing(path):
     """An OSError in the block becomes an InputError: what cannot be written, why, and what to do."""

@@ -71,6 +71,22 @@ def test_the_last_event_may_be_any_number(tmp_path, event):
         read_solverstate(tmp_path / "s")
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\x89HDF\r\n\x1a\n" + bytes(9), "an HDF5 file, which Caffe does not write with snapshot_format: BINARYPROTO"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS, in place of the file"),
+        (b"\n<!DOCTYPE html>\n<html></html>", "a web page: the download has failed"),
+        (b"PK\x03\x04" + bytes(26), "a zip archive, such as a PyTorch file"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, content, kind):
+    (tmp_path / "w").write_bytes(content)
+    for read in (read_caffemodel, read_solverstate):
+        with pytest.raises(InputError, match=f"^{tmp_path}/w: found {kind}"):
+            read(tmp_path / "w")
+
+
 def test_files_are_plain_caffe_messages(tmp_path):
     """What another protobuf reader sees: ordinary repeated floats, names and types."""
     write_layers(tmp_path / "w", "net", [("a", "Scale", [np.float32([[1, 2.5]])]), ("b", "ReLU", [])])

@@ -199,8 +199,8 @@ def test_a_run(tmp_path):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file, expected one with snapshot_format: BINARYPROTO"),
-        (image_file(image()), "not a Caffe message"),
+        (b"\x89HDF\r\n\x1a\n", "found an HDF5 file, which Caffe does not write with snapshot_format: BINARYPROTO"),
+        (image_file(image()), "found a PNG"),
         (b"\x08\x01\x10\x02", "not one of Caffe's files"),
         (b"Hello, world!\n", "1:6: "),
         (b"a: 1\n", "a text without any field"),

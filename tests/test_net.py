@@ -68,7 +68,7 @@ def settings(recipe, phase, net):
     """What the net file says of a recipe and a phase, and what they say themselves."""
     train, data = recipe.phases[phase], net.train
     of_phase = ("augmentation", "mirror", "resize", "shuffle", "prefetch")
-    of_phase += ("min_area", "aspect") if train.augmentation == "random_aspect_ratio" else ()
+    of_phase += ("min_area", "aspect", "max_attempt") if train.augmentation == "random_aspect_ratio" else ()
     of_data = ("batch_size", "crop_size", "mean_bgr", "scale")
     of_net = ("architecture", "classes", "bn_eps", "moving_average_fraction", "blob_overrides")
     found = [*(getattr(data, f) for f in (*of_phase, *of_data)), *(getattr(net, f) for f in of_net)]
@@ -80,7 +80,7 @@ CHANGES = [
     ["depth=18", "crop_size=32", "test_resize=none", "classes=5"],
     ["depth=34", "stem_bias=false", "first_projection=true", "crop_size=97", "scale=1", "mean_bgr=0,0,0.1"],
     ["depth=101", "downsample=1x1", "bn_eps=0.001", "moving_average_fraction=0.999"],
-    ["depth=152", "mirror=false", "shuffle=false", "prefetch=1", "min_area=0.3", "aspect=0.5"],
+    ["depth=152", "mirror=false", "shuffle=false", "prefetch=1", "min_area=0.3", "aspect=0.5", "max_attempt=3"],
     ["augmentation=random_crop", "resize=300", "batch_size=7", "crop_size=299", "test_resize=330"],
 ]
 

@@ -265,6 +265,10 @@ def test_a_snapshot_that_cannot_be_gone_on_from_is_one_line(folder):
     _, errors = call("train", "--solver=solver.prototxt", "--snapshot=lost", status=2, cwd=folder)
     found = "none of nets/w.caffemodel, w.caffemodel"
     assert errors == f"train: lost: learned_net: found {found}, expected a .caffemodel\n"
+    write_solverstate(folder / "windows", SolverState(5, "C:\\nets\\w.caffemodel", []))
+    _, errors = call("train", "--solver=solver.prototxt", "--snapshot=windows", status=2, cwd=folder)
+    found = "none of C:/nets/w.caffemodel, w.caffemodel"
+    assert errors == f"train: windows: learned_net: found {found}, expected a .caffemodel\n"
     write_solverstate(folder / "unnamed", SolverState(5, "", []))
     _, errors = call("train", "--solver=solver.prototxt", "--snapshot=unnamed", status=2, cwd=folder)
     assert errors == "train: unnamed: found no learned_net, expected the name of a .caffemodel\n"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from nptrain.errors import InputError, printable, reason
-from nptrain.files import check_regular
+from nptrain.files import check_regular, other_kind
 
 VARINT, I64, LEN, I32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which Caffe has never used
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -38,6 +38,9 @@ def open_message(path, kind):
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except WireError as error:
+        other = other_kind(path)
+        if other:
+            raise InputError(f"{path}: found {other}; expected a {kind} message") from None
         raise InputError(f"{path}: not a {kind} message: damaged, cut short, or another kind ({error})") from None
 
 

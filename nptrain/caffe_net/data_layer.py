@@ -27,7 +27,7 @@ WAYS = ("random_resize_param", "random_aspect_ratio_param", "resize_param")
 @dataclass(frozen=True)
 class DataLayer:
     """The fields of a Phase and a Recipe that a Data layer sets. `resize` is the shorter side before the crop, or None.
-    `min_area` and `aspect` have their defaults unless the augmentation is "random_aspect_ratio".
+    `min_area`, `aspect` and `max_attempt` have their defaults unless the augmentation is "random_aspect_ratio".
     """
 
     source: str
@@ -39,6 +39,7 @@ class DataLayer:
     augmentation: str = "random_crop"
     min_area: float = 0.08
     aspect: float = 0.75
+    max_attempt: int = 10
     resize: int | None = None
     shuffle: bool = False
     prefetch: int = 4
@@ -116,15 +117,15 @@ def _random_aspect_ratio(layer, param, crop_size):
     name = "transform_param.random_aspect_ratio_param"
     if param.max_area_ratio != 1:
         refuse(layer, f"{name}.max_area_ratio", f"{param.max_area_ratio:g}", "1")
-    if param.max_attempt != 10:
-        refuse(layer, f"{name}.max_attempt", param.max_attempt, "10")
+    if param.max_attempt < 1:
+        refuse(layer, f"{name}.max_attempt", param.max_attempt, "1 or more")
     values = {}
     for field, caffe_field in (("min_area", "min_area_ratio"), ("aspect", "aspect_ratio_change")):
         values[field] = _number(layer, f"random_aspect_ratio_param.{caffe_field}", getattr(param, caffe_field))
         if not 0 < values[field] <= 1:
             refuse(layer, f"{name}.{caffe_field}", values[field], "more than 0, at most 1")
     _cubic(layer, param.resize_param, name, {0, crop_size})
-    return {"augmentation": "random_aspect_ratio", **values}
+    return {"augmentation": "random_aspect_ratio", "max_attempt": param.max_attempt, **values}
 
 
 def _cubic(layer, param, name, sizes, mode=ResizeParameter.WARP):

@@ -49,6 +49,7 @@ REFUSED = {
     "test_net_param": "the net in a file of its own, named by net",
     "train_state": "none: layers are chosen by their phase alone",
     "test_state": "none: layers are chosen by their phase alone",
+    "test_offset": "0: test_interval counts from iteration 0",
     "eval_type": "classification, the one kind of test here",
     "ap_version": "its default, which classification does not use",
     "show_per_class_result": "false: a test gives loss, top-1 and top-5",
@@ -65,7 +66,7 @@ REQUIRED = ("net", "base_lr", "lr_policy", "max_iter")
 TYPES = ("SGD", "Nesterov")
 OF_POLICY = ("gamma", "power", "stepsize", "lr_iter")  # None if absent: Caffe's default of 0 makes no sense
 # fields of Phase that the net file sets; and those that Caffe's files do not have (nor `pad`, which writer.py refuses)
-OF_NET = ("augmentation", "min_area", "aspect", "resize", "mirror", "shuffle", "prefetch")
+OF_NET = ("augmentation", "min_area", "aspect", "max_attempt", "resize", "mirror", "shuffle", "prefetch")
 NOWHERE = ("momentum_correction", "lars_norm", "decay_scale_and_shift")
 
 

@@ -195,6 +195,8 @@ def _train_data(net, recipe, phase, source):
             raise InputError(f"{phase.name}.resize: found {phase.resize}, expected none: random_aspect_ratio resizes")
         ratio = transform.random_aspect_ratio_param
         ratio.min_area_ratio, ratio.max_area_ratio = single(phase.min_area, f"{phase.name}.min_area"), 1
+        if phase.max_attempt != 10:
+            ratio.max_attempt = phase.max_attempt
         ratio.aspect_ratio_change = single(phase.aspect, f"{phase.name}.aspect")
         ratio.resize_param.interp_mode[:] = [ResizeParameter.CUBIC]
     elif phase.augmentation != "random_crop":

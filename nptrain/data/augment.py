@@ -20,7 +20,7 @@ KINDS = ("random_aspect_ratio", "random_crop", "test", "plain")
 class Transform:
     """A choice of transform with its parameters: call it with a PIL image and a Generator.
 
-    `kind` is "random_aspect_ratio" (which takes `min_area`, `max_area`, `aspect` and `mirror`),
+    `kind` is "random_aspect_ratio" (which takes `min_area`, `max_area`, `aspect`, `max_attempt` and `mirror`),
     "random_crop" (`resize`, `pad` and `mirror`), "test" (`resize`) or "plain" (nothing: the image must
     have the right size). Raises InputError for an unknown kind and for ranges that make no sense; when called, for
     an image that is too small to be cropped.
@@ -33,6 +33,7 @@ class Transform:
     min_area: float = 0.08
     max_area: float = 1.0
     aspect: float = 0.75
+    max_attempt: int = 10
     pad: int = 0
 
     def __post_init__(self):
@@ -47,7 +48,8 @@ class Transform:
     def __call__(self, image, rng=None):
         size = self.crop_size
         if self.kind == "random_aspect_ratio":
-            return random_aspect_ratio(image, size, rng, self.mirror, self.min_area, self.max_area, self.aspect)
+            ranges = self.min_area, self.max_area, self.aspect, self.max_attempt
+            return random_aspect_ratio(image, size, rng, self.mirror, *ranges)
         if self.kind == "random_crop":
             return random_crop(image, size, rng, self.mirror, self.resize, self.pad)
         if self.kind == "test":
@@ -57,15 +59,15 @@ class Transform:
         return bgr_planes(image)
 
 
-def random_aspect_ratio(image, size, rng, mirror=True, min_area=0.08, max_area=1.0, aspect=0.75):
+def random_aspect_ratio(image, size, rng, mirror=True, min_area=0.08, max_area=1.0, aspect=0.75, max_attempt=10):
     """A random part of the image, of random area and aspect, resized to `size`; mirrored half the time.
 
     Area ratio and aspect change are drawn from grids of 0.001, [min_area, max_area] and
-    [aspect, 1 / aspect]. If ten attempts give no part that fits, it is a random crop of the image whose
+    [aspect, 1 / aspect]. If max_attempt attempts give no part that fits, it is a random crop of the image whose
     shorter side was resized to `size`.
     """
     width, height = image.size
-    for _ in range(10):
+    for _ in range(max_attempt):
         area = _grid(rng, min_area, max_area) * width * height
         change = _grid(rng, aspect, 1 / aspect)
         h, w = int(area**0.5 * change), int(area**0.5 / change)

@@ -21,7 +21,7 @@ from nptrain.caffe.wire import I32, I64, LEN, VARINT, open_message
 from nptrain.data.lmdb_dataset import expect_no_splits
 from nptrain.data.lmdb_file import MAGIC
 from nptrain.errors import InputError, reason
-from nptrain.files import check_regular
+from nptrain.files import check_regular, other_kind
 from nptrain.inspect.layers import described
 from nptrain.inspect.lmdb import describe_lmdb
 from nptrain.run.checkpoint import from_manifest, verify
@@ -68,8 +68,8 @@ def _kind(path):
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     if not head:
         raise InputError(f"{path}: is empty")
-    if head[:4] == b"\x89HDF":
-        raise InputError(f"{path}: an HDF5 file, expected one with snapshot_format: BINARYPROTO")
+    if other := other_kind(path):
+        raise InputError(f"{path}: found {other}")
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "prototxt"  # whose reader says what is wrong
     if head[16:20] == MAGIC.to_bytes(4, "little"):

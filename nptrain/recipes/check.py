@@ -31,7 +31,7 @@ RECIPE_RULES = (
     (("mean_bgr",), (lambda value: len(value) == 3, "three values")),
 )
 PHASE_RULES = (
-    (("max_iter", "iter_size", "average_loss", "prefetch"), POSITIVE),
+    (("max_iter", "iter_size", "average_loss", "prefetch", "max_attempt"), POSITIVE),
     (
         ("base_lr", "weight_decay", "warmup_iter", "warmup_start_lr", "snapshot", "display", "test_interval", "pad"),
         NOT_NEGATIVE,

@@ -62,6 +62,7 @@ class Phase:
     augmentation: str = "random_aspect_ratio"
     min_area: float = 0.08
     aspect: float = 0.75
+    max_attempt: int = 10  # to find a part of random area and aspect
     resize: int | None = None  # shorter side before a random crop
     pad: int = 0
     mirror: bool = True
@@ -73,7 +74,8 @@ class Phase:
     def train_transform(self, recipe):
         """The Transform of training images."""
         return Transform(self.augmentation, recipe.crop_size, resize=self.resize, mirror=self.mirror,
-                         min_area=self.min_area, aspect=self.aspect, pad=self.pad)  # fmt: skip
+                         min_area=self.min_area, aspect=self.aspect, max_attempt=self.max_attempt,
+                         pad=self.pad)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -132,12 +132,15 @@ def progress_of(state, losses=(), policy="plateau"):
 
 def load_snapshot(path, arena):
     """Fill the arena from a .solverstate, Caffe's or ours, and the weights that its learned_net names: that path, or a
-    file of that name in the folder of the .solverstate. Returns (its SolverState, the path of the weights).
+    file of that name in the folder of the .solverstate. A path may have the backslashes of Windows. Returns (its
+    SolverState, the path of the weights).
     """
     path, state = Path(path), read_solverstate(path)
     if not state.learned_net:
         raise InputError(f"{path}: found no learned_net, expected the name of a .caffemodel")
     named = Path(state.learned_net)
+    if not named.exists():
+        named = Path(state.learned_net.replace("\\", "/"))
     tried = list(dict.fromkeys((named, path.parent / named.name)))
     model = next((file for file in tried if file.is_file()), None)
     if model is None:
