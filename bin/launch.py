@@ -56,19 +56,23 @@ def run(name, main, argv=None, world=None):
     from mpi.world import connect
     from nptrain.world import Solo
 
-    status, on_all_ranks = 0, False
+    status, on_all_ranks, line = 0, False, None
     try:
         if world is None:
             world = (connect() if name in ON_RANKS else None) or Solo()
         main(sys.argv[1:] if argv is None else argv, world)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         line, status, on_all_ranks = ending(error)
-        if line is not None:
-            print(f"{name}: {line}", file=sys.stderr)
+        line = None if line is None else f"{name}: {line}"
+        if line and not (on_all_ranks and world is not None and world.rank):  # else rank 0 prints it
+            print(line, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if status and world is not None:
-        (world.end_together if on_all_ranks else world.end_all)(status)
+        if on_all_ranks:
+            world.end_together(status, line)
+        else:
+            world.end_all(status)
     return status
 
 
@@ -77,6 +81,7 @@ def ending(error):
     command.
     """
     from mpi.agree import AgreedError
+    from nptrain.errors import TrainingError
 
     match error:
         case KeyboardInterrupt():
@@ -90,6 +95,8 @@ def ending(error):
             return None, error.code or 0, True
         case AgreedError():
             return error.line, error.exit_status, True
+        case TrainingError():  # of a loss or gradient that is the sum over all ranks
+            return str(error), error.exit_status, True
         case MemoryError():
             return f"out of memory: {error}".removesuffix(": "), 1, False
     status = getattr(error, "exit_status", None)

@@ -132,15 +132,17 @@ class World:
             action()
         self.local.Barrier()
 
-    def end_together(self, status):
+    def end_together(self, status, line=None):
         """Wait for the other ranks, which all end with `status`. A launcher that sees one rank end ends the others:
-        rank 0 prints its message before that. A rank that waits for ten seconds ends all.
+        rank 0 prints its message before that. A rank that waits for ten seconds prints its own `line`, and ends all.
         """
         if self.size == 1:
             return
         barrier, deadline = self.comm.Ibarrier(), time.monotonic() + 10
         while not barrier.Test():
             if time.monotonic() > deadline:
+                if self.rank and line:
+                    print(line, file=sys.stderr)
                 self.end_all(status)
             time.sleep(0.01)
         if self.rank:

@@ -3,7 +3,7 @@
 1. Each logical worker of this rank runs forward and backward on its batches; `Reduction.sums` adds up their gradients.
 2. During the backward pass of the last worker, the gradients are sent in buckets, each as soon as it is final.
 3. The loss is sent before them. All ranks' loss decides whether training continues, and the learning rate.
-4. Each bucket is applied to its weights as soon as its sum has arrived; then the running statistics are updated.
+4. When all sums have arrived and are finite, weights and running statistics are updated.
 """
 
 import math
@@ -91,7 +91,7 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
     progress     the phase's Progress before the step; None at its first iteration
     data_wait_s  seconds that this rank has waited for images since the last call
 
-    Raises TrainingError, before anything is updated, on a loss that is not finite.
+    Raises TrainingError, before anything is updated, on a loss or a gradient that is not finite.
     """
     reduction = reduction or Reduction.of(network, recipe, phase)
     world, count = reduction.world, recipe.workers * phase.iter_size

@@ -6,6 +6,7 @@ gradients. The images of worker w in iteration i depend on (seed, phase, i, w) a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from nptrain.caffe_net.writer import trained_net
@@ -109,6 +110,8 @@ class Trainer:
                 rate = learning_rate(phase, iteration, progress.current_step)
                 self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
                                    smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
+                if done == stop or (phase.snapshot and done % phase.snapshot == 0):
+                    self._expect_finite(phase, done)
                 if (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done, progress)
                     reduction.sums.forget()  # as in a run that resumes here
@@ -135,9 +138,20 @@ class Trainer:
             return train_step(self.network, self.recipe, phase, iteration, batches, reduction, progress,
                               loader.take_wait_s)  # fmt: skip
         except TrainingError as error:
-            saved = checkpoint.list_complete(self.folder, [p.name for p in self.recipe.phases])
-            last = f"the last checkpoint is {saved[-1].model}" if saved else "there is no checkpoint"
-            raise TrainingError(f"{error}; {last}") from None
+            raise TrainingError(f"{error}; {self._last_checkpoint()}") from None
+
+    def _last_checkpoint(self):
+        saved = checkpoint.list_complete(self.folder, [p.name for p in self.recipe.phases])
+        return f"the last checkpoint is {saved[-1].model}" if saved else "there is no checkpoint"
+
+    def _expect_finite(self, phase, done):
+        """Raise TrainingError, before they are saved, if numbers are not finite after so many updates."""
+        arena = self.network.arena
+        numbers = {"weights": arena.weights, "momentum": arena.history, "running statistics": arena.statistics}
+        for name, array in numbers.items():
+            if not isfinite(arena.ops.squared_norm(array)):
+                raise TrainingError(f"phase {phase.name}, iteration {done - 1}: after the update the {name} are not "
+                                    f"finite; {self._last_checkpoint()}")  # fmt: skip
 
     def _log_drop(self, phase, iteration, before, after):
         """Log a drop of the rate by the policy plateau. All ranks have the same loss, bit for bit, so they agree."""

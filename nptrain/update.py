@@ -1,9 +1,10 @@
 """Caffe's SGDSolver and NesterovSolver: from summed gradients to new weights, one parameter after another."""
 
-from math import sqrt
+from math import isfinite, sqrt
 
 import numpy as np
 
+from nptrain.errors import TrainingError
 from nptrain.recipes.schedule import learning_rate
 
 
@@ -22,17 +23,21 @@ def update(arena, phase, iteration, count, arrived=None, current_step=0):
     """w -= history for every parameter, in the order of the original: divide the gradients, which are sums over
     `count` batches; clip; decay; local rate; history (Nesterov: a step ahead of it). Overwrites `arena.gradients`.
 
+    Raises TrainingError, before anything is updated, on a gradient that is not finite.
+
     arrived       yields slices of the gradients, each when its sum has arrived; together they cover all gradients
                   (None: all have arrived)
     current_step  as in `learning_rate`
     """
     ops, gradients = arena.ops, arena.gradients[: arena.size]
-    parts = [slice(0, arena.size)] if arrived is None else arrived
+    parts = [slice(0, arena.size)] if arrived is None else list(arrived)
+    square = ops.squared_norm(gradients)  # of all: half an update could be neither kept nor repeated
+    if not isfinite(square):
+        raise TrainingError(f"phase {phase.name}, iteration {iteration}: the gradient is not finite")
     rate, momentum = learning_rate(phase, iteration, current_step), momentum_at(phase, iteration)
     scale, lars = 1 / count, phase.local_lr_auto and phase.type == "SGD"  # the original's Nesterov has no LARS
     if phase.clip_gradients >= 0:
-        parts = list(parts)  # the norm is that of all gradients
-        norm = sqrt(ops.squared_norm(gradients)) * scale
+        norm = sqrt(square) * scale
         if norm > phase.clip_gradients:
             scale *= phase.clip_gradients / norm
     l1, nesterov = phase.regularization == "L1", phase.type == "Nesterov"

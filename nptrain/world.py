@@ -53,8 +53,8 @@ class World(Protocol):
     def one_per_host_first(self, action):
         """Call action() on one rank of each host, then on the others."""
 
-    def end_together(self, status: int):
-        """Prepare to end with `status` after an error that all ranks have raised."""
+    def end_together(self, status: int, line: str | None = None):
+        """Prepare to end with `status` after an error that all ranks have raised; rank 0 has printed its `line`."""
 
     def end_all(self, status: int):
         """End all ranks with `status` after an error of this rank."""
@@ -96,7 +96,7 @@ class Solo:
     def one_per_host_first(self, action):
         action()
 
-    def end_together(self, status):
+    def end_together(self, status, line=None):
         pass
 
     def end_all(self, status):

@@ -23,7 +23,7 @@ INSIDE = {
     "recipes": {"data", "network", "errors"},
     "reduction": set(),
     "caffe_net": {"caffe", "network", "recipes", "errors"},
-    "update": {"recipes"},
+    "update": {"recipes", "errors"},
     "run": {"caffe", "recipes", "errors", "files"},
     "report": {"run", "errors"},
     "inspect": {"caffe", "data", "run", "report", "errors", "files"},

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from commands import PROJECT, call
+from commands import PROJECT, call, run
 from images import image, image_file
 from short_runs import SHORT, arguments, metrics
 from weights import write_layers
@@ -252,9 +252,22 @@ def test_without_a_recipe_nothing_begins(data, tmp_path):
     assert (output, errors.count("\n"), list(tmp_path.iterdir())) == ("", 1, [])
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
-    more = ["--set", "1.base_lr=1e30", "--set", "1.warmup_iter=0", "--set", "1.snapshot=1", "--phase", "1"]
-    _, errors = call("train", *arguments(data, tmp_path / "run", *more), status=1)
-    assert "the loss is " in errors
-    assert "the last checkpoint is " in errors
+@pytest.mark.parametrize("iterations", [1, 4])
+def test_numbers_that_are_not_finite_end_the_run(data, tmp_path, iterations):
+    """Before they are in a checkpoint, and after the last update, too."""
+    folder = tmp_path / "run"
+    more = ["--set", "1.base_lr=1e38", "--set", "1.warmup_iter=0", "--set", "1.snapshot=1", "--phase", "1"]
+    _, errors = call("train", *arguments(data, folder, *more, "--iterations", iterations), status=1)
+    assert "iteration 0: after the update the weights are not finite; there is no checkpoint\n" in errors
     assert errors.count("\n") == 1
+    assert list((folder / "checkpoints").iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
+    """In one line on any number of ranks."""
+    more = ["--set", "1.base_lr=1e10", "--set", "1.warmup_iter=0", "--set", "1.snapshot=1", "--phase", "1"]
+    _, errors = run("train", *arguments(data, tmp_path / "run", *more), ranks=2, status=1)
+    lines = [line for line in errors.splitlines() if line.startswith("train: ")]
+    assert len(lines) == 1, errors
+    assert "the loss is " in lines[0] or "the gradient is not finite" in lines[0]
+    assert "the last checkpoint is " in lines[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kernels import fast, naive
-from nptrain.errors import InputError
+from nptrain.errors import InputError, TrainingError
 from nptrain.network.arena import Arena
 from nptrain.network.layers import Architecture, Blob, Layer, layers
 from nptrain.recipes.recipe import Phase, Recipe
@@ -50,6 +50,19 @@ def test_the_published_engine_decayed_scale_and_shift():
     update(arena, replace(PHASE, decay_scale_and_shift=True), 0, count=1)
     for part in parts(arena)[2:]:
         assert arena.history[part] == pytest.approx(0.5 * (g[part] + 0.1 * w[part]) + 0.9 * h[part])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("ops", [fast, naive])
+def test_nothing_is_updated_by_a_gradient_that_is_not_finite(ops, value):
+    """Also where its bucket is the last that arrives."""
+    arena, (w, _, h) = arena_with(ops, np.float32)
+    arena.gradients[arena.size - 1] = value
+    halves = [slice(0, arena.size // 2), slice(arena.size // 2, arena.size)]
+    with pytest.raises(TrainingError, match="phase x, iteration 7: the gradient is not finite"):
+        update(arena, PHASE, 7, 1, iter(halves))
+    assert (arena.weights[: arena.size] == w).all()
+    assert (arena.history[: arena.size] == h).all()
 
 
 def test_l1():
