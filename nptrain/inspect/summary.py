@@ -24,7 +24,8 @@ from nptrain.errors import InputError, reason
 from nptrain.files import check_regular, other_kind
 from nptrain.inspect.layers import described
 from nptrain.inspect.lmdb import describe_lmdb
-from nptrain.run.checkpoint import from_manifest, verify
+from nptrain.run.checkpoint import of_manifest, verify
+from nptrain.run.manifest import read_manifest
 
 # Of each kind of message: the wire types of its fields, and the fields of which it has at least one.
 WIRE_TYPES = {
@@ -186,11 +187,9 @@ def _json(path):
             return {"kind": "run", "recipe": entry["recipe"], "arguments": entry["arguments"],
                     "versions": entry["versions"], "hosts": len(entry["hosts"])}  # fmt: skip
         if {"phase", "iteration", "files"} <= set(entry):
-            checkpoint = from_manifest(path, entry)
-            if checkpoint.manifest.resolve() == path.resolve():
-                sizes = {str(name): file["bytes"] for name, file in entry["files"].items()}
-                return {"kind": "checkpoint", "phase": entry["phase"], "iteration": entry["iteration"],
-                        "files": sizes, "damage": verify(checkpoint)}  # fmt: skip
+            sizes = {name: file["bytes"] for name, file in read_manifest(path)["files"].items()}
+            return {"kind": "checkpoint", "phase": entry["phase"], "iteration": entry["iteration"],
+                    "files": sizes, "damage": verify(of_manifest(path))}  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise InputError(f"{path}: neither the manifest of a checkpoint nor the description of a run")

@@ -5,8 +5,6 @@ it there is no checkpoint. If a phase has a snapshot_prefix, weights and momentu
 them; the manifest is in the run's folder.
 """
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +12,8 @@ from pathlib import Path
 from nptrain.caffe.model import read_caffemodel, unmerged, write_caffemodel
 from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
 from nptrain.errors import InputError
-from nptrain.files import atomic_write
 from nptrain.recipes.schedule import Progress
+from nptrain.run.manifest import read_manifest, sha256, write_manifest
 
 
 @dataclass(frozen=True)
@@ -64,45 +62,51 @@ def save(folder, phase, iteration, arena, net, progress, prefix=None):
     write_solverstate(saved.state, SolverState(
         iteration, learned_net, arena.export_history(),
         progress.current_step, progress.minimum_loss, progress.iter_last_event))  # fmt: skip
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in (saved.model, saved.state)}
-    manifest = {"phase": phase, "iteration": iteration, "losses": progress.losses, "files": files}
+    entry = {"phase": phase, "iteration": iteration, "losses": list(progress.losses)}
     if prefix is not None:
-        manifest["prefix"] = os.path.abspath(prefix)
-    with atomic_write(saved.manifest) as file:
-        file.write(json.dumps(manifest, indent=2).encode() + b"\n")
+        entry["prefix"] = os.path.abspath(prefix)
+    write_manifest(saved.manifest, entry, (saved.model, saved.state))
     return saved
 
 
-def list_complete(folder, phases):
-    """The checkpoints in a folder that have a manifest, in order of phase and iteration."""
+def list_complete(folder, phases, say=lambda line: None):
+    """The checkpoints in a folder that have a whole manifest, in order of phase and iteration. Calls say(line) for each
+    manifest that is damaged.
+    """
     order = {phase: index for index, phase in enumerate(phases)}
     found = []
-    for manifest in Path(folder).glob("phase*_iter_*.json"):
+    for manifest in sorted(Path(folder).glob("phase*_iter_*.json")):
         try:
-            checkpoint = from_manifest(manifest, json.loads(manifest.read_bytes()))
-        except (ValueError, KeyError, TypeError):
-            continue  # not a manifest
-        if checkpoint.phase in order and checkpoint.manifest == manifest:
+            checkpoint = of_manifest(manifest)
+        except InputError as error:
+            say(f"skipped a damaged checkpoint: {error}")
+            continue
+        if checkpoint.phase in order:
             found.append(checkpoint)
     return sorted(found, key=lambda c: (order[c.phase], c.iteration))
 
 
-def from_manifest(path, entry):
-    """The Checkpoint whose manifest is the file `path` with the content `entry`. Raises KeyError or TypeError if it is
-    not a manifest.
-    """
+def of_manifest(path):
+    """The Checkpoint of a manifest. Raises InputError where it is damaged."""
+    entry = read_manifest(path)
     return Checkpoint(Path(path).parent, entry["phase"], entry["iteration"], prefix=entry.get("prefix"))
 
 
 def verify(checkpoint):
     """Compare a checkpoint's files with its manifest. Returns what is wrong, in one line, or None."""
-    for name, expected in json.loads(checkpoint.manifest.read_bytes())["files"].items():
-        path = checkpoint.model.parent / name
+    try:
+        files = read_manifest(checkpoint.manifest)["files"]
+    except InputError as error:
+        return str(error)
+    if files.keys() != {checkpoint.model.name, checkpoint.state.name}:
+        return f"{checkpoint.manifest}: files: found {', '.join(files)}, expected those of the checkpoint"
+    for path in (checkpoint.model, checkpoint.state):
+        expected = files[path.name]
         if not path.is_file():
             return f"{path}: missing"
         if path.stat().st_size != expected["bytes"]:
             return f"{path}: {path.stat().st_size} bytes, expected {expected['bytes']}"
-        if _sha256(path) != expected["sha256"]:
+        if sha256(path) != expected["sha256"]:
             return f"{path}: its checksum is not the manifest's"
     return None
 
@@ -112,7 +116,7 @@ def load(checkpoint, arena):
     load_caffemodel(checkpoint.model, arena)
     state = read_solverstate(checkpoint.state)
     arena.load_history(state.history, checkpoint.state)
-    losses = tuple(json.loads(checkpoint.manifest.read_bytes()).get("losses", ()))
+    losses = tuple(read_manifest(checkpoint.manifest).get("losses", ()))
     return replace(checkpoint, progress=progress_of(state, losses))
 
 
@@ -190,22 +194,28 @@ def load_start_of(phase, recipe, folder, arena):
     chosen = usable[-1]
     problem = verify(chosen)
     if problem:
-        raise InputError(problem)
+        raise InputError(f"{problem}; phase {phase.name} starts from it: give --weights, or train phase {before} again "
+                         "in another --run-dir")  # fmt: skip
     load_caffemodel(chosen.model, arena)
     note = "" if wanted == chosen.iteration else f" (the recipe says {wanted}, which this run did not reach)"
     return f"starts from the weights of phase {before} at iteration {chosen.iteration}{note}"
 
 
 def latest(recipe, folder, say):
-    """The newest checkpoint of a run whose files are complete, or None. Calls say(line) for each damaged one."""
-    for candidate in reversed(list_complete(folder, [p.name for p in recipe.phases])):
+    """The newest checkpoint of a run whose files are complete, or None if none was ever written. Calls say(line) for
+    each damaged one. Raises InputError if there are checkpoints, and all are damaged.
+    """
+    damaged = []
+    for candidate in reversed(list_complete(folder, [p.name for p in recipe.phases], damaged.append)):
         problem = verify(candidate)
         if problem is None:
+            for line in damaged:
+                say(line)
             return candidate
-        say(f"skipped a damaged checkpoint: {problem}")
+        damaged.append(f"skipped a damaged checkpoint: {problem}")
+    if damaged:
+        more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
+        first = damaged[0].partition(": ")[2]
+        raise InputError(f"--resume: all checkpoints are damaged: {first}{more}; remove {folder} to begin anew, or "
+                         "give another --run-dir")  # fmt: skip
     return None
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
