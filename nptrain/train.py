@@ -19,6 +19,7 @@ from nptrain.recipes.recipe import Recipe
 from nptrain.recipes.schedule import Progress, learning_rate
 from nptrain.run import checkpoint
 from nptrain.run.log import Log
+from nptrain.same_state import expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
 from nptrain.world import World
 
@@ -31,6 +32,7 @@ class Options:
     comm_threads        threads that sum over ranks, as many as buckets that can be in flight at once; the same number
                         on all ranks; they call the `comm_initializers` first
     max_bad_records     damaged training records that a rank replaces by the next good one
+    check_every         iterations after which ranks compare their weights, as they do before each checkpoint (0: never)
     bucket_bytes, reproducible, compress  as in `step.Reduction.of`
     """
 
@@ -39,6 +41,7 @@ class Options:
     comm_threads: int = 1
     comm_initializers: tuple[Callable, ...] = ()
     max_bad_records: int = 0
+    check_every: int = 0
     bucket_bytes: int = BUCKET_BYTES
     reproducible: bool = False
     compress: bool = False
@@ -110,8 +113,9 @@ class Trainer:
                 rate = learning_rate(phase, iteration, progress.current_step)
                 self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
                                    smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
-                if done == stop or (phase.snapshot and done % phase.snapshot == 0):
+                if done == stop or any(every and done % every == 0 for every in (phase.snapshot, options.check_every)):
                     self._expect_finite(phase, done)
+                    expect_same_state(self.network.arena, phase, done, self.world)
                 if (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0):
                     self._save(phase, done, progress)
                     reduction.sums.forget()  # as in a run that resumes here

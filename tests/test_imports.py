@@ -29,7 +29,8 @@ INSIDE = {
     "inspect": {"caffe", "data", "run", "report", "errors", "files"},
     "step": {"recipes", "reduction", "update", "world", "errors"},
     "evaluate": {"data", "network"},
-    "train": {"caffe_net", "data", "evaluate", "network", "recipes", "run", "step", "world", "errors"},
+    "same_state": {"errors"},
+    "train": {"caffe_net", "data", "evaluate", "network", "recipes", "run", "same_state", "step", "world", "errors"},
     "plan": {"network", "recipes", "reduction", "report", "errors"},
     "bench": {"data", "network", "recipes", "reduction", "report", "step", "world", "errors"},
 }

@@ -72,6 +72,8 @@ def add_step_arguments(step):
     add_renamed(step, "--bucket-mb", "--bucket-mib", type=float)
     step.add_argument("--reproducible", action="store_true",
                       help="sum over workers in a fixed order: any number of ranks gives the same bits")  # fmt: skip
+    step.add_argument("--check-every", metavar="N", type=int, default=0,
+                      help="iterations after which ranks compare their weights (as at checkpoints)")  # fmt: skip
     step.add_argument("--compress", choices=["none", "bf16"], default="none",
                       help="format of gradients sent between ranks (none: not rounded)")  # fmt: skip
     step.add_argument("--dtype", choices=["float32", "float64"], default="float32",
@@ -168,7 +170,7 @@ def options_of(args, ready, world):
         decode_threads=args.decode_threads or ready.cores.threads, decode_initializer=ready.decode_initializer,
         comm_threads=max(1, min(world.allgather(len(ready.cores.communication)))),
         comm_initializers=ready.comm_initializers, max_bad_records=args.max_bad_records,
-        bucket_bytes=int(args.bucket_mib * 2**20), reproducible=args.reproducible,
+        check_every=args.check_every, bucket_bytes=int(args.bucket_mib * 2**20), reproducible=args.reproducible,
         compress=args.compress == "bf16")  # fmt: skip
 
 
@@ -202,7 +204,7 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes):
 def check_flags(args):
     """Raise InputError for values that make no sense, alone or together."""
     expect_at_least(args, 1, "iterations", "decode_threads")
-    expect_at_least(args, 0, "seed", "max_bad_records")
+    expect_at_least(args, 0, "seed", "max_bad_records", "check_every")
     if args.dtype == "float64" and args.kernels == "fast":
         raise InputError(
             "--dtype: found float64, expected float32 with the fast kernels; float64 needs --kernels numpy"
