@@ -1,16 +1,12 @@
 """Deploy nets: written by bin/export, loaded by OpenCV, with our own scores."""
 
-import io
-import tarfile
-
 import cv2
 import numpy as np
 import pytest
 from commands import call
 from google.protobuf import text_format
 from PIL import Image
-from shared import shared
-from trained import PUBLISHED, photographs, run_of, trained
+from trained import PUBLISHED, photographs, real_photographs, run_of, trained
 
 from kernels import naive
 from nptrain.caffe.caffe_pb2 import NetParameter
@@ -70,13 +66,7 @@ def test_opencv_gives_our_scores(tmp_path, changes):
 
 
 def test_opencv_gives_our_scores_of_photographs(tmp_path):
-    pixels = []
-    with tarfile.open(shared("data/imagenet_samples.tar")) as archive:
-        names = sorted(name for name in archive.getnames() if name.endswith(".JPEG"))
-        for name in names[:: len(names) // 3][:3]:
-            with Image.open(io.BytesIO(archive.extractfile(name).read())) as photograph:
-                pixels.append(PUBLISHED.test_transform()(photograph.convert("RGB")))
-    check(tmp_path, override(PUBLISHED, ["classes=10"]), np.stack(pixels))
+    check(tmp_path, override(PUBLISHED, ["classes=10"]), real_photographs())
 
 
 def test_opencv_s_own_preprocessing(tmp_path):

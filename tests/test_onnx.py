@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from commands import call
 from PIL import Image
-from trained import PUBLISHED, photographs, run_of, trained
+from trained import PUBLISHED, photographs, real_photographs, run_of, trained
 
 from nptrain.network.inference import Inference
 from nptrain.recipes.recipe import override
@@ -40,7 +40,14 @@ def close(found, expected):
 @pytest.mark.parametrize("changes", CASES, ids=" ".join)
 def test_onnx_runtime_gives_our_scores(tmp_path, changes):
     recipe = override(PUBLISHED, ["classes=7", *changes])
-    pixels = photographs(recipe.crop_size, 3)
+    check(tmp_path, recipe, photographs(recipe.crop_size, 3))
+
+
+def test_onnx_runtime_gives_our_scores_of_photographs(tmp_path):
+    check(tmp_path, override(PUBLISHED, ["classes=7"]), real_photographs())
+
+
+def check(tmp_path, recipe, pixels):
     network = trained(recipe, pixels)
     expected = ours(recipe, network, pixels)
     weights, plain, whole = run_of(tmp_path / "run", recipe, network), tmp_path / "p.onnx", tmp_path / "w.onnx"

@@ -10,7 +10,7 @@ import safetensors.numpy
 from commands import call
 from PIL import Image
 from safetensors import safe_open
-from trained import PUBLISHED, photographs, run_of, trained
+from trained import PUBLISHED, photographs, real_photographs, run_of, trained
 
 from kernels import naive
 from nptrain.caffe.model import layers_of, read_caffemodel
@@ -32,10 +32,10 @@ CASES = [
 ]
 
 
-def exported(folder, changes, names=NAMES):
+def exported(folder, changes, names=NAMES, pixels=None):
     """(recipe, network, pixels, its .safetensors)."""
     recipe = override(PUBLISHED, ["classes=5", "test_resize=64", *changes])
-    pixels = photographs(recipe.crop_size, 3)
+    pixels = photographs(recipe.crop_size, 3) if pixels is None else pixels
     network = trained(recipe, pixels)
     weights, path = run_of(folder / "run", recipe, network, names), folder / "net.safetensors"
     call("export", "--weights", weights, "--safetensors", path)
@@ -85,6 +85,15 @@ def test_there_and_back_and_pytorch_gives_our_scores(tmp_path, changes):
     x = (pixels - np.float32(recipe.mean_bgr)[:, None, None]) * np.float32(recipe.scale)
     with torch.inference_mode():
         assert same(found(torch.from_numpy(x[:, ::-1].copy())).numpy(), ours)
+
+
+def test_pytorch_gives_our_scores_of_photographs(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    recipe, network, pixels, path = exported(tmp_path, ["test_resize=256"], pixels=real_photographs())
+    x = (pixels - np.float32(recipe.mean_bgr)[:, None, None]) * np.float32(recipe.scale)
+    with torch.inference_mode():
+        found = program(path).load(path)[0](torch.from_numpy(x[:, ::-1].copy())).numpy()
+    assert same(found, Inference(network)(network.pack_images(pixels, recipe.mean_bgr, recipe.scale)))
 
 
 def test_the_library_reads_what_was_written(tmp_path):
@@ -174,6 +183,12 @@ def test_what_is_not_torchvision_s_is_said(tmp_path):
     target.write_bytes(b"")
     _, errors = call("convert", path, target, status=2)
     assert errors == f"convert: {target}: exists already: remove it or choose another name\n"
+
+
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path):
+    text = json.dumps({"x": entry()}).encode().ljust(0x80)
+    (tmp_path / "f").write_bytes(as_file(text, bytes(8)))
+    assert read_safetensors(tmp_path / "f")[0]["x"].tolist() == [0, 0]
 
 
 def as_file(header, numbers=b""):

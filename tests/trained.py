@@ -1,9 +1,13 @@
 """Networks whose scores differ as those of trained ones do, and runs that have made them."""
 
+import io
 import json
+import tarfile
 
 import numpy as np
 from images import image
+from PIL import Image
+from shared import shared
 from weights import write_layers
 
 from kernels import fast
@@ -19,6 +23,17 @@ PUBLISHED = get_recipe("resnet50-448nodes")
 def photographs(size, count):
     """Smooth synthetic ones, uint8 (N, 3, size, size), BGR."""
     return np.stack([center_crop(image(seed, size + 9, size + 4), size) for seed in range(count)])
+
+
+def real_photographs():
+    """Three of ImageNet's, of 224; skips the calling test where they are not."""
+    pixels = []
+    with tarfile.open(shared("data/imagenet_samples.tar")) as archive:
+        names = sorted(name for name in archive.getnames() if name.endswith(".JPEG"))
+        for name in names[:: len(names) // 3][:3]:
+            with Image.open(io.BytesIO(archive.extractfile(name).read())) as photograph:
+                pixels.append(PUBLISHED.test_transform()(photograph.convert("RGB")))
+    return np.stack(pixels)
 
 
 def trained(recipe, pixels):

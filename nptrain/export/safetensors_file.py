@@ -63,14 +63,14 @@ def read_safetensors(path):
 
 def _header(path, content):
     """(the header of a file, the bytes after it)."""
-    if bytes(content[:4]).startswith(PICKLES):
-        raise InputError(
-            f"{path}: found a pickle of PyTorch, which is never loaded, as it may run any code; in Python: from "
-            f"safetensors.torch import save_file; save_file(torch.load({str(path)!r}, weights_only=True), "
-            "'model.safetensors')"
-        )
     size = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else -1
     if not 0 < size <= min(len(content) - 8, MAX_HEADER):
+        if bytes(content[:4]).startswith(PICKLES):
+            raise InputError(
+                f"{path}: found a pickle of PyTorch, which is never loaded, as it may run any code; in Python: from "
+                f"safetensors.torch import save_file; save_file(torch.load({str(path)!r}, weights_only=True), "
+                "'model.safetensors')"
+            )
         raise InputError(f"{path}: not a safetensors file, or cut off")
     try:
         header = json.loads(bytes(content[8 : 8 + size]))
