@@ -1,8 +1,8 @@
 """The names of the classes that weights were trained on."""
 
-import json
 from pathlib import Path
 
+from bin.common.run_data import description_of
 from nptrain.data.classes import read_classes
 from nptrain.errors import InputError
 from nptrain.run.run_folder import RunFolder
@@ -14,13 +14,8 @@ def names_of(weights, classes):
     """The names of the `classes` of a file of weights: those of its run's run.json, else those of a classes.txt beside
     the file; None if there are none. Raises InputError if they are not as many.
     """
-    description = RunFolder(Path(weights).parent.parent).description
-    where, names = description, None
-    if description.is_file():
-        try:
-            names = json.loads(description.read_bytes()).get("classes")
-        except (ValueError, AttributeError):
-            raise InputError(f"{description}: not the description of a run") from None
+    folder = Path(weights).parent.parent
+    where, names = RunFolder(folder).description, description_of(folder).get("classes")
     if not names:
         where, names = Path(weights).parent / "classes.txt", read_classes(weights)
     if names and len(names) != classes:
