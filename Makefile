@@ -19,7 +19,7 @@ help: ## what can be made
 
 setup: $(READY) ## the environment: .venv with the pinned packages and an MPI
 
-$(READY): requirements.txt requirements-$(MPI).txt requirements-dev.txt mpi/mpirun
+$(READY): requirements.txt requirements-$(MPI).txt requirements-export.txt requirements-dev.txt mpi/mpirun
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, $(PYTHON) is %s" % sys.version.split()[0])'
 	@rm -f $(READY)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -45,6 +45,7 @@ with instrumented:
     from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
     from nptrain.data.sources import Tar
     from nptrain.errors import InputError
+    from nptrain.export.safetensors_file import read_safetensors, write_safetensors
     from nptrain.inspect.summary import summary
     from nptrain.inspect.summary_text import summary_text
 
@@ -94,7 +95,7 @@ def inspect(path):
 
 
 TARGETS = {"caffemodel": read_model, "solverstate": read_solverstate, "datum": read_datum, "lmdb": read_lmdb,
-           "prototxt": inspect, "inspect": inspect, "tar": read_tar}  # fmt: skip
+           "prototxt": inspect, "inspect": inspect, "tar": read_tar, "safetensors": read_safetensors}  # fmt: skip
 
 
 def check(target, data, folder):
@@ -140,6 +141,9 @@ def seeds(target, folder):
         return made
     if target == "tar":
         return [tar(path, mode, form) for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT) for mode in ("w", "w:gz")]
+    if target == "safetensors":
+        write_safetensors(path, {"a": x.reshape(3, 4), "b": x[:1]}, {"depth": "18"})
+        return [path.read_bytes()]
     if target == "prototxt":
         return [text.encode() for text in TEXTS]
     if target == "inspect":

@@ -7,7 +7,13 @@ import pytest
 from commands import call
 from PIL import Image
 
-from nptrain.report.curves_plot import read, smoothed
+from nptrain.errors import InputError
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.recipe import override, to_dict
+from nptrain.report.curves_plot import smoothed
+from nptrain.report.history import best_test, expect_epochs, read
+
+NO_EPOCHS = "--epochs: whole: its run.json or its training data cannot be read: leave the flag out"
 
 
 def make_run(folder, tail="", loss=1):
@@ -22,19 +28,35 @@ def make_run(folder, tail="", loss=1):
 
 
 def test_iterations_count_on_through_the_phases(tmp_path):
-    losses, tests = read(make_run(tmp_path, tail='{"phase": "2", "itera'))
-    assert losses[:, 0].tolist() == list(range(1, 35))
-    assert losses[29:31, 1].tolist() == [1 / 30, 1]
-    assert tests.tolist() == [[30, 0.5], [34, 0.75]]
+    first, second = read(make_run(tmp_path, tail='{"phase": "2", "itera'))
+    assert first.x(first.iterations, False).tolist() == list(range(1, 31))
+    assert second.x(second.iterations, False).tolist() == [31, 32, 33, 34]
+    assert (first.iterations[-1, 1], second.iterations[0, 1]) == (1 / 30, 1)
+    assert np.hstack([first.x(first.tests, False), second.x(second.tests, False)]).tolist() == [30, 34]
+    assert (first.tests[0, 2], second.tests[0, 2]) == (0.5, 0.75)
+    assert best_test([first, second])[1][2] == 0.75
+    with pytest.raises(InputError, match="--epochs: x: its run"):
+        expect_epochs("x", [first])
+
+
+def test_a_phase_begins_where_its_weights_come_from(tmp_path):
+    recipe = override(get_recipe("digits"), ["1.max_iter=30", "2.max_iter=4", "2.starts_from=20", "2.batch_size=8"])
+    (make_run(tmp_path) / "run.json").write_text(json.dumps({"recipe": to_dict(recipe)}))
+    first, second = read(tmp_path, records=64)
+    assert (second.begin, second.name) == (20, "2")
+    assert second.x(second.iterations, False).tolist() == [21, 22, 23, 24]
+    assert first.x(first.iterations[-1:], True).tolist() == [15]  # 30 steps of 2 workers of 16 images, of 64
+    assert second.x(second.iterations, True).tolist() == [10.25, 10.5, 10.75, 11]
+    call("curves", tmp_path, "--out", tmp_path / "c.png")
 
 
 def test_a_test_without_a_result_is_a_gap(tmp_path):
     nothing = {"phase": "1", "iteration": 0, "test_loss": None, "top1": None, "top5": None, "why": "x"}
     run = make_run(tmp_path)
     (run / "metrics.jsonl").write_text(json.dumps(nothing) + "\n" + (run / "metrics.jsonl").read_text())
-    _, tests = read(run)
-    assert np.isnan(tests[0, 1])
-    assert tests[1:].tolist() == [[30, 0.5], [34, 0.75]]
+    first, _ = read(run)
+    assert np.isnan(first.tests[0, 2])
+    assert first.tests[1:, [0, 2]].tolist() == [[30, 0.5]]
     call("curves", run, "--out", tmp_path / "gap.png")
 
 
@@ -60,6 +82,7 @@ def test_the_picture(tmp_path):
         (["whole", "--out", "x.txt"], "--out: found x.txt, expected a name that ends in .png, .svg or .pdf"),
         (["whole", "--out", "no/x.png"], "--out: found no/x.png, expected a folder that exists"),
         (["whole", "--out", "folder.png"], "--out: folder.png: Is a directory"),
+        (["whole", "--epochs"], NO_EPOCHS),
         (["whole", "--smooth", "0"], "--smooth: found 0, expected 1 or more"),
     ],
 )

@@ -203,6 +203,8 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
     if page.name == "caffe.md":
         make_deploy_files()
         pytest.importorskip("cv2")
+    if page.name == "export.md":
+        make_onnx_file()
     names = {"__name__": page.name}
     with as_before():
         numba.set_num_threads(1)  # on small images several threads wait for each other most of the time
@@ -212,12 +214,23 @@ def test_python_examples_run(page, tmp_path, monkeypatch):
 
 def make_deploy_files():
     """What docs/caffe.md writes by bin/export, of a smaller network, and a photograph."""
+    export_small("photo.jpg", "--prototxt", "deploy.prototxt", "--model", "deploy.caffemodel")
+
+
+def make_onnx_file():
+    """The same for docs/export.md."""
+    Path("classes.txt").write_text("ant\nbee\ncat\ndog\nemu\n")
+    export_small("cat.jpg", "--onnx", "photos.onnx", "--with-preprocessing")
+
+
+def export_small(photograph, *flags):
+    """Export a small network's weights, and make a photograph."""
     network = ResNet(naive, classes=5, architecture=Architecture(18))
     network.arena.initialise(seed=0)
     write_layers("weights.caffemodel", "ResNet", network.arena.export())
-    export.main(["--weights", "weights.caffemodel", "--recipe", "resnet50-448nodes", "--set", "depth=18",
-                 "--prototxt", "deploy.prototxt", "--model", "deploy.caffemodel"], Solo())  # fmt: skip
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)).save("photo.jpg")
+    export.main(["--weights", "weights.caffemodel", "--recipe", "resnet50-448nodes", "--set", "depth=18", *flags],
+                Solo())  # fmt: skip
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)).save(photograph)
 
 
 def test_exports_are_lazy_and_are_no_modules():

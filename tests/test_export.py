@@ -1,62 +1,24 @@
 """Deploy nets: written by bin/export, loaded by OpenCV, with our own scores."""
 
-import io
-import json
-import tarfile
-
 import cv2
 import numpy as np
 import pytest
 from commands import call
 from google.protobuf import text_format
-from images import image
 from PIL import Image
-from shared import shared
-from weights import write_layers
+from trained import PUBLISHED, photographs, real_photographs, run_of, trained
 
-from kernels import fast, naive
+from kernels import naive
 from nptrain.caffe.caffe_pb2 import NetParameter
 from nptrain.caffe.model import read_caffemodel
-from nptrain.data.augment import center_crop
 from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
-from nptrain.recipes.published import get_recipe
-from nptrain.recipes.recipe import override, to_dict
-
-PUBLISHED = get_recipe("resnet50-448nodes")
-
-
-def photographs(size, count):
-    """Smooth synthetic ones, uint8 (N, 3, size, size), BGR."""
-    return np.stack([center_crop(image(seed, size + 9, size + 4), size) for seed in range(count)])
-
-
-def trained(recipe, pixels):
-    """A network with random weights and the running statistics of three batches, whose factor is not 1. Its scores
-    differ as much as those of a trained one.
-    """
-    network = ResNet.of(recipe, fast)
-    network.arena.initialise(seed=1)
-    rng = np.random.default_rng(2)
-    for parameter in network.arena.parameters:
-        if parameter.kind == "Scale":
-            parameter.w[...] += fast.pack_vector(rng.uniform(0.1, 0.4, parameter.blob.shape).astype(np.float32))
-    for shift in (0, 40, 90):
-        network.arena.batch_statistics[...] = 0
-        other = np.clip(pixels.astype(int) + shift - 40, 0, 255).astype(np.uint8)
-        network.forward(network.pack_images(other, recipe.mean_bgr, recipe.scale), np.zeros(len(pixels), np.int64))
-        network.arena.blend_statistics(recipe.moving_average_fraction, 1, 1)
-    scores = Inference(network)(network.pack_images(pixels, recipe.mean_bgr, recipe.scale))
-    network.weights.w[...] *= 2 / scores.std()
-    return network
+from nptrain.recipes.recipe import override
 
 
 def exported(tmp_path, recipe, network, *flags):
     """The files that bin/export writes of a network's weights in a run's folder: (deploy net, weights)."""
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"recipe": to_dict(recipe)}))
-    weights = tmp_path / "run" / "checkpoints" / "w.caffemodel"
-    write_layers(weights, "ResNet", network.arena.export())
+    weights = run_of(tmp_path / "run", recipe, network)
     files = tmp_path / "deploy.prototxt", tmp_path / "deploy.caffemodel"
     output, _ = call("export", "--weights", weights, "--prototxt", files[0], "--model", files[1], *flags)
     assert f"{recipe.classes} classes" in output
@@ -104,13 +66,7 @@ def test_opencv_gives_our_scores(tmp_path, changes):
 
 
 def test_opencv_gives_our_scores_of_photographs(tmp_path):
-    pixels = []
-    with tarfile.open(shared("data/imagenet_samples.tar")) as archive:
-        names = sorted(name for name in archive.getnames() if name.endswith(".JPEG"))
-        for name in names[:: len(names) // 3][:3]:
-            with Image.open(io.BytesIO(archive.extractfile(name).read())) as photograph:
-                pixels.append(PUBLISHED.test_transform()(photograph.convert("RGB")))
-    check(tmp_path, override(PUBLISHED, ["classes=10"]), np.stack(pixels))
+    check(tmp_path, override(PUBLISHED, ["classes=10"]), real_photographs())
 
 
 def test_opencv_s_own_preprocessing(tmp_path):
@@ -144,6 +100,9 @@ def test_without_weights(tmp_path):
     ("flags", "line"),
     [
         ([], "--weights: found none, nor --recipe or --solver, expected one of them"),
+        (["--recipe", "digits", "--onnx", "m"], "--onnx: found without --weights"),
+        (["--recipe", "digits", "--safetensors", "m"], "--safetensors: found without --weights"),
+        (["--recipe", "digits", "--with-preprocessing"], "--with-preprocessing: found without --onnx"),
         (["--recipe", "digits", "--model", "m"], "--model: found without --weights"),
         (["--recipe", "digits", "--batch-size", "0"], "--batch-size: found 0, expected 1 or more"),
         (["--recipe", "digits", "--solver", "s"], "--solver: found together with --recipe, expected one of them"),

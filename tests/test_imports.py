@@ -23,6 +23,7 @@ INSIDE = {
     "recipes": {"data", "network", "errors"},
     "reduction": set(),
     "caffe_net": {"caffe", "network", "recipes", "errors"},
+    "export": {"network", "errors", "files"},
     "update": {"recipes", "errors"},
     "run": {"caffe", "recipes", "errors", "files"},
     "report": {"run", "errors"},
@@ -71,7 +72,8 @@ def test_rooms(room):
         assert names & ROOMS <= ALLOWED[room], path
         assert ("mpi4py" in names) <= (room == "mpi"), path
         assert ("llvmlite" in names) <= (path.name in LLVM), path
-        assert ("torch" in names) <= (path.name == "torch_step.py"), path
+        assert ("torch" in names) <= (path.name in ("torch_step.py", "model.py")), path
+        assert ("onnx" in names) <= (path.name == "onnx_file.py"), path
         assert ("matplotlib" in names) <= (path.name.endswith("plot.py")), path
 
 

@@ -1,0 +1,37 @@
+"""The data sets and the description of a run, as far as they can still be read."""
+
+import json
+
+from nptrain.data.lmdb_dataset import LmdbDataset
+from nptrain.errors import InputError
+from nptrain.run.run_folder import RunFolder
+
+
+def description_of(folder):
+    """The content of a run's run.json; an empty dictionary without one. Raises InputError if it is damaged."""
+    path = RunFolder(folder).description
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not the description of a run")
+    return content
+
+
+def data_of(folder, flag, classes=None):
+    """The LmdbDataset that the run's `flag`, "train_data" or "val_data", names; None if it cannot be read here."""
+    arguments = description_of(folder).get("arguments")
+    path = arguments.get(flag) if isinstance(arguments, dict) else None
+    try:
+        return LmdbDataset(path, classes) if isinstance(path, str) else None
+    except InputError:
+        return None
+
+
+def training_records(folder):
+    """The number of a run's training images; None if its data cannot be read here."""
+    dataset = data_of(folder, "train_data")
+    return dataset and len(dataset)
