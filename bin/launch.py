@@ -46,8 +46,8 @@ def enter_environment(name):
 
 def run(name, main, argv=None, world=None):
     """Call main(argv, world) and return its exit status: 0; 2 for a user's mistake (one line is printed); 1 for a
-    failure (one line if it is an expected one, else the traceback); 130 when interrupted. A failure on one rank ends
-    all ranks.
+    failure (one line if it is an expected one, else the traceback); 130 when interrupted; 75 if a training shall be
+    started again. A failure on one rank ends all ranks.
 
     argv   the command's arguments (None: those of this process)
     world  `mpi.world.World`, or `nptrain.world.Solo` for one process (None: the former if `name` is one of ON_RANKS and
@@ -82,6 +82,7 @@ def ending(error):
     """
     from mpi.agree import AgreedError
     from nptrain.errors import TrainingError
+    from nptrain.run.stop import Stopped
 
     match error:
         case KeyboardInterrupt():
@@ -97,6 +98,8 @@ def ending(error):
             return error.line, error.exit_status, True
         case TrainingError():  # of a loss or gradient that is the sum over all ranks
             return str(error), error.exit_status, True
+        case Stopped():
+            return error.line, error.exit_status, False
         case MemoryError():
             return f"out of memory: {error}".removesuffix(": "), 1, False
     status = getattr(error, "exit_status", None)

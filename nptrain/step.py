@@ -73,6 +73,7 @@ class Step:
     data_wait_s   seconds that a rank waited for images, the mean of all ranks
     images_per_s  of all ranks together
     times         where this rank's time went (`StepTimer.result`)
+    stop          whether any rank wants the run to end after this step, the same on all ranks
     """
 
     loss: float
@@ -80,9 +81,11 @@ class Step:
     data_wait_s: float
     images_per_s: float
     times: dict
+    stop: bool
 
 
-def train_step(network, recipe, phase, iteration, batches, reduction=None, progress=None, data_wait_s=lambda: 0.0):
+def train_step(network, recipe, phase, iteration, batches, reduction=None, progress=None, data_wait_s=lambda: 0.0,
+               stop_wanted=bool):  # fmt: skip
     """One update of the network's weights. Returns a Step.
 
     iteration    of the phase, from 0
@@ -90,6 +93,7 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
     reduction    a Reduction for this recipe and phase; None: this process has all workers
     progress     the phase's Progress before the step; None at its first iteration
     data_wait_s  seconds that this rank has waited for images since the last call
+    stop_wanted  whether this rank wants the run to end after this step; bool() is False
 
     Raises TrainingError, before anything is updated, on a loss or a gradient that is not finite.
     """
@@ -98,12 +102,12 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
     timer, buckets = StepTimer(), Buckets(reduction.sums, reduction.reducer, reduction.bucket_bytes)
 
     def send_loss(loss):
-        values = [loss, data_wait_s() / world.size]
+        values = [loss, data_wait_s() / world.size, stop_wanted()]
         return buckets.start(8 * len(values), world.allreduce_scalars, values)
 
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is reported below
         pending = _accumulate(network, recipe, phase, batches, reduction, buckets, timer, send_loss)
-    loss, waited = pending.result()
+    loss, waited, stop = pending.result()
     loss /= count
     if not math.isfinite(loss):
         raise TrainingError(f"phase {phase.name}, iteration {iteration}: the loss is {loss}")
@@ -112,7 +116,7 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
     network.arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
     timer.mark("update")
     speed = count * recipe.batch_of(phase) / timer.total_s
-    return Step(loss, progress, waited, speed, timer.result(buckets))
+    return Step(loss, progress, waited, speed, timer.result(buckets), stop > 0)
 
 
 def _accumulate(network, recipe, phase, batches, reduction, buckets, timer, send_loss):

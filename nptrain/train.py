@@ -49,7 +49,13 @@ class Options:
 
 @dataclass
 class Trainer:
-    """One run of a recipe on this rank. `folder` is that of the checkpoints; without `val_data` there are no tests."""
+    """One run of a recipe on this rank.
+
+    folder       of the checkpoints
+    val_data     None: there are no tests
+    stop_wanted  whether this rank wants the run to end after the running iteration
+    stopped      set if the run has ended because a rank wanted it, with a checkpoint, before all phases were done
+    """
 
     recipe: Recipe
     network: ResNet
@@ -60,6 +66,8 @@ class Trainer:
     log: Log
     seed: int
     options: Options = Options()
+    stop_wanted: Callable[[], bool] = bool  # bool() is False
+    stopped: bool = False
 
     def run(self, phases, iterations=None, resume_from=None):
         """Train the named phases in order, each up to iteration `iterations` at most. Returns the last Checkpoint.
@@ -80,9 +88,11 @@ class Trainer:
             elif name != phases[0] or resume_from:
                 self._start_from_phase_before(phase)
             self.log.begin(phase, start, stop)
-            self._phase(phase, start, stop, progress)
-            self.log.end()
-        return checkpoint.Checkpoint(self.folder, phase.name, max(start, stop), prefix=phase.snapshot_prefix)
+            last = self._phase(phase, start, stop, progress)
+            self.log.end(last)
+            if self.stopped:
+                break
+        return checkpoint.Checkpoint(self.folder, phase.name, last, prefix=phase.snapshot_prefix)
 
     def _start_from_phase_before(self, phase):
         """Load the weights (not the momentum) of the phase before, at the iteration that the recipe names."""
@@ -99,7 +109,8 @@ class Trainer:
             self.world.bcast_array(array)
 
     def _phase(self, phase, start, stop, progress):
-        recipe, options = self.recipe, self.options
+        """Train a phase from iteration `start` to `stop`. Returns the iteration at which it ended."""
+        recipe, options, done = self.recipe, self.options, start
         if self._test_is_due(phase, start, stop):  # also after a resume: a checkpoint is saved before the test
             self._test(phase, start)
         with self._loader(phase, start, stop) as loader, self._reducer() as reducer:
@@ -113,15 +124,20 @@ class Trainer:
                 rate = learning_rate(phase, iteration, progress.current_step)
                 self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
                                    smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
-                if done == stop or any(every and done % every == 0 for every in (phase.snapshot, options.check_every)):
+                save = step.stop or self._save_is_due(phase, done, stop)
+                if save or done == stop or (options.check_every and done % options.check_every == 0):
                     self._expect_finite(phase, done)
                     expect_same_state(self.network.arena, phase, done, self.world)
-                if (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0):
+                if save:
                     self._save(phase, done, progress)
                     reduction.sums.forget()  # as in a run that resumes here
+                if step.stop:  # a test that is due comes when the run goes on
+                    self.stopped = True
+                    break
                 if self._test_is_due(phase, done, stop):
                     self._test(phase, done)
         self._log_bad_records(loader.bad_records)
+        return done
 
     def _loader(self, phase, start, stop):
         recipe, options = self.recipe, self.options
@@ -140,7 +156,7 @@ class Trainer:
     def _step(self, phase, iteration, batches, reduction, progress, loader):
         try:
             return train_step(self.network, self.recipe, phase, iteration, batches, reduction, progress,
-                              loader.take_wait_s)  # fmt: skip
+                              loader.take_wait_s, self.stop_wanted)  # fmt: skip
         except TrainingError as error:
             raise TrainingError(f"{error}; {self._last_checkpoint()}") from None
 
@@ -169,6 +185,9 @@ class Trainer:
         lines = sorted({line for records in self.world.allgather(bad_records) for line in records.values()})
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")
+
+    def _save_is_due(self, phase, done, stop):
+        return (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0)
 
     def _save(self, phase, iteration, progress):
         if self.world.rank == 0:

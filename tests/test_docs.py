@@ -99,8 +99,8 @@ def command_lines(page):
     for block in blocks(page, "", "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True) if "bin/" in line else []
-            if ">" in words:
-                words = words[: words.index(">")]
+            for mark in {">", "&"} & {*words}:
+                words = words[: words.index(mark)]
             place = next((at for at, word in enumerate(words) if Path(word).name in COMMANDS and "bin/" in word), None)
             if place is not None:
                 yield Path(words[place]).name, words[place + 1 :]

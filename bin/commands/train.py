@@ -9,11 +9,12 @@ from itertools import groupby
 
 import numpy as np
 
-from bin.common.agreement import agree_on_files, agreed_arguments
+from bin.common.agreement import agree_on_files, agreed_arguments, data_facts
 from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
 from bin.common.caffe_files import SolverFiles, add_caffe_arguments, check_caffe_flags, prepare_snapshots, printed
+from bin.common.ending import end_early, holding, seconds
 from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.start import load_start
+from bin.common.start import load_start, run_arguments
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
@@ -25,6 +26,7 @@ from nptrain.report.hosts import host_table
 from nptrain.run.caffe_log import CaffeLog, open_log
 from nptrain.run.log import Log
 from nptrain.run.run_folder import RunFolder
+from nptrain.run.stop import Stop
 from nptrain.step import BUCKET_BYTES, worker_range
 from nptrain.train import Options, Trainer
 
@@ -49,8 +51,11 @@ def parser():
     run.add_argument("--phase", metavar="NAMES", help="phases to run, e.g. 1 or 1,2 (all)")
     run.add_argument("--weights", "-weights", metavar="FILE",
                      help="start from the weights of a .caffemodel, or of A,B: of both")  # fmt: skip
-    run.add_argument("--resume", action="store_true", help="continue from the run's newest checkpoint")
+    run.add_argument("--resume", metavar="RUN", nargs="?", default=False, const=True,
+                     help="continue a run, with its flags; without RUN, that of --run-dir")  # fmt: skip
     run.add_argument("--iterations", metavar="N", type=int, help="end each phase at iteration N, at unchanged rates")
+    run.add_argument("--time-limit", metavar="H:MM:SS", type=seconds,
+                     help="save and end after this time, or so many seconds, with exit status 75")  # fmt: skip
     run.add_argument("--seed", metavar="N", type=int,
                      help="seed of weights, order and augmentation (0, or the solver's random_seed)")  # fmt: skip
     add_caffe_arguments(p)
@@ -82,6 +87,7 @@ def add_step_arguments(step):
 
 def main(argv, world):
     args = agreed_arguments(parser(), argv, world)
+    args = run_arguments(parser(), argv, args, world)
     if args.list_recipes:
         recipes = {photos.NAME: photos.DESCRIPTION, **{name: r.description for name, r in RECIPES.items()}}
         for name, description in recipes.items() if world.rank == 0 else ():
@@ -95,7 +101,9 @@ def main(argv, world):
         if args.print_solver or args.print_net:
             text = printed(args, recipe, files)
     if text is None:
-        train(args, world, recipe, files)
+        folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
+        with Stop(args.time_limit, world.rank).catching() as stop, holding(folder, args.resume, world):
+            train(args, world, recipe, files, folder, stop)
     elif world.rank == 0:
         print(text, end="")
 
@@ -133,8 +141,8 @@ def expect_data(args):
         raise InputError("--train-data: found none, expected the folder of an LMDB")
 
 
-def train(args, world, recipe, files):
-    """Train `recipe`; `files` are the SolverFiles that it comes from, or None."""
+def train(args, world, recipe, files, folder, stop):
+    """Train `recipe` in a RunFolder; `files` are the SolverFiles that it comes from, or None. `stop` is a Stop."""
     with raise_together(world, InputError):
         phases = [recipe.phase(name).name for name in args.phase.split(",")] if args.phase else None
         if files:
@@ -150,15 +158,19 @@ def train(args, world, recipe, files):
     ready = kernels_and_cores(args, world, recipe, args.comm_threads)
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
-    folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
     workers = worker_range(recipe.workers, world.rank, world.size)
     hosts = world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
-    resumed, log = begin_run(args, world, recipe, phases, folder, network, hosts, notes)
+    data = {"train_data": train_data, **({"val_data": val_data} if val_data else {})}
+    resumed, log = begin_run(args, world, recipe, phases, folder, network, hosts, notes, data)
     for line in beginning(recipe, train_data, val_data, hosts, resumed):
         log.say(line)
     options = options_of(args, ready, world)
-    trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options)
+    trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options,
+                      stop.wanted)  # fmt: skip
     last = trainer.run(phases, args.iterations, resumed)
+    if trainer.stopped:
+        log.close()
+        end_early(stop, last, folder.path, world)
     weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
     log.say(f"done: {weights}, metrics in {folder.metrics}")
     log.close()
@@ -185,16 +197,17 @@ def beginning(recipe, train_data, val_data, hosts, resumed):
         yield f"resumes at phase {resumed.phase}, iteration {resumed.iteration}"
 
 
-def begin_run(args, world, recipe, phases, folder, network, hosts, notes):
-    """On rank 0, make or open the run's folder and load the weights to start from. Returns (the Checkpoint that the run
-    continues from, or None; the Log) on all ranks.
+def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
+    """On rank 0, describe the run in its folder and load the weights to start from. Returns (the Checkpoint that the
+    run continues from, or None; the Log) on all ranks. `data` is {name of the argument: LmdbDataset}.
     """
     resumed, log = None, Log(None)
     with raise_together(world, InputError):
         if world.rank == 0:
-            resumed, lines = load_start(args, recipe, phases, folder, network.arena)
+            facts = {flag: data_facts(dataset) for flag, dataset in data.items()}
+            resumed, lines = load_start(args, recipe, phases, folder, network.arena, facts)
             stream = args.caffe_log and open_log(args.caffe_log, args.resume)
-            folder.describe(recipe, hosts, vars(args), world.library)
+            folder.describe(recipe, hosts, vars(args), world.library, facts)
             log = Log(folder.path, caffe=CaffeLog(stream, f"ResNet-{recipe.depth}") if stream else None)
             for line in [*notes, *lines]:
                 log.say(line)

@@ -40,7 +40,7 @@ def agree_on_files(world, **files):
 
     files  {name of the flag: bytes, LmdbDataset or None}
 
-    To be fast, it compares only samples of a data set: the number of records, SAMPLES keys, the first and last image.
+    Of a data set it compares `data_facts`.
     """
     facts = {}
     for name, content in files.items():
@@ -48,14 +48,20 @@ def agree_on_files(world, **files):
         if isinstance(content, bytes):
             facts[f"the content of {flag}"] = _digest(content)
         elif content is not None:
-            last = len(content) - 1
-            facts[f"the number of records in {flag}"] = last + 1
-            for place, index in (("first", 0), ("last", last)):
-                facts[f"the {place} key in {flag}"] = content.key(index).decode(errors="backslashreplace")
-                facts[f"the {place} image in {flag}"] = _image(content, index)
-            keys = b"\n".join(content.key(index) for index in range(0, last, 1 + last // SAMPLES))
-            facts[f"the list of keys in {flag}"] = _digest(keys)
+            facts |= {f"the {what} in {flag}": value for what, value in data_facts(content).items()}
     expect_same(world, facts, InputError)
+
+
+def data_facts(dataset):
+    """{what: value} of a data set, with values for JSON. To be fast, these are samples: the number of records, SAMPLES
+    keys, the first and the last image.
+    """
+    last, facts = len(dataset) - 1, {"number of records": len(dataset)}
+    for place, index in (("first", 0), ("last", last)):
+        facts[f"{place} key"] = dataset.key(index).decode(errors="backslashreplace")
+        facts[f"{place} image"] = _image(dataset, index)
+    keys = b"\n".join(dataset.key(index) for index in range(0, last, 1 + last // SAMPLES))
+    return {**facts, "list of keys": _digest(keys)}
 
 
 def _text(value):

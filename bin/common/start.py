@@ -3,6 +3,7 @@
 import os
 
 from bin.common.weights import skipped_layers
+from mpi.agree import raise_together
 from nptrain.errors import InputError, within
 from nptrain.run.checkpoint import (
     Checkpoint,
@@ -14,19 +15,41 @@ from nptrain.run.checkpoint import (
     progress_of,
 )
 from nptrain.run.metrics import forget_after
+from nptrain.run.run_folder import RunFolder
 
+OF_A_START = ("resume", "run_dir", "time_limit")  # arguments that are not the run's
 # flags that change results, apart from those of the recipe
 CHANGE_BITS = ("kernels", "dtype", "winograd", "reproducible", "compress")
 
 
-def load_start(args, recipe, phases, folder, arena):
+def run_arguments(parser, argv, args, world):
+    """With --resume RUN, the arguments of that run, and those that are given now in their place; otherwise `args`,
+    which the parser found in `argv`. Raises AgreedError if there is no such run. All ranks call it.
+    """
+    if not isinstance(args.resume, str):
+        return args
+    before = {}
+    with raise_together(world, InputError):
+        if args.run_dir:
+            raise InputError("--run-dir: found together with --resume RUN, expected one of them")
+        if world.rank == 0:
+            before = RunFolder(args.resume).arguments()
+    kept = {name: value for name, value in world.bcast(before).items() if name in vars(args) and name not in OF_A_START}
+    parser.set_defaults(**kept)
+    again = parser.parse_silently(argv)
+    again.run_dir, again.resume = args.resume, True
+    return again
+
+
+def load_start(args, recipe, phases, folder, arena, data):
     """Fill the arena with what the run in `folder`, a RunFolder, starts from. Returns (the Checkpoint that the run
-    continues from, or None; lines for the log). Raises InputError before anything is changed.
+    continues from, or None; lines for the log). Raises InputError before anything is changed. `data` describes the data
+    sets (`RunFolder.describe`).
     """
     if not args.resume:
         folder.expect_new()
         return _load_first(args, recipe, recipe.phase(phases[0]), folder, arena)
-    arguments = folder.expect_same(recipe, args.seed)
+    arguments = folder.expect_same(recipe, args.seed, data)
     args.weights, args.snapshot = arguments.get("weights"), arguments.get("snapshot")
     lines = [f"--{flag}: {new} from here on; the run had {arguments[flag]}"
              for flag, new in vars(args).items()

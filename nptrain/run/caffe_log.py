@@ -42,9 +42,9 @@ class CaffeLog:
         self._write("solver.cpp", f"Snapshotting to binary proto file {checkpoint.model}")
         self._write("sgd_solver.cpp", f"Snapshotting solver state to binary proto file {checkpoint.state}")
 
-    def end(self, phase, stop):
-        """The phase has ended at iteration `stop`."""
-        self._write("solver.cpp", f"Optimization {'Done' if stop >= phase.max_iter else 'stopped early'}.")
+    def end(self, phase, iteration):
+        """The phase has ended at an iteration."""
+        self._write("solver.cpp", f"Optimization {'Done' if iteration >= phase.max_iter else 'stopped early'}.")
 
     def close(self):
         if self.stream is not sys.stderr:

@@ -25,10 +25,10 @@ class Log:
         if self.caffe:
             self.caffe.begin(phase)
 
-    def end(self):
-        """The phase has ended."""
+    def end(self, iteration):
+        """The phase has ended at an iteration."""
         if self.caffe:
-            self.caffe.end(self.phase, self.stop)
+            self.caffe.end(self.phase, iteration)
 
     def iteration(self, iteration, lr, loss, images_per_s, data_wait_s, smoothed_loss, **times):
         """Log an iteration: `loss` is the mean over all workers, `times` are rank 0's. People see the smoothed loss,

@@ -3,12 +3,12 @@
 import json
 import platform
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from nptrain.errors import InputError
-from nptrain.files import atomic_write
+from nptrain.files import atomic_write, writing
 from nptrain.recipes.recipe import from_dict, to_dict
 
 PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
@@ -23,34 +23,64 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.description = self.path / "run.json"
 
+    @property
+    def begun(self):
+        """Whether a run in the folder has finished an iteration or a test."""
+        return self.metrics.exists() and self.metrics.stat().st_size > 0
+
     def expect_new(self):
-        """Raise InputError if the folder contains a run already."""
-        if self.description.exists() or self.metrics.exists():
+        """Raise InputError if the folder contains a run already; one that was never begun may be replaced."""
+        if self.begun or (self.description.exists() and any(self.checkpoints.glob("*.json"))):
             raise InputError(
                 f"--run-dir: {self.path} contains a run already; continue it with --resume or choose another"
             )
 
-    def expect_same(self, recipe, seed):
-        """Raise InputError unless the folder contains a run of this recipe and seed, to be resumed. Returns the
-        arguments with which it began.
-        """
+    def arguments(self):
+        """The arguments of the run in the folder. Raises InputError if there is none."""
+        return self._read()["arguments"]
+
+    def _read(self):
         if not self.description.exists():
             raise InputError(f"--resume: {self.description} does not exist, expected a run to continue")
         with _expect_description(self.description):
             before = json.loads(self.description.read_bytes())
-            old, old_seed = to_dict(from_dict(before["recipe"])), before["arguments"]["seed"]
+            return {"data": {}, **before, "recipe": from_dict(before["recipe"]),
+                    "arguments": {**before["arguments"], "seed": int(before["arguments"]["seed"])}}  # fmt: skip
+
+    def expect_same(self, recipe, seed, data):
+        """Raise InputError unless the folder contains a run of this recipe, seed and data, to be resumed. Returns the
+        arguments with which it began. `data` is as in `describe`; data sets that the run did not have are not compared.
+        """
+        before = self._read()
+        old, old_seed = to_dict(before["recipe"]), before["arguments"]["seed"]
+        for flag, facts in data.items():
+            was = before["data"].get(flag, facts)
+            for name, found in facts.items():
+                if was.get(name, found) != found:
+                    raise InputError(f"--{flag.replace('_', '-')}: the {name}: found {found}, expected {was[name]}, as "
+                                     f"in the run in {self.path}")  # fmt: skip
         if seed != old_seed:
             raise InputError(f"--seed: found {seed}, expected {old_seed}, as in the run in {self.path}")
         for field, (was, is_now) in _differences(old, to_dict(recipe)):
             raise InputError(f"{field}: found {is_now!r}, expected {was!r}, as in the run in {self.path}")
         return before["arguments"]
 
-    def describe(self, recipe, hosts, arguments, library):
-        """Write run.json."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        entry = {"recipe": to_dict(recipe), "arguments": arguments, "versions": versions(library), "hosts": hosts}
-        with atomic_write(self.description) as file:
+    def describe(self, recipe, hosts, arguments, library, data):
+        """Write run.json. `data` is {name of the argument: {fact: value}} of the data sets."""
+        entry = {"recipe": to_dict(recipe), "arguments": arguments, "versions": versions(library), "hosts": hosts,
+                 "data": data}  # fmt: skip
+        with writing(self.checkpoints):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        with writing(self.description), atomic_write(self.description) as file:
             file.write(json.dumps(entry, indent=2).encode() + b"\n")
+
+    def discard_unused(self):
+        """Remove the files of a run that was never begun, and their folder if it is empty then."""
+        with suppress(OSError):
+            if not self.begun:
+                self.description.unlink(missing_ok=True)
+                self.metrics.unlink(missing_ok=True)
+                self.checkpoints.rmdir()
 
 
 def recipe_of(path):

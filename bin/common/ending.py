@@ -1,0 +1,50 @@
+"""How a training holds its folder, and ends before its end: the time that it has, how it can go on."""
+
+import argparse
+import re
+import shlex
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bin.common.prepare import tell
+from mpi.agree import AgreedError, raise_together
+from nptrain.errors import InputError
+from nptrain.run.lock import locked
+
+
+def seconds(text):
+    """The argument of --time-limit: seconds, or H:MM:SS, or M:SS."""
+    if not re.fullmatch(r"\d{1,9}|(\d{1,5}:)?[0-5]?\d:[0-5]\d", text):
+        raise argparse.ArgumentTypeError(f"found {text}, expected seconds or H:MM:SS")
+    total = 0
+    for part in text.split(":"):
+        total = 60 * total + int(part)
+    return total
+
+
+@contextmanager
+def holding(folder, resume, world):
+    """Rank 0 holds the lock of a RunFolder within the block. A new run that ends before its first iteration leaves
+    nothing there. Raises AgreedError if another process holds it. All ranks call it.
+    """
+    with ExitStack() as stack:
+        with raise_together(world, InputError):
+            if world.rank == 0:
+                stack.enter_context(locked(folder.path, tell))
+                if not resume:
+                    stack.callback(folder.discard_unused)
+        yield
+
+
+def end_early(stop, checkpoint, run_dir, world):
+    """Raise AgreedError: the run has ended with this checkpoint because a rank's Stop wanted it. All ranks call it."""
+    status, reason = max(cause for cause in world.allgather(stop.cause) if cause)
+    line = f"{reason}: ended at phase {checkpoint.phase}, iteration {checkpoint.iteration}; go on with: "
+    raise AgreedError(None if world.rank else line + resume_command(run_dir, world.size), status)
+
+
+def resume_command(run_dir, ranks):
+    """The command that goes on with the run in a folder."""
+    program = sys.argv[0] if Path(sys.argv[0]).name == "train" else "bin/train"
+    return shlex.join([*(("mpirun", "-n", str(ranks)) if ranks > 1 else ()), program, "--resume", str(run_dir)])
