@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from commands import call
 from images import image, image_file
+from weights import write_layers
 
 from bin.common.data_sets import DataSet, RunData
-from nptrain.data.datum import encoded_datum
+from nptrain.caffe.model import read_caffemodel
+from nptrain.data.datum import encoded_datum, raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.errors import InputError
 
@@ -44,8 +47,6 @@ def run(folder):
 @pytest.mark.parametrize("label", [0, 1, 127, 128, 999, 70_000, 2**31 - 1, -1])
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_label_is_read_without_the_pixels(tmp_path, monkeypatch, label, raw):
-    from nptrain.data.datum import raw_datum
-
     record = raw_datum(image(0), label) if raw else encoded_datum(image_file(image(0)), label)
     write_lmdb(tmp_path / "set", [("x", record)])
     dataset = LmdbDataset(tmp_path / "set")
@@ -138,3 +139,57 @@ def test_a_run_is_resumed_with_the_same_classes(folder, run):
     words[words.index("data/train")] = renamed
     _, errors = call("train", *words, status=2, cwd=folder)
     assert errors.startswith(f"train: the data: class 1 is 'bug', expected 'bee', as in the run in {run[0]}: ")
+
+
+def weights(run):
+    return run / "checkpoints" / "phase1_iter_1.caffemodel"
+
+
+def evaluate(path, data, *words, **how):
+    return call("evaluate", "--weights", path, "--data", data, *words, **how)
+
+
+def test_evaluate_compares_the_data_with_the_run(folder, run):
+    path = weights(run[0])
+    output, errors = evaluate(path, folder / "data" / "val")
+    assert output.startswith("2 images: loss ")
+    assert "top-5" not in output
+    assert errors == ""
+    _, errors = evaluate(path, "shifted", status=2, cwd=folder)
+    assert errors.startswith(f"evaluate: shifted: class 0 is 'bee', expected 'ant', as in the run of {path}: ")
+    _, errors = evaluate(path, "nameless", status=2, cwd=folder)
+    assert "record 00000002_2.png: found label 3, expected 0..2, as the weights have 3 classes" in errors
+
+
+def test_evaluate_says_what_it_cannot_compare(folder, run, tmp_path):
+    alone = tmp_path / "alone.caffemodel"
+    alone.write_bytes(weights(run[0]).read_bytes())
+    _, errors = evaluate(alone, folder / "data" / "val")
+    assert f"are the same is not checked: no names of classes in the run of {alone}\n" in errors
+    few = make(tmp_path / "few", [0, 1])
+    assert f"not checked: no names of classes in {few}\n" in evaluate(weights(run[0]), few)[1]
+    four = make(tmp_path / "four", [0, 1], [*NAMES, "dog"])
+    _, errors = evaluate(alone, four, status=2)
+    assert errors.endswith(f"evaluate: {four}: found 4 classes, expected 3, those of {alone}\n")
+
+
+def test_evaluate_of_each_class(folder, run):
+    train = folder / "data" / "train"
+    output, _ = evaluate(weights(run[0]), train, "--per-class")
+    assert [line.split()[:3] for line in output.splitlines()[2:]] == [[str(i), n, "2"] for i, n in enumerate(NAMES)]
+    result = json.loads(evaluate(weights(run[0]), train, "--per-class", "--json")[0])
+    assert [row["class"] for row in result["per_class"]] == NAMES
+    assert sum(row["top1"] * row["records"] for row in result["per_class"]) == pytest.approx(result["top1"] * 6)
+    both = [folder / "data" / "val", "--per-class"]
+    assert evaluate(weights(run[0]), *both)[0].splitlines()[-1].split() == ["2", "cow", "0", "images"]
+
+
+def test_a_result_that_is_not_a_number_is_null(folder, run, tmp_path):
+    blobs = read_caffemodel(weights(run[0]))
+    blobs["fc1000"][1][:] = np.nan
+    broken = tmp_path / "broken.caffemodel"
+    write_layers(broken, "x", [(name, "x", arrays) for name, arrays in blobs.items()])
+    words = ["--recipe", "digits", "--json"]
+    result = json.loads(evaluate(broken, folder / "data" / "val", *words)[0], parse_constant=pytest.fail)
+    assert (result["loss"], result["top1"]) == (None, None)
+    assert result["why"] == "the scores of the weights are not finite numbers"

@@ -132,7 +132,10 @@ class RunData:
         return {"train": self.train.described(), "val": self.val and self.val.described()}
 
 
-def expect_same_classes(path, names, expected, source):
+NUMBER_ALIKE = "bin/make_lmdb --classes-of numbers one data set like another"
+
+
+def expect_same_classes(path, names, expected, source, advice=NUMBER_ALIKE):
     """Raise InputError if the class `names` of the data set `path` differ from those `expected`, of `source`; where one
     of the two is None, nothing can be said.
     """
@@ -141,8 +144,7 @@ def expect_same_classes(path, names, expected, source):
         return
     label, found, wanted = difference
     found, wanted = ("none" if name is None else repr(printable(name, 100)) for name in (found, wanted))
-    raise InputError(f"{path}: class {label} is {found}, expected {wanted}, as in {source}: bin/make_lmdb --classes-of "
-                     "numbers one data set like another")  # fmt: skip
+    raise InputError(f"{path}: class {label} is {found}, expected {wanted}, as in {source}: {advice}")
 
 
 def classes_line(names, count):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bin.common.arguments import expect_not_both
 from bin.common.caffe_files import SolverFiles
+from bin.common.data_sets import expect_same_classes
 from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe_net.weights import recipe_fields
 from nptrain.errors import InputError
@@ -124,6 +125,18 @@ def recipe_of_all(paths):
                 raise InputError(f"{path}: its run has {field} {found}, expected {expected}, as in {first_path}; or "
                                  "give --recipe")  # fmt: skip
     return first
+
+
+def names_of_all(paths, classes):
+    """The names of the classes of the runs whose weights `paths` are, of the first that has them; None if none has.
+    Raises InputError if those of another one differ. Names of another number than `classes`, the scores of the weights,
+    count as none: the run had another classifier.
+    """
+    known = {path: names for path in paths if (names := classes_of(run_of(path))) and len(names) == classes}
+    for path, names in known.items():
+        first = next(iter(known))
+        expect_same_classes(path, names, known[first], first, "an ensemble is of networks for the same classes")
+    return next(iter(known.values()), None)
 
 
 def skipped_layers(path, names):
