@@ -77,7 +77,7 @@ class Choice:
             self._say_crop(base)
         if args.lr is not None:
             base = with_rate(base, args.lr)
-        base = override(base, self.config.assignments, f"{args.config}:")
+        base = self._as_config(base)
         flags = {"depth": args.depth, "crop_size": args.crop_size, **self._step(base), "classes": self._classes(base)}
         changes = [f"{field}={value}" for field, value in flags.items() if value is not None]
         recipe = override(base, [*changes, *args.assignments])
@@ -85,6 +85,14 @@ class Choice:
             recipe = frozen(recipe, args.freeze.split(","))
             self.lines.append(f"keep their weights: {args.freeze}")
         return recipe if args.head_lr_mult is None else with_head_rate(recipe, args.head_lr_mult)
+
+    def _as_config(self, base):
+        """The recipe with the fields of the file of --config, which is named in errors."""
+        try:
+            return override(base, self.config.assignments)
+        except InputError as error:
+            line = str(error).removeprefix("--set").lstrip(": ")
+            raise InputError(f"{self.args.config}: {line}") from None
 
     def _base(self, ranks):
         """The recipe before it is changed."""

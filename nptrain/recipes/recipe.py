@@ -167,24 +167,24 @@ def _frozen(value):
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def override(recipe, assignments, source="--set"):
+def override(recipe, assignments):
     """The recipe with FIELD=VALUE or PHASE.FIELD=VALUE replaced; a phase's field without PHASE is set in every phase.
 
-    Raises InputError on an unknown field or phase, or a value of another type; the message begins with `source`.
+    Raises InputError on an unknown field or phase, or a value of another type.
     """
     changes, of_phases = {}, {phase.name: {} for phase in recipe.phases}
     known = [field.name for field in fields(Phase) if field.name != "name"]
     for assignment in assignments:
         target, equals, text = assignment.partition("=")
-        expect(equals, source, repr(assignment), "FIELD=VALUE or PHASE.FIELD=VALUE")
+        expect(equals, "--set", repr(assignment), "FIELD=VALUE or PHASE.FIELD=VALUE")
         phase_name, dot, field = target.rpartition(".")
         if not dot and field in {f.name for f in fields(Recipe)} - {"name", "phases", "blob_overrides"}:
-            changes[field] = _parsed(Recipe, field, text, source)
+            changes[field] = _parsed(Recipe, field, text)
             continue
-        expect(field in known, source, f"the unknown field {field!r}",
+        expect(field in known, "--set", f"the unknown field {field!r}",
                 f"a field of the recipe or of a phase: {', '.join(known)}")  # fmt: skip
         for name in [recipe.phase(phase_name).name] if dot else of_phases:
-            of_phases[name][field] = _parsed(Phase, field, text, source)
+            of_phases[name][field] = _parsed(Phase, field, text)
     own = next((p for p in recipe.phases if p.batch_size is not None), None)
     expect("batch_size" not in changes or own is None, "batch_size", changes.get("batch_size"),
            f"{own and own.name}.batch_size: the phases have batch sizes of their own")  # fmt: skip
@@ -192,7 +192,7 @@ def override(recipe, assignments, source="--set"):
     return replace(recipe, phases=tuple(replace(p, **of_phases[p.name]) for p in recipe.phases), **changes)
 
 
-def _parsed(kind, field, text, source):
+def _parsed(kind, field, text):
     """`text` as the type of a dataclass's field."""
     hint = get_type_hints(kind)[field]
     kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
@@ -207,4 +207,4 @@ def _parsed(kind, field, text, source):
         return target(text)
     except (ValueError, KeyError):
         name = getattr(target, "__name__", str(target))
-        raise InputError(f"{source} {field}: found {text!r}, expected a value of type {name}") from None
+        raise InputError(f"--set {field}: found {text!r}, expected a value of type {name}") from None
