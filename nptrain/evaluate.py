@@ -7,18 +7,20 @@ from nptrain.network.inference import Inference
 
 
 def evaluate(network, dataset, transform, recipe, world, threads, records=None, initializer=None):
-    """The result of a network: {"loss", "top1", "top5", "records"}, means over the data set, or over its first
-    `records` records; the same on every rank.
+    """The result of a network: {"loss", "top1", "top5", "records", "classes"}, means over the data set, or over its
+    first `records` records; the same on every rank.
     """
     return evaluate_members([Inference(network)], dataset, transform, recipe, world, threads, records, initializer)[0]
 
 
-def evaluate_members(members, dataset, transform, recipe, world, threads, records=None, initializer=None):
+def evaluate_members(members, dataset, transform, recipe, world, threads, records=None, initializer=None,
+                     per_class=None):  # fmt: skip
     """The results of `members`, Inferences of one network. If there are several, a last result is that of their
     ensemble, whose probabilities are the mean of the members'.
 
     Each rank evaluates a contiguous range of the records, each record once. The last batch is padded with zeros. Each
-    batch is decoded once for all members, by `threads` threads, which call `initializer` first.
+    batch is decoded once for all members, by `threads` threads, which call `initializer` first. To `per_class`, zeros
+    (classes, 2), the records of each class are added, and how many of them the last result has right.
     """
     network, size = members[0].network, recipe.test_batch_size or recipe.batch_size
     ops, several = network.ops, len(members) > 1
@@ -40,8 +42,24 @@ def evaluate_members(members, dataset, transform, recipe, world, threads, record
                 together = together + probabilities / len(members)
             if several:
                 sums[-1] += (ops.cross_entropy(together, labels) * count, *_hits(ops, together, labels))
-    means = np.reshape(world.allreduce_scalars(sums.reshape(-1)), sums.shape) / total
-    return [dict(zip(("loss", "top1", "top5"), map(float, row), strict=True), records=total) for row in means]
+            if per_class is not None:
+                _count(per_class, ops, together if several else scores, labels)
+    means = _sum(world, sums) / total
+    if per_class is not None:
+        per_class[:] = _sum(world, per_class)
+    return [dict(zip(("loss", "top1", "top5"), map(float, row), strict=True), records=total, classes=network.classes)
+            for row in means]  # fmt: skip
+
+
+def _sum(world, array):
+    """The sum of an array over all ranks."""
+    return np.reshape(world.allreduce_scalars(array.reshape(-1)), array.shape)
+
+
+def _count(per_class, ops, scores, labels):
+    for place, label in enumerate(labels):
+        one = slice(place, place + 1)
+        per_class[label] += 1, ops.top_k(scores[one], labels[one], 1)
 
 
 def evaluate_batches(infer, dataset, transform, recipe, world, threads, batches, initializer=None):
@@ -56,7 +74,7 @@ def evaluate_batches(infer, dataset, transform, recipe, world, threads, batches,
             scores = infer(network.pack_images(batch.images, recipe.mean_bgr, recipe.scale))
             loss, _ = ops.softmax_loss(scores, batch.labels)
             row[:] = loss, *(hits / size for hits in _hits(ops, scores, batch.labels))
-    return np.reshape(world.allreduce_scalars(rows.reshape(-1)), rows.shape)
+    return _sum(world, rows)
 
 
 def _hits(ops, scores, labels):

@@ -84,7 +84,7 @@ def folder(data, tmp_path_factory):
 def test_a_run(folder):
     """Each phase begins with the weights of the one before, at iteration 0 and with its own batch."""
     output, _ = call("train", "--solver=pairs.prototxt", "--workers", 1, "--kernels", "numpy", cwd=folder)
-    assert "1 workers x 4, then 3 images; 41 images to train on" in output
+    assert "1 workers x 4, then 3 images = global batch 4, then 3; 41 images to train on" in output
     names = {path.name for path in (folder / "out").iterdir()}
     assert names == {f"run_phase_{phase}_iter_{n}.{kind}" for phase, n in enumerate((2, 2, 3))
                      for kind in ("caffemodel", "solverstate")}  # fmt: skip

@@ -9,8 +9,9 @@ from images import make_dataset
 from short_runs import metrics
 
 from nptrain.errors import InputError
-from nptrain.recipes.photos import PARTS, photos
+from nptrain.recipes.photos import PARTS, photos, shares
 from nptrain.recipes.published import get_recipe
+from nptrain.recipes.schedule import learning_rate
 
 PUBLISHED = get_recipe("resnet50-448nodes")
 
@@ -43,6 +44,32 @@ def test_lengths_follow_the_epochs(records, epochs):
     assert recipe.records == (records, 100)
 
 
+def test_the_collapse_crops_resized_images():
+    """Stored photographs may have any size."""
+    assert [phase.resize for phase in photos((1000, 0), 10).phases] == [None, 256]
+
+
+def test_the_rate_drops_every_few_epochs():
+    first = photos((1600, 0), 10, decay_epochs=10).phases[0]
+    assert (first.lr_policy, first.stepsize, first.gamma) == ("step", 500, 0.1)
+    assert [learning_rate(first, i) / first.base_lr for i in (499, 500, 1000)] == pytest.approx([1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("batch", "workers", "expected"),
+    [(32, None, (2, 16)), (4, None, (2, 2)), (1, None, (1, 1)), (64, None, (4, 16)), (40, None, (4, 10)),
+     (40, 2, (2, 20)), (256, None, (16, 16))],
+)  # fmt: skip
+def test_workers_share_the_batch(batch, workers, expected):
+    assert shares(batch, workers) == expected
+
+
+def test_a_batch_that_cannot_be_shared_is_said():
+    line = r"^--batch-size: found 37, expected the same number for each of 3 workers, as 36 or 39; or --workers$"
+    with pytest.raises(InputError, match=line):
+        shares(37)
+
+
 def test_all_else_is_as_published():
     recipe = photos((1000, 0), 10)
     for phase, published in zip(recipe.phases, PUBLISHED.phases, strict=True):
@@ -55,9 +82,11 @@ def test_too_little_of_either_is_said():
     photos((32, 0), 10, epochs=21)  # so much is enough: an iteration an epoch, 20 and 1 of them
     with pytest.raises(InputError, match=r"^--train-data: found 31 images, expected 32 or more: 2 workers of 16; "):
         photos((31, 0), 10)
-    with pytest.raises(InputError, match=r"^--epochs: found 0\.3, expected 1 or more for 1000 images$"):
+    with pytest.raises(
+        InputError, match=r"^--epochs: found 0\.3, expected 1 or more for 1000 images and a batch of 32$"
+    ):
         photos((1000, 0), 10, epochs=0.3)
-    with pytest.raises(InputError, match=r"^--epochs: found 10, expected 21 or more for 32 images$"):
+    with pytest.raises(InputError, match=r"^--epochs: found 10, expected 21 or more for 32 images and a batch of 32$"):
         photos((32, 0), 10, epochs=10)
 
 
@@ -71,12 +100,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-SMALL = ["--recipe", "photos", "--set", "depth=18", "--crop-size", "32", "--set", "test_resize=34", "--batch-size", "2",
+SMALL = ["--recipe", "photos", "--set", "depth=18", "--crop-size", "32", "--set", "test_resize=34", "--batch-size", "4",
          "--epochs", "2.05"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "flags", "classes"), [("train", [], 5), ("named", [], 7), ("named", ["--classes", 9], 9)]
+    ("name", "flags", "classes"), [("train", [], 5), ("train", ["--classes", 9], 9), ("named", [], 7)]
 )
 def test_classes_are_those_of_the_data(folder, name, flags, classes):
     """As many as classes.txt has names; without it, as the labels say."""
@@ -87,8 +116,13 @@ def test_classes_are_those_of_the_data(folder, name, flags, classes):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([*SMALL, "--batch-size", "21"], "--train-data: found 41 images, expected 42 or more: 2 workers of 21; "),
-        ([*SMALL, "--epochs", "1"], "--epochs: found 1.0, expected 3 or more for 41 images"),
+        ([*SMALL, "--batch-size", "42"], "--train-data: found 41 images, expected 42 or more: 3 workers of 14; "),
+        ([*SMALL, "--batch-size", "5", "--workers", "2"], "--batch-size: found 5, expected the same number for each "
+            "of 2 workers, as 4 or 6; or --workers"),
+        ([*SMALL, "--epochs", "1"], "--epochs: found 1, expected 3 or more for 41 images"),
+        ([*SMALL, "--classes", "4"], "train: record 00000004_4.png: found label 4, expected 0..3, as --classes "),
+        ([*SMALL, "--train-data", "named", "--classes", "9"], "--classes: found 9 classes, expected 7, as named/"),
+        ([*SMALL, "--decay-epochs", "0"], "--decay-epochs: found 0.0, expected more than 0"),
         ([*SMALL, "--epochs", "0"], "--epochs: found 0.0, expected more than 0"),
         ([*SMALL, "--epochs", "nan"], "--epochs: found nan, expected more than 0"),
         (["--recipe", "digits", "--epochs", "3"], "--epochs: expected only with --recipe photos: the other recipes "),
@@ -104,7 +138,7 @@ def test_mistakes_are_one_line(folder, words, line):
 
 def test_without_data_it_says_which_flag_is_missing(tmp_path):
     assert call("train", "--recipe", "photos", status=2, cwd=tmp_path) == (
-        "", "train: --train-data: found none, expected the folder of an LMDB\n")  # fmt: skip
+        "", "train: --data: found none, nor --train-data, expected a folder that bin/make_lmdb has made\n")  # fmt: skip
 
 
 def test_a_run_of_both_phases_and_one_resumed(folder, tmp_path):
@@ -112,7 +146,10 @@ def test_a_run_of_both_phases_and_one_resumed(folder, tmp_path):
              "--set", "test_interval=10"]  # fmt: skip
     output, _ = call("train", *words, cwd=tmp_path)
     assert output.startswith(
-        "photos: 41 images of 5 classes, 2.05 epochs\n2 workers x 2 images; 41 images to train on, 7 "
+        "crop of 32: those of phase 2 are resized to 37\n"
+        "photos: ResNet-18, 5 classes, images of 32x32\n"
+        "2 workers x 2 images = global batch 4; 41 images to train on, 7 to test on\n5 classes without names\n"
+        "phase 1: 20 iterations, 1.95 epochs; lr 0.00134, after 1 iterations of warm-up, poly\n"
     )
     assert "phase 2: starts from the weights of phase 1 at iteration 19\n" in output
     run, cut = tmp_path / "runs" / "photos", tmp_path / "cut"

@@ -58,18 +58,18 @@ def begin(folder, iterations=0, **changed):
 
 def test_a_new_run_starts_from_nothing(folder):
     arena = arena_of(7)
-    assert load_start(flags(), RECIPE, ["1"], folder, arena, DATA) == (None, [])
+    assert load_start(flags(), RECIPE, ["1"], folder, arena, data=DATA) == (None, [])
     assert numbers(arena) == ({7}, {3.5})
     begin(folder)
     with pytest.raises(InputError, match="contains a run already"):
-        load_start(flags(), RECIPE, ["1"], folder, arena, DATA)
+        load_start(flags(), RECIPE, ["1"], folder, arena, data=DATA)
 
 
 def test_weights_may_have_more_layers_but_not_less(folder, tmp_path):
     arena, (path, less) = arena_of(), (tmp_path / "w.caffemodel", tmp_path / "less.caffemodel")
     exported = arena_of(5).export()
     write_layers(path, "x", [*exported, ("other", "x", [np.zeros(3, np.float32)])])
-    assert load_start(flags(weights=path), RECIPE, ["1"], folder, arena, DATA) == (
+    assert load_start(flags(weights=path), RECIPE, ["1"], folder, arena, data=DATA) == (
         None,
         [f"phase 1: starts from the weights in {path}",
          f"{path}: skipped layer other, which this network does not have"],
@@ -77,7 +77,7 @@ def test_weights_may_have_more_layers_but_not_less(folder, tmp_path):
     assert numbers(arena) == ({5}, {0})
     write_layers(less, "x", exported[:1])
     with pytest.raises(InputError, match="no layer bn_conv1"):
-        load_start(flags(weights=less), RECIPE, ["1"], folder, arena, DATA)
+        load_start(flags(weights=less), RECIPE, ["1"], folder, arena, data=DATA)
 
 
 def test_several_weights_are_loaded_one_after_the_other(folder, tmp_path):
@@ -87,42 +87,42 @@ def test_several_weights_are_loaded_one_after_the_other(folder, tmp_path):
     write_layers(one, "x", first[:2])
     write_layers(two, "x", second[1:])
     with pytest.raises(InputError, match="two: cannot be read"):
-        load_start(flags(weights=f"{one},{two}"), RECIPE, ["1"], folder, arena, DATA)
+        load_start(flags(weights=f"{one},{two}"), RECIPE, ["1"], folder, arena, data=DATA)
     both = two.rename(tmp_path / "two.caffemodel")
-    load_start(flags(weights=f"{one},{both}"), RECIPE, ["1"], folder, arena, DATA)
+    load_start(flags(weights=f"{one},{both}"), RECIPE, ["1"], folder, arena, data=DATA)
     assert [{*np.unique(x)} for _, kind, blobs in arena.export() if kind != "BatchNorm" for x in blobs] == [
         {5}, {5}, {7}, {7}]  # fmt: skip
     write_layers(tmp_path / "a,b", "x", arena_of(3).export())
-    load_start(flags(weights=tmp_path / "a,b"), RECIPE, ["1"], folder, arena, DATA)  # a file of that name
+    load_start(flags(weights=tmp_path / "a,b"), RECIPE, ["1"], folder, arena, data=DATA)  # a file of that name
     assert numbers(arena)[0] == {3}
 
 
 def test_a_snapshot_goes_on_in_the_first_phase(folder, tmp_path):
     saved = checkpoint.save(tmp_path / "other", "x", 674, arena_of(5), NET, Progress(current_step=2))
     arena = arena_of()
-    found, lines = load_start(flags(snapshot=saved.state), RECIPE, ["1"], folder, arena, DATA)
+    found, lines = load_start(flags(snapshot=saved.state), RECIPE, ["1"], folder, arena, data=DATA)
     assert (found.phase, found.iteration, found.progress.current_step) == ("1", 674, 2)
     assert lines == [f"{saved.state}: iteration 674, weights from {saved.model}"]
     assert numbers(arena) == ({5}, {2.5})
     late = checkpoint.save(tmp_path / "other", "x", 675, arena, NET, Progress())
     with pytest.raises(InputError, match=r"at iteration 675, expected less than max_iter \(675\) of phase 1"):
-        load_start(flags(snapshot=late.state), RECIPE, ["1"], folder, arena, DATA)
+        load_start(flags(snapshot=late.state), RECIPE, ["1"], folder, arena, data=DATA)
 
 
 def test_a_later_phase_starts_from_the_one_before(folder):
     arena = arena_of()
     with pytest.raises(InputError, match="no checkpoint of phase 1 at iteration 640"):
-        load_start(flags(), RECIPE, ["2"], folder, arena, DATA)
+        load_start(flags(), RECIPE, ["2"], folder, arena, data=DATA)
     checkpoint.save(folder.checkpoints, "1", 640, arena_of(5), NET, Progress())
     line = "phase 2: starts from the weights of phase 1 at iteration 640"
-    assert load_start(flags(), RECIPE, ["2"], folder, arena, DATA) == (None, [line])
+    assert load_start(flags(), RECIPE, ["2"], folder, arena, data=DATA) == (None, [line])
     assert numbers(arena) == ({5}, {0})  # weights, not momentum
 
 
 def test_only_plateau_takes_a_snapshot_s_last_event(folder, tmp_path):
     """In the original's files of other policies it is what was in memory."""
     saved = checkpoint.save(tmp_path / "other", "x", 3, arena_of(), NET, Progress((), 2, 0.5, -7))
-    found, _ = load_start(flags(snapshot=saved.state), RECIPE, ["1"], folder, arena_of(), DATA)
+    found, _ = load_start(flags(snapshot=saved.state), RECIPE, ["1"], folder, arena_of(), data=DATA)
     assert found.progress == Progress(current_step=2)
     plateau = override(RECIPE, ["lr_policy=plateau", "gamma=0.1", "plateau_winsize=9"])
     with pytest.raises(InputError) as caught:
@@ -139,7 +139,7 @@ def test_a_run_resumes_from_its_newest_checkpoint(folder):
     for iteration in (2, 3):
         checkpoint.save(folder.checkpoints, "1", iteration, arena_of(iteration), NET, Progress((1.0,) * iteration))
     arena = arena_of()
-    found, lines = load_start(flags(resume=True, reproducible=True), RECIPE, ["1"], folder, arena, DATA)
+    found, lines = load_start(flags(resume=True, reproducible=True), RECIPE, ["1"], folder, arena, data=DATA)
     assert (found.phase, found.iteration, found.progress.losses) == ("1", 3, (1.0, 1.0, 1.0))
     assert lines == ["--reproducible: True from here on; the run had False"]
     assert numbers(arena) == ({3}, {1.5})
@@ -151,7 +151,7 @@ def test_without_a_checkpoint_it_begins_anew_with_what_it_began_with(folder, tmp
     write_layers(path, "x", arena_of(5).export())
     begin(folder, iterations=4, weights=str(path))
     args, arena = flags(resume=True), arena_of()
-    found, lines = load_start(args, RECIPE, ["1"], folder, arena, DATA)
+    found, lines = load_start(args, RECIPE, ["1"], folder, arena, data=DATA)
     assert (found, lines) == (None, [f"phase 1: starts from the weights in {path}"])
     assert args.weights == str(path)  # which run.json will say again
     assert numbers(arena) == ({5}, {0})
@@ -160,9 +160,9 @@ def test_without_a_checkpoint_it_begins_anew_with_what_it_began_with(folder, tmp
 
 def test_a_run_that_cannot_be_resumed_stays_as_it_is(folder):
     with pytest.raises(InputError, match=r"run\.json does not exist"):
-        load_start(flags(resume=True), RECIPE, ["1"], folder, arena_of(), DATA)
+        load_start(flags(resume=True), RECIPE, ["1"], folder, arena_of(), data=DATA)
     begin(folder, iterations=4)
     before = folder.metrics.read_text(), folder.description.read_text()
     with pytest.raises(InputError, match=r"--seed: found 4, expected 3, as in the run in "):
-        load_start(flags(resume=True, seed=4), RECIPE, ["1"], folder, arena_of(), DATA)
+        load_start(flags(resume=True, seed=4), RECIPE, ["1"], folder, arena_of(), data=DATA)
     assert (folder.metrics.read_text(), folder.description.read_text()) == before

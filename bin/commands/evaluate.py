@@ -16,31 +16,29 @@ bin/evaluate --model train_val.prototxt --weights FILE --iterations 50
 As `caffe test`: network, preprocessing and data are those of the net file.
 """
 
-import json
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from bin.common import weights
+import numpy as np
+
+from bin.common import results_text, weights
 from bin.common.agreement import agree_on_files, agreed_arguments
 from bin.common.arguments import Parser, expect_at_least, expect_not_both
 from bin.common.caffe_files import add_glog_arguments
 from bin.common.caffe_test import OUTPUTS, ModelFile, add_test_arguments
+from bin.common.data_sets import DataSet, expect_same_classes, read_once
 from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.weights import chosen_recipe, read_weights, skipped_layers
+from bin.common.weights import chosen_recipe, names_of_all, read_weights, skipped_layers
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
 from nptrain.evaluate import evaluate_batches, evaluate_members
 from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
-from nptrain.report.table import WIDTH, columns
 from nptrain.run.caffe_log import test_lines
 from nptrain.run.checkpoint import fill_arena
-
-NUMBER = 7  # characters of 100.00%
-NAME = WIDTH - 3 * (2 + NUMBER)  # characters of a file's name beside three numbers
 
 
 def parser():
@@ -52,6 +50,7 @@ def parser():
     p.add_argument("--batch-size", metavar="N", type=int, help="images in a batch")
     add_arguments(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument("--per-class", action="store_true", help="also top-1 of each class")
     add_test_arguments(p)
     add_glog_arguments(p)
     return p
@@ -65,6 +64,7 @@ def main(argv, world):
         blobs_of, classes = read_all(args.weights)
         recipe = replace(recipe, classes=classes)
         dataset = LmdbDataset(args.data or files.data(), recipe.classes)
+    names, unknown = read_once(world, lambda: checked_classes(args.weights, dataset))
     flag = "model" if args.model else "solver"
     agree_on_files(world, data=dataset, **{flag: files and files.content()}, **{
         f"weights {number}" if number else "weights": Path(path).read_bytes()
@@ -79,27 +79,43 @@ def main(argv, world):
             members.append(Inference(network))
     del blobs_of, blobs
     how = dataset, recipe.test_transform(), recipe, world, ready.cores.threads
-    batches, results = None, []
+    batches, results, per_class = None, [], np.zeros((classes, 2)) if args.per_class else None
     if args.iterations:
         batches = evaluate_batches(members[0], *how, args.iterations, ready.decode_initializer)
     else:
-        results = evaluate_members(members, *how, initializer=ready.decode_initializer)
+        results = evaluate_members(members, *how, initializer=ready.decode_initializer, per_class=per_class)
     if world.rank == 0:
-        for line in filter(None, [note, *skipped]):
+        for line in filter(None, [note, unknown, *skipped]):
             print(line, file=sys.stderr)
-        print(text_of(args, results) if batches is None else caffe_text(batches, files if args.model else None))
+        if batches is None:
+            print(results_text.text(args.weights, results, class_rows(names, per_class), args.json))
+        else:
+            print(caffe_text(batches, files if args.model else None))
 
 
-def text_of(args, results):
-    """The results as the user wants them: of each member of an ensemble, if there are several, and at last of all."""
-    *members, result = results
-    if args.json:
-        entries = [{"weights": path, **scores} for path, scores in zip(args.weights, members, strict=False)]
-        return json.dumps({**result, "members": entries} if entries else result)
-    if members:
-        return table(args.weights, members, result)
-    return (f"{result['records']} images: loss {result['loss']:.4f}, top-1 {result['top1']:.2%}, "
-            f"top-5 {result['top5']:.2%}")  # fmt: skip
+def checked_classes(paths, dataset):
+    """(names of the classes of weights or data, line on what cannot be checked or None). Raises InputError if the data
+    set has other classes than the runs whose weights `paths` are, or another number of them than the weights.
+    """
+    data = DataSet.read(dataset.path)
+    data.expect_labels_below(dataset.classes, f"as the weights have {dataset.classes} classes")
+    of_runs = names_of_all(paths, dataset.classes)
+    expect_same_classes(data.path, data.names, of_runs, f"the run of {paths[0]}")
+    if data.names and len(data.names) != dataset.classes:
+        raise InputError(f"{data.path}: found {len(data.names)} classes, expected {dataset.classes}, those of "
+                         f"{paths[0]}")  # fmt: skip
+    without = [what for what, names in ((data.path, data.names), (f"the run of {paths[0]}", of_runs)) if not names]
+    unknown = (f"that the {dataset.classes} classes of weights and data are the same is not checked: no names of "
+               f"classes in {' and '.join(without)}")  # fmt: skip
+    return data.names or of_runs, unknown if without else None
+
+
+def class_rows(names, per_class):
+    """[(label, name or None, records, hits)] of each class; none without `per_class`."""
+    if per_class is None:
+        return []
+    return [(label, names[label] if names else None, int(records), int(hits))
+            for label, (records, hits) in enumerate(per_class)]  # fmt: skip
 
 
 def caffe_text(batches, model):
@@ -110,7 +126,7 @@ def caffe_text(batches, model):
 def check_flags(args):
     """Raise InputError for flags that are missing, or make no sense together."""
     expect_at_least(args, 1, "iterations", "batch_size")
-    expect_not_both(args, ("model", "recipe"), ("model", "solver"), ("iterations", "json"))
+    expect_not_both(args, ("model", "recipe"), ("model", "solver"), ("iterations", "json"), ("iterations", "per_class"))
     if args.iterations and len(args.weights) > 1:
         raise InputError(f"--iterations: found with {len(args.weights)} --weights, expected one of them")
     resolved = [os.path.realpath(path) for path in args.weights]
@@ -130,14 +146,3 @@ def read_all(paths):
             raise InputError(f"{path}: found {count} classes, expected {classes}, as in {paths[0]}")
         classes = count
     return files, classes
-
-
-def table(paths, results, ensemble):
-    """The results of the members and of the ensemble, as lines of up to 80 columns."""
-    above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    names = [*(os.path.relpath(path, above) for path in paths), f"ensemble of {len(paths)}"]
-    names = [name if len(name) <= NAME else f"...{name[3 - NAME :]}" for name in names]
-    head = (f"{ensemble['records']} images", *(title.rjust(NUMBER) for title in ("loss", "top-1", "top-5")))
-    rows = [(name, f"{scores['loss']:.4f}", f"{scores['top1']:.2%}", f"{scores['top5']:.2%}")
-            for name, scores in zip(names, [*results, ensemble], strict=True)]  # fmt: skip
-    return "\n".join(columns([head, *rows], right=(1, 2, 3)))

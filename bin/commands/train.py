@@ -1,28 +1,28 @@
 """Train a ResNet by a recipe or by Caffe's solver file, on one rank or many.
 
-bin/train --recipe photos --train-data DIR --val-data DIR --run-dir runs/photos
+bin/train --recipe photos --data data --epochs 30
 mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR
 mpirun -n 2 bin/train --solver solver.prototxt
 """
-
-from itertools import groupby
 
 import numpy as np
 
 from bin.common.agreement import agree_on_files, agreed_arguments, data_facts
 from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
+from bin.common.beginning import beginning
 from bin.common.caffe_files import SolverFiles, add_caffe_arguments, check_caffe_flags, prepare_snapshots, printed
+from bin.common.chosen import Choice, add_recipe_arguments, check_recipe_flags
+from bin.common.config import Config
+from bin.common.data_sets import MOST, RunData, add_data_arguments, name_data_sets, read_once
 from bin.common.ending import end_early, holding, seconds
 from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.start import load_start, run_arguments
+from bin.common.start import load_start, origin_of, run_arguments
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
 from nptrain.network.resnet import ResNet
 from nptrain.recipes import photos
-from nptrain.recipes.published import DEFAULT, RECIPES, get_recipe
-from nptrain.recipes.recipe import override
-from nptrain.report.hosts import host_table
+from nptrain.recipes.published import RECIPES
 from nptrain.run.caffe_log import CaffeLog, open_log
 from nptrain.run.log import Log
 from nptrain.run.run_folder import RunFolder
@@ -33,21 +33,13 @@ from nptrain.train import Options, Trainer
 
 def parser():
     p = Parser(prog="train", description=__doc__)
-    p.add_argument("--recipe", metavar="NAME", help="photos, for your own images, or another name of --list-recipes")
-    p.add_argument("--list-recipes", action="store_true", help="print the recipes and exit")
-    p.add_argument("--set", metavar="FIELD=VALUE", action="append", default=[], dest="assignments",
-                   help="override a field of the recipe, or of one phase: 1.base_lr=0.1; may be repeated")  # fmt: skip
+    add_recipe_arguments(p)
     data = p.add_argument_group("data")
-    data.add_argument("--train-data", metavar="DIR", help="LMDB of training images")
-    data.add_argument("--val-data", metavar="DIR", help="LMDB of held-out images (without it: no tests)")
+    add_data_arguments(data)
     data.add_argument("--max-bad-records", metavar="N", type=int, default=0,
                       help="damaged training records that a rank may replace (%(default)s)")  # fmt: skip
-    data.add_argument("--classes", metavar="N", type=int, help="number of classes")
-    data.add_argument("--crop-size", metavar="N", type=int, help="side of the network's input images, 32 or more")
     run = p.add_argument_group("run")
     run.add_argument("--run-dir", metavar="DIR", help="folder of the run (runs/RECIPE, or runs/SOLVER)")
-    run.add_argument("--epochs", metavar="X", type=float,
-                     help=f"epochs of the recipe photos, of both phases together ({photos.EPOCHS})")  # fmt: skip
     run.add_argument("--phase", metavar="NAMES", help="phases to run, e.g. 1 or 1,2 (all)")
     run.add_argument("--weights", "-weights", metavar="FILE",
                      help="start from the weights of a .caffemodel, or of A,B: of both")  # fmt: skip
@@ -66,7 +58,6 @@ def parser():
 def add_step_arguments(step):
     """Add the flags that say how a step is computed."""
     step.add_argument("--workers", metavar="N", type=int, help="logical workers, divided among the ranks")
-    step.add_argument("--batch-size", metavar="N", type=int, help="images per worker")
     add_arguments(step)
     step.add_argument("--comm-threads", metavar="N", type=int,
                       help="threads per rank that sum gradients, on cores of their own (1 from 8 cores)")  # fmt: skip
@@ -96,53 +87,42 @@ def main(argv, world):
     text = None
     with raise_together(world, InputError):
         check_caffe_flags(args)
+        name_data_sets(args)
+    config = read_once(world, lambda: Config.read(args.config) if args.config else Config())
+    with raise_together(world, InputError):
+        args.recipe = args.recipe or config.name
+        check_recipe_flags(args)
         files = SolverFiles.read(args.solver) if args.solver else None
-        recipe = chosen_recipe(args, files, world.size)
-        if args.print_solver or args.print_net:
+    printing = args.print_solver or args.print_net
+    data, origin = read_once(world, lambda: inputs(args, files or (printing and args.recipe != photos.NAME)))
+    with raise_together(world, InputError):
+        choice = Choice(args, config, files, data, origin)
+        recipe = choice.recipe(world.size)
+        if printing:
             text = printed(args, recipe, files)
     if text is None:
         folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
         with Stop(args.time_limit, world.rank).catching() as stop, holding(folder, args.resume, world):
-            train(args, world, recipe, files, folder, stop)
+            train(args, world, recipe, choice, folder, stop)
     elif world.rank == 0:
         print(text, end="")
 
 
-def chosen_recipe(args, files, ranks):
-    """The recipe, by its name or from a solver's files, with the changes of the flags."""
-    expect_at_least(args, 1, "workers", "batch_size", "classes")
-    flags = {field: getattr(args, field) for field in ("workers", "batch_size", "crop_size", "classes")}
-    if args.epochs is not None and args.recipe != photos.NAME:
-        raise InputError("--epochs: expected only with --recipe photos: the other recipes count iterations")
-    if files:
-        recipe = files.recipe(ranks)
-    elif args.recipe == photos.NAME:
-        recipe = photos_recipe(args)
-    elif args.recipe or args.print_solver or args.print_net:
-        recipe = get_recipe(args.recipe or DEFAULT)
-    else:
-        raise InputError(f"--recipe: found none, expected photos (for your own images), {', '.join(RECIPES)}, or "
-                         "--solver FILE")  # fmt: skip
-    assignments = [f"{field}={value}" for field, value in flags.items() if value is not None]
-    return override(recipe, [*assignments, *args.assignments])
-
-
-def photos_recipe(args):
-    """The recipe photos, for the data sets that the flags name."""
-    expect_data(args)
-    data, held_out = LmdbDataset(args.train_data), LmdbDataset(args.val_data) if args.val_data else ()
-    expect_positive(args, "epochs")
-    return photos.photos((len(data), len(held_out)), args.classes or data.count_classes(), args.epochs or photos.EPOCHS,
-                         args.workers or photos.WORKERS, args.batch_size or photos.BATCH_SIZE)  # fmt: skip
+def inputs(args, no_data):
+    """(RunData, Origin of the weights to start from) that a recipe depends on, each None if there is none."""
+    most = None if args.recipe == photos.NAME else MOST
+    data = None if no_data or not args.train_data else RunData.read(args.train_data, args.val_data, most)
+    return data, origin_of(args)
 
 
 def expect_data(args):
     if not args.train_data:
-        raise InputError("--train-data: found none, expected the folder of an LMDB")
+        raise InputError("--data: found none, nor --train-data, expected a folder that bin/make_lmdb has made")
 
 
-def train(args, world, recipe, files, folder, stop):
-    """Train `recipe` in a RunFolder; `files` are the SolverFiles that it comes from, or None. `stop` is a Stop."""
+def train(args, world, recipe, choice, folder, stop):
+    """Train `recipe`, the result of a Choice, in a RunFolder. `stop` is a Stop."""
+    files = choice.files
     with raise_together(world, InputError):
         phases = [recipe.phase(name).name for name in args.phase.split(",")] if args.phase else None
         if files:
@@ -154,15 +134,18 @@ def train(args, world, recipe, files, folder, stop):
         val_data = LmdbDataset(args.val_data, recipe.classes) if args.val_data else None
         notes = [*(files.lines() if files else ()), *(prepare_snapshots(recipe) if world.rank == 0 else ())]
     agree_on_files(world, solver=files and files.content(), train_data=train_data, val_data=val_data)
+    data = choice.data or read_once(world, lambda: data_of_solver(args, recipe, files))
     phases = phases or [phase.name for phase in recipe.phases]
     ready = kernels_and_cores(args, world, recipe, args.comm_threads)
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
     workers = worker_range(recipe.workers, world.rank, world.size)
     hosts = world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
-    data = {"train_data": train_data, **({"val_data": val_data} if val_data else {})}
-    resumed, log = begin_run(args, world, recipe, phases, folder, network, hosts, notes, data)
-    for line in beginning(recipe, train_data, val_data, hosts, resumed):
+    facts = {"train_data": train_data, **({"val_data": val_data} if val_data else {})}
+    facts = {flag: data_facts(dataset) for flag, dataset in facts.items()} if world.rank == 0 else None
+    resumed, log = begin_run(args, world, recipe, phases, folder, network, hosts, [*choice.lines, *notes],
+                             (data.names, facts))  # fmt: skip
+    for line in beginning(recipe, data, hosts, resumed):
         log.say(line)
     options = options_of(args, ready, world)
     trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options,
@@ -186,28 +169,24 @@ def options_of(args, ready, world):
         compress=args.compress == "bf16")  # fmt: skip
 
 
-def beginning(recipe, train_data, val_data, hosts, resumed):
-    """The lines of the log before the first iteration."""
-    yield f"{recipe.name}: {recipe.description}"
-    tested = f", {len(val_data)} to test on" if val_data else ""
-    sizes = ", then ".join(str(size) for size, _ in groupby(recipe.batch_of(phase) for phase in recipe.phases))
-    yield f"{recipe.workers} workers x {sizes} images; {len(train_data)} images to train on{tested}"
-    yield host_table(hosts)
-    if resumed:
-        yield f"resumes at phase {resumed.phase}, iteration {resumed.iteration}"
+def data_of_solver(args, recipe, files):
+    """The RunData of a solver's run. Raises InputError unless it has as many classes as the net file."""
+    data = RunData.read(args.train_data, args.val_data)
+    data.expect_classes(recipe.classes, "--classes" if args.classes else files.net_path)
+    return data
 
 
 def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
     """On rank 0, describe the run in its folder and load the weights to start from. Returns (the Checkpoint that the
-    run continues from, or None; the Log) on all ranks. `data` is {name of the argument: LmdbDataset}.
+    run continues from, or None; the Log) on all ranks. `data` are the names of the classes, or None, and the facts of
+    the data sets, for `RunFolder.describe`.
     """
     resumed, log = None, Log(None)
     with raise_together(world, InputError):
         if world.rank == 0:
-            facts = {flag: data_facts(dataset) for flag, dataset in data.items()}
-            resumed, lines = load_start(args, recipe, phases, folder, network.arena, facts)
+            resumed, lines = load_start(args, recipe, phases, folder, network.arena, *data)
             stream = args.caffe_log and open_log(args.caffe_log, args.resume)
-            folder.describe(recipe, hosts, vars(args), world.library, facts)
+            folder.describe(recipe, hosts, vars(args), world.library, *data)
             log = Log(folder.path, caffe=CaffeLog(stream, f"ResNet-{recipe.depth}") if stream else None)
             for line in [*notes, *lines]:
                 log.say(line)

@@ -2,20 +2,24 @@
 
 import os
 
-from bin.common.weights import skipped_layers
+from bin.common.data_sets import expect_same_classes
+from bin.common.weights import SCORING, Origin, skipped_layers
 from mpi.agree import raise_together
-from nptrain.errors import InputError, within
+from nptrain.caffe.model import read_caffemodel, unmerged
+from nptrain.data.classes import first_difference
+from nptrain.errors import InputError, printable, within
+from nptrain.recipes.changes import HEAD
 from nptrain.run.checkpoint import (
     Checkpoint,
+    fill_arena,
     latest,
     load,
-    load_caffemodels,
     load_snapshot,
     load_start_of,
     progress_of,
 )
 from nptrain.run.metrics import forget_after
-from nptrain.run.run_folder import RunFolder
+from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
 OF_A_START = ("resume", "run_dir", "time_limit")  # arguments that are not the run's
 # flags that change results, apart from those of the recipe
@@ -41,15 +45,16 @@ def run_arguments(parser, argv, args, world):
     return again
 
 
-def load_start(args, recipe, phases, folder, arena, data):
+def load_start(args, recipe, phases, folder, arena, names=None, data=None):
     """Fill the arena with what the run in `folder`, a RunFolder, starts from. Returns (the Checkpoint that the run
-    continues from, or None; lines for the log). Raises InputError before anything is changed. `data` describes the data
-    sets (`RunFolder.describe`).
+    continues from, or None; lines for the log). Raises InputError before anything is changed. `names` are those of the
+    data's classes, or None; `data` describes the data sets (`RunFolder.describe`).
     """
     if not args.resume:
         folder.expect_new()
-        return _load_first(args, recipe, recipe.phase(phases[0]), folder, arena)
-    arguments = folder.expect_same(recipe, args.seed, data)
+        return _load_first(args, recipe, recipe.phase(phases[0]), folder, arena, names)
+    expect_same_classes("the data", names, classes_of(folder.path), f"the run in {folder.path}")
+    arguments = folder.expect_same(recipe, args.seed, data or {})
     args.weights, args.snapshot = arguments.get("weights"), arguments.get("snapshot")
     lines = [f"--{flag}: {new} from here on; the run had {arguments[flag]}"
              for flag, new in vars(args).items()
@@ -60,7 +65,7 @@ def load_start(args, recipe, phases, folder, arena, data):
         forget_after(folder.metrics, checkpoint, [phase.name for phase in recipe.phases])
         return checkpoint, lines
     forget_after(folder.metrics, None, phases)
-    checkpoint, first_lines = _load_first(args, recipe, recipe.phase(phases[0]), folder, arena)
+    checkpoint, first_lines = _load_first(args, recipe, recipe.phase(phases[0]), folder, arena, names)
     return checkpoint, lines + first_lines
 
 
@@ -69,7 +74,55 @@ def files_of(weights):
     return [weights] if os.path.exists(weights) else str(weights).split(",")
 
 
-def _load_first(args, recipe, phase, folder, arena):
+def origin_of(args):
+    """The Origin of the weights that a run starts from; of a run that is resumed, what its recipe took from them. None
+    if it starts from none.
+    """
+    if not args.resume:
+        return Origin.of(files_of(args.weights)) if args.weights else None
+    folder = RunFolder(args.run_dir or f"runs/{args.recipe}")
+    recipe = recipe_of(folder.path) if args.recipe else None
+    if not recipe or not folder.arguments().get("weights"):
+        return None
+    fields = {field: getattr(recipe, field) for field in SCORING}
+    return Origin(folder.arguments()["weights"], fields, recipe.classes, None, True)
+
+
+def load_given(paths, arena, classes, names):
+    """Fill the arena with the weights in the files `paths`, to be trained on `classes` classes, which are called
+    `names` (None: not known). Returns lines for the log.
+
+    The classifier keeps its new weights if that of the files is for other classes: in their number, or in their names.
+    """
+    where, blobs, lines = ",".join(map(str, paths)), {}, []
+    for path in paths:
+        blobs |= unmerged(read_caffemodel(path))
+    head = next((values for name, _, values in arena.export() if name == HEAD), None)
+    if head is not None:
+        origin = Origin.of(paths)
+        reason = other_classes(origin, classes, names)
+        if reason:
+            lines.append(f"{where}: {reason}: a new classifier is trained")
+            blobs[HEAD] = head
+        elif not (origin.names and names):
+            unnamed = "the data" if origin.names else where
+            lines.append(f"{where}: that its {classes} classes are those of the data is not checked: no names of "
+                         f"classes in {unnamed}")  # fmt: skip
+    return [*lines, *skipped_layers(where, fill_arena(arena, blobs, where))]
+
+
+def other_classes(origin, classes, names):
+    """Why the classifier of an Origin is not one for `classes` classes of these `names`, or None."""
+    if origin.classes != classes:
+        return f"it has {origin.classes or 'no'} classes, the data {classes}"
+    difference = origin.names and names and first_difference(names, origin.names)
+    if not difference:
+        return None
+    label, found, before = difference
+    return f"its class {label} is {printable(before, 100)!r}, the data's {printable(found, 100)!r}"
+
+
+def _load_first(args, recipe, phase, folder, arena, names):
     """As `load_start`, for the first `phase` of a run that has no checkpoint."""
     if args.snapshot:
         state, model = load_snapshot(args.snapshot, arena)
@@ -81,9 +134,8 @@ def _load_first(args, recipe, phase, folder, arena):
         start = Checkpoint(folder.checkpoints, phase.name, state.iteration, progress)
         return start, [f"{args.snapshot}: iteration {state.iteration}, weights from {model}"]
     if args.weights:
-        skipped = load_caffemodels(files_of(args.weights), arena)
-        return None, [f"phase {phase.name}: starts from the weights in {args.weights}",
-                      *skipped_layers(args.weights, skipped)]  # fmt: skip
+        lines = load_given(files_of(args.weights), arena, recipe.classes, names)
+        return None, [f"phase {phase.name}: starts from the weights in {args.weights}", *lines]
     if phase is not recipe.phases[0]:
         return None, [f"phase {phase.name}: {load_start_of(phase, recipe, folder.checkpoints, arena)}"]
     return None, []

@@ -1,27 +1,57 @@
-"""What the commands that read a .caffemodel share: finding the recipe of its weights."""
+"""What the commands that read a .caffemodel share: what is known of its weights."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bin.common.arguments import expect_not_both
 from bin.common.caffe_files import SolverFiles
+from bin.common.data_sets import expect_same_classes
 from nptrain.caffe.model import read_caffemodel
+from nptrain.caffe_net.weights import recipe_fields
 from nptrain.errors import InputError
+from nptrain.recipes.changes import with_crop
 from nptrain.recipes.published import DEFAULT, get_recipe
 from nptrain.recipes.recipe import override
-from nptrain.run.run_folder import recipe_of
+from nptrain.run.run_folder import classes_of, recipe_of
 
 # fields of a recipe that scores depend on
-SCORING = (
-    "depth",
-    "downsample",
-    "stem_bias",
-    "first_projection",
-    "crop_size",
-    "mean_bgr",
-    "scale",
-    "bn_eps",
-    "test_resize",
-)
+NETWORK = ("depth", "downsample", "stem_bias", "first_projection")
+PIXELS = ("mean_bgr", "scale", "bn_eps")
+SCORING = (*NETWORK, "crop_size", *PIXELS, "test_resize")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of the weights in the file or files `name`, from the run beside them, or else from the files.
+
+    fields   {field of SCORING: value}, those that are known
+    classes  the number of classes; None if there is no classifier
+    names    of the classes, or None
+    in_run   whether they are in a run's folder
+    """
+
+    name: str
+    fields: dict
+    classes: int | None
+    names: list[str] | None
+    in_run: bool
+
+    @classmethod
+    def of(cls, paths):
+        """Raises InputError for files that are not weights, and for a damaged run.json beside them."""
+        name = ",".join(map(str, paths))
+        run = run_of(paths[-1])
+        fields, classes = recipe_fields(paths)
+        recipe = recipe_of(run)
+        if recipe:
+            fields = {field: getattr(recipe, field) for field in SCORING}
+        names = classes_of(run)
+        return cls(name, fields, classes, names if names and len(names) == classes else None, recipe is not None)
+
+
+def run_of(weights):
+    """The folder of the run whose weights a file is, if it is in one."""
+    return Path(weights).parent.parent
 
 
 def add_arguments(parser):
@@ -45,27 +75,46 @@ def chosen_recipe(args, paths, files=None):
         base = files.recipe()
     elif args.recipe:
         base = get_recipe(args.recipe)
+        if paths:
+            base = as_weights(base, Origin.of(paths[:1]), NETWORK)
     else:
         base = recipe_of_all(paths)
     if not base:
-        base = get_recipe(DEFAULT)
-        note = f"{paths[0]} is not in a run's folder: used network and preprocessing of {DEFAULT} (--recipe, --solver)"
+        base, note = recipe_of_alone(paths[0])
     size = args.batch_size
     changes = [] if size is None else [f"batch_size={size}", f"test_batch_size={size}"]
     if args.crop_size is not None:
-        resize = base.test_resize and round(base.test_resize * args.crop_size / base.crop_size)
-        changes += [f"crop_size={args.crop_size}", f"test_resize={resize}"]
+        base = with_crop(base, args.crop_size)
     recipe = override(base, [*changes, *args.assignments])
     if files:
         note = files.test_note(recipe)
     return recipe, files, note
 
 
+def as_weights(recipe, origin, fields):
+    """The recipe with those `fields` of SCORING that are known of the weights."""
+    return replace(recipe, **{field: origin.fields[field] for field in fields if field in origin.fields})
+
+
+def recipe_of_alone(path):
+    """(Recipe, note for the user) of weights that are in no run's folder: what the file does not say is as in DEFAULT,
+    the resize in proportion to the crop.
+    """
+    origin, default = Origin.of([path]), get_recipe(DEFAULT)
+    recipe = as_weights(default, origin, (*NETWORK, *PIXELS))
+    if "crop_size" not in origin.fields:
+        return recipe, (f"{path} is not in a run's folder: used network and preprocessing of {DEFAULT} "
+                        "(--recipe, --solver)")  # fmt: skip
+    recipe = with_crop(recipe, origin.fields["crop_size"])
+    return recipe, (f"{path} is not in a run's folder: network, crop and mean are the file's, and test images are "
+                    f"resized to {recipe.test_resize} (--set test_resize=N)")  # fmt: skip
+
+
 def recipe_of_all(paths):
     """The recipe of the run whose weights `paths` are: of the first file that is in a run's folder; None if none is.
     Raises InputError if the recipe of another one differs in a field of SCORING.
     """
-    known = [(path, found) for path in paths if (found := recipe_of(Path(path).parent.parent))]
+    known = [(path, found) for path in paths if (found := recipe_of(run_of(path)))]
     if not known:
         return None
     (first_path, first), *others = known
@@ -76,6 +125,18 @@ def recipe_of_all(paths):
                 raise InputError(f"{path}: its run has {field} {found}, expected {expected}, as in {first_path}; or "
                                  "give --recipe")  # fmt: skip
     return first
+
+
+def names_of_all(paths, classes):
+    """The names of the classes of the runs whose weights `paths` are, of the first that has them; None if none has.
+    Raises InputError if those of another one differ. Names of another number than `classes`, the scores of the weights,
+    count as none: the run had another classifier.
+    """
+    known = {path: names for path in paths if (names := classes_of(run_of(path))) and len(names) == classes}
+    for path, names in known.items():
+        first = next(iter(known))
+        expect_same_classes(path, names, known[first], first, "an ensemble is of networks for the same classes")
+    return next(iter(known.values()), None)
 
 
 def skipped_layers(path, names):

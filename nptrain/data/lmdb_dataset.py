@@ -1,20 +1,26 @@
 """Data sets: LMDBs of Caffe Datums, as `convert_imageset` writes them, read and written."""
 
 import os
+import re
 import shutil
 from array import array
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lmdb
 
-from nptrain.data.classes import read_classes, write_classes
+from nptrain.data.classes import write_classes
 from nptrain.data.datum import MAX_PIXELS, decode, parse_datum
 from nptrain.data.lmdb_file import LmdbError, leaves
 from nptrain.errors import InputError, reason
 from nptrain.files import MAKE_ROOM, sync_folder, writing
 
 MAX_RECORD = 3 * MAX_PIXELS + (1 << 16)  # bytes: three raw planes, and the fields around them
+# A Datum as protobuf writes it, field by field: what is before its pixels and their size, and what is behind them.
+_VARINT = rb"[\x80-\xff]*[\x00-\x7f]"
+HEAD = re.compile(rb"(?:[\x08\x10\x18]" + _VARINT + rb")*\x22(" + _VARINT + rb")")
+TAIL = re.compile(rb"\x28(" + _VARINT + rb")(?:\x38[\x00\x01])?")
+HEAD_BYTES, TAIL_BYTES = 64, 16
 CAFFES_LMDB = 0  # the library's major version: 1.x writes another format
 
 
@@ -82,13 +88,34 @@ class LmdbDataset:
             raise InputError(f"{where}: cannot be read: {error.strerror}") from None
         return parse_datum(record, where)
 
-    def count_classes(self):
-        """The number of classes: that of the lines of classes.txt, which make_lmdb writes; without it, the largest
-        label plus one, for which all records are read.
+    def label(self, index):
+        """The label of record `index`. Its pixels are not read, unless the record's fields are in an unusual order."""
+        offset, size = self._offsets[index], self._sizes[index]
+        with suppress(OSError):  # which `datum` reports
+            head = HEAD.match(os.pread(self._file.fileno(), min(size, HEAD_BYTES), offset))
+            behind = head.end() + _number(head[1]) if head else size
+            if 0 < size - behind <= TAIL_BYTES:
+                tail = TAIL.fullmatch(os.pread(self._file.fileno(), size - behind, offset + behind))
+                if tail and len(tail[1]) <= 4:  # not negative
+                    return _number(tail[1])
+        return self.datum(index).label
+
+    def largest_label(self, most=None):
+        """(the largest label, the index of its first record) of all records, or of about `most`, evenly spread. Records
+        that are damaged are passed over. Raises InputError if all are.
         """
-        if names := read_classes(self.path):
-            return len(names)
-        return 1 + max(self.datum(index).label for index in range(len(self)))
+        largest, error = None, None
+        for index in range(0, len(self), 1 if most is None else -(-len(self) // most)):
+            try:
+                label = self.label(index)
+            except InputError as found:
+                error = error or found
+                continue
+            if largest is None or label > largest[0]:
+                largest = label, index
+        if largest is None:
+            raise error
+        return largest
 
     def labelled(self, index):
         """(Datum, where) of record `index`, whose label is right."""
@@ -100,6 +127,11 @@ class LmdbDataset:
     def __getitem__(self, index):
         datum, where = self.labelled(index)
         return decode(datum, where), datum.label
+
+
+def _number(varint):
+    """The value of a varint's bytes."""
+    return sum((byte & 127) << (7 * place) for place, byte in enumerate(varint))
 
 
 def expect_no_splits(path):

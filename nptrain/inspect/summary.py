@@ -184,8 +184,10 @@ def _json(path):
     try:
         entry = json.loads(text_of(path), parse_float=_finite, parse_constant=_finite)
         if all(isinstance(entry.get(part), dict) for part in ("recipe", "arguments", "versions")):
-            return {"kind": "run", "recipe": entry["recipe"], "arguments": entry["arguments"],
-                    "versions": entry["versions"], "hosts": len(entry["hosts"])}  # fmt: skip
+            names = entry.get("classes")
+            named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            parts = {part: entry[part] for part in ("recipe", "arguments", "versions")}
+            return {"kind": "run", **parts, "classes": names if named else None, "hosts": len(entry["hosts"])}
         if {"phase", "iteration", "files"} <= set(entry):
             sizes = {name: file["bytes"] for name, file in read_manifest(path)["files"].items()}
             return {"kind": "checkpoint", "phase": entry["phase"], "iteration": entry["iteration"],

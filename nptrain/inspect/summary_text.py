@@ -113,6 +113,9 @@ def _run(summary):
     for title, entries in (("recipe", recipe), ("arguments", arguments), ("versions", summary["versions"])):
         plain = {k: v for k, v in entries.items() if v is not None and not isinstance(v, (list, dict))}
         yield from _wrap(f"{title}: ", (f"{k} {_clip(_value(v), 60)}" for k, v in plain.items()))
+    if names := summary["classes"]:
+        shown = names if len(names) <= 40 else [*names[:5], "...", names[-1]]
+        yield from _wrap(f"{len(names)} classes: ", (_clip(_value(name), 40) for name in shown))
 
 
 def _checkpoint(summary):

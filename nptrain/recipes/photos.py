@@ -10,36 +10,59 @@ DESCRIPTION = "your own images: classes and iterations from the data, rates from
 EPOCHS, WORKERS, BATCH_SIZE = 30, 2, 16  # 28.5 epochs with warm-up and linear decay, 1.5 of the collapse
 PUBLISHED = "resnet50-448nodes"
 PARTS = 20  # of phase 1, each ends with a checkpoint; the collapse starts from the last but one, and is one part long
+DROP = 0.1  # of the rate, with decay_epochs
 
 
-def photos(records, classes, epochs=EPOCHS, workers=WORKERS, batch_size=BATCH_SIZE):
+def photos(records, classes, epochs=EPOCHS, workers=WORKERS, batch_size=BATCH_SIZE, decay_epochs=None):
     """The published recipe scaled to a data set.
 
-    records  (training, held-out) images     classes  of the data set
-    epochs   of both phases together         batch_size  images of each of `workers`
+    records       (training, held-out) images
+    classes       of the data set
+    epochs        of both phases together
+    batch_size    images of each of `workers`
+    decay_epochs  epochs of phase 1 after which its rate drops to a tenth, again and again (None: it falls linearly)
 
     Rates are proportional to the images of a step (Goyal et al., arXiv 1706.02677), lengths of warm-up, decay and
-    collapse to the epochs. Raises InputError where the images do not fill a batch, or the epochs are too few.
+    collapse to the epochs. In the collapse, too, the shorter side is resized before the crop: stored images may have
+    any size. Raises InputError where the images do not fill a batch, or the epochs are too few.
     """
     published, batch = get_recipe(PUBLISHED), workers * batch_size
     if records[0] < batch:
         raise InputError(f"--train-data: found {records[0]} images, expected {batch} or more: {workers} workers of "
-                         f"{batch_size}; --workers and --batch-size make it fewer")  # fmt: skip
+                         f"{batch_size}; --batch-size makes it fewer")  # fmt: skip
     part = round(epochs * records[0] / batch / (PARTS + 1))
     if part < 1:
-        raise InputError(f"--epochs: found {epochs}, expected {-(-(PARTS + 1) * batch // records[0])} or more for "
-                         f"{records[0]} images")  # fmt: skip
+        raise InputError(f"--epochs: found {epochs:g}, expected {-(-(PARTS + 1) * batch // records[0])} or more for "
+                         f"{records[0]} images and a batch of {batch}")  # fmt: skip
     rates = batch / (published.workers * published.batch_size)
     first, second = published.phases
     common = {"snapshot": part, "test_interval": part, "display": 10}
     warmup = round(PARTS * part * first.warmup_iter / first.max_iter)
     first = replace(first, base_lr=_rounded(first.base_lr * rates), max_iter=PARTS * part, warmup_iter=warmup,
                     warmup_start_lr=_rounded(first.warmup_start_lr * rates), **common)  # fmt: skip
-    second = replace(second, base_lr=_rounded(second.base_lr * rates), max_iter=part,
+    if decay_epochs is not None:
+        steps = max(1, round(decay_epochs * records[0] / batch))
+        first = replace(first, lr_policy="step", gamma=DROP, stepsize=steps)
+    second = replace(second, base_lr=_rounded(second.base_lr * rates), max_iter=part, resize=published.test_resize,
                      starts_from=(PARTS - 1) * part, **common)  # fmt: skip
     return replace(published, name=NAME, description=f"{records[0]} images of {classes} classes, {epochs:g} epochs",
                    phases=(first, second), classes=classes, workers=workers, batch_size=batch_size,
                    records=tuple(records))  # fmt: skip
+
+
+def shares(batch, workers=None):
+    """(workers, images of each) of a step of `batch` images. Without a number of workers, they are the fewest, but
+    WORKERS at least, with at most BATCH_SIZE images each. Raises InputError if they cannot have the same number.
+    """
+    if workers is None:
+        fewest = min(batch, max(WORKERS, -(-batch // BATCH_SIZE)))
+        workers = next((n for n in range(fewest, 2 * fewest) if batch % n == 0), fewest)
+    if batch % workers:
+        less, more = batch // workers * workers, -(-batch // workers) * workers
+        near = f"{less} or {more}" if less else f"{more}"
+        raise InputError(f"--batch-size: found {batch}, expected the same number for each of {workers} workers, as "
+                         f"{near}; or --workers")  # fmt: skip
+    return workers, batch // workers
 
 
 def _rounded(rate):

@@ -7,6 +7,8 @@ import time
 from math import isfinite, nan
 from pathlib import Path
 
+TOP5_CLASSES = 6  # the fewest of which top-5 says anything
+
 
 class Log:
     """Rank 0's log of a run. On the other ranks `folder` is None, and nothing is written. `caffe` is a CaffeLog that is
@@ -59,7 +61,9 @@ class Log:
         if not self.file:
             return
         loss, top1, top5 = (result[name] for name in ("loss", "top1", "top5"))
-        said = f"loss {loss:.4f}, top-1 {top1:.2%}, top-5 {top5:.2%}"
+        said = f"loss {loss:.4f}, top-1 {top1:.2%}"
+        if result.get("classes", TOP5_CLASSES) >= TOP5_CLASSES:
+            said += f", top-5 {top5:.2%}"
         if not isfinite(loss):
             top1, top5, said = nan, nan, f"no result: {why}"
         self._write(why, phase=self.phase.name, iteration=iteration, test_loss=loss, top1=top1, top5=top5)

@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from nptrain.errors import InputError
-from nptrain.files import atomic_write, writing
+from nptrain.errors import InputError, reason
+from nptrain.files import atomic_write, check_regular, writing
 from nptrain.recipes.recipe import from_dict, to_dict
 
 PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
@@ -65,10 +65,12 @@ class RunFolder:
             raise InputError(f"{field}: found {is_now!r}, expected {was!r}, as in the run in {self.path}")
         return before["arguments"]
 
-    def describe(self, recipe, hosts, arguments, library, data):
-        """Write run.json. `data` is {name of the argument: {fact: value}} of the data sets."""
-        entry = {"recipe": to_dict(recipe), "arguments": arguments, "versions": versions(library), "hosts": hosts,
-                 "data": data}  # fmt: skip
+    def describe(self, recipe, hosts, arguments, library, classes=None, data=None):
+        """Write run.json. `classes` are the names of the classes, None if the data have none; `data` is {name of the
+        argument: {fact: value}} of the data sets.
+        """
+        entry = {"recipe": to_dict(recipe), "classes": classes, "data": data or {}, "arguments": arguments,
+                 "versions": versions(library), "hosts": hosts}  # fmt: skip
         with writing(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         with writing(self.description), atomic_write(self.description) as file:
@@ -86,10 +88,29 @@ class RunFolder:
 def recipe_of(path):
     """The recipe of the run in a folder, or None if there is no run."""
     description = RunFolder(path).description
+    return recipe_in(description) if description.is_file() else None
+
+
+def recipe_in(description):
+    """The recipe in a run.json. Raises InputError if it cannot be read, or is none."""
+    try:
+        check_regular(description)
+        with _expect_description(description):
+            return from_dict(json.loads(Path(description).read_bytes())["recipe"])
+    except OSError as error:
+        raise InputError(f"{description}: cannot be read: {reason(error)}") from None
+
+
+def classes_of(path):
+    """The names of the classes of the run in a folder; None if they have none, or there is no run."""
+    description = RunFolder(path).description
     if not description.is_file():
         return None
     with _expect_description(description):
-        return from_dict(json.loads(description.read_bytes())["recipe"])
+        names = json.loads(description.read_bytes()).get("classes")
+        if names is not None and not (names and all(isinstance(name, str) for name in names)):
+            raise ValueError
+        return names
 
 
 @contextmanager
@@ -97,7 +118,7 @@ def _expect_description(path):
     """Raise InputError for an exception of the block that means that `path` is not a run.json."""
     try:
         yield
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: not the description of a run") from None
 
 
