@@ -1,5 +1,7 @@
 """What the commands that read a .caffemodel share: what is known of its weights."""
 
+import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,10 +11,12 @@ from bin.common.data_sets import expect_same_classes
 from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe_net.weights import recipe_fields
 from nptrain.errors import InputError
+from nptrain.network.inference import Inference
 from nptrain.recipes.changes import with_crop
 from nptrain.recipes.published import DEFAULT, get_recipe
 from nptrain.recipes.recipe import override
-from nptrain.run.run_folder import classes_of, recipe_of
+from nptrain.run.checkpoint import fill_arena, from_manifest, latest
+from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
 # fields of a recipe that scores depend on
 NETWORK = ("depth", "downsample", "stem_bias", "first_projection")
@@ -150,3 +154,50 @@ def read_weights(path):
     if "fc1000" not in blobs:
         raise InputError(f"{path}: no layer fc1000, expected the weights of a ResNet")
     return blobs, blobs["fc1000"][0].shape[-2]
+
+
+def read_all(paths):
+    """({path: blobs}, number of classes). Raises InputError if the files have different numbers of classes."""
+    files, classes = {}, None
+    for path in paths:
+        files[path], count = read_weights(path)
+        if classes not in (None, count):
+            raise InputError(f"{path}: found {count} classes, expected {classes}, as in {paths[0]}")
+        classes = count
+    return files, classes
+
+
+def load_members(network, blobs_of):
+    """([an Inference of the weights of each {path: blobs}], lines on layers that are skipped)."""
+    members, skipped = [], []
+    for path, blobs in blobs_of.items():
+        skipped += skipped_layers(path, fill_arena(network.arena, blobs, path))
+        members.append(Inference(network))
+    return members, skipped
+
+
+def weights_of(model, tell):
+    """The .caffemodel that is meant by `model`: itself, or of the folder of a run, its best checkpoint, if the run has
+    chosen one, else its newest complete one; tell(line) says what was passed over.
+    """
+    if not os.path.isdir(model):
+        return model
+    folder, recipe = RunFolder(model), recipe_of(model)
+    if recipe is None:
+        raise InputError(f"{model}: a folder without run.json, expected that of a run, or a .caffemodel")
+    found = best(folder) or latest(recipe, folder.checkpoints, tell)
+    if found is None:
+        raise InputError(f"{model}: found no complete checkpoint of this run")
+    return str(found.model)
+
+
+def best(folder):
+    """The Checkpoint that the best.json of a RunFolder names; None if there is none."""
+    path = next((place for place in (folder.path, folder.checkpoints) if (place / "best.json").is_file()), None)
+    if path is None:
+        return None
+    try:
+        entry = json.loads((path / "best.json").read_bytes())
+        return from_manifest(folder.checkpoints / "best.json", entry)
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path / 'best.json'}: found no phase and iteration of a checkpoint") from None
