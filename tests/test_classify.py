@@ -99,6 +99,18 @@ def test_the_checkpoint_of_a_run(folder, tmp_path):
     assert errors.endswith("photos: a folder without run.json, expected that of a run, or a .caffemodel\n")
 
 
+def test_snapshots_with_a_prefix_have_the_names_of_their_run(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    manifest = tmp_path / "run" / "checkpoints" / "phase2_iter_1.json"
+    entry = json.loads(manifest.read_text())
+    for kind in ("caffemodel", "solverstate"):
+        manifest.with_suffix(f".{kind}").rename(tmp_path / f"x_iter_1.{kind}")
+        entry["files"][f"x_iter_1.{kind}"] = entry["files"].pop(f"phase2_iter_1.{kind}")
+    manifest.write_text(json.dumps({**entry, "prefix": str(tmp_path / "x")}))
+    words = ["photos/a.png", "--json"]
+    assert call("classify", tmp_path / "run", *words, cwd=folder) == call("classify", "run", *words, cwd=folder)
+
+
 def test_photographs_are_turned_upright(folder, tmp_path):
     turned = image(3, 70, 44)
     exif = Image.Exif()

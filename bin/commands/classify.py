@@ -27,7 +27,7 @@ import numpy as np
 from bin.common import weights
 from bin.common.arguments import Parser, expect_at_least, expect_not_both
 from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.weights import chosen_recipe, load_members, names_of_all, read_all, weights_of
+from bin.common.weights import chosen_recipe, load_members, names_of_all, read_all, run_of, weights_of
 from nptrain.data.classes import read_classes, read_names
 from nptrain.data.parallel import ahead
 from nptrain.data.photo import files_in, read_photo
@@ -63,11 +63,13 @@ def main(argv, world):
     expect_not_both(args, ("json", "csv"))
     if args.out:
         picture.check(args.out)
-    paths = [weights_of(model, tell) for model in (args.model, *args.others)]
-    recipe, _, note = chosen_recipe(args, paths)
+    models = (args.model, *args.others)
+    paths = [weights_of(model, tell) for model in models]
+    runs = [model if os.path.isdir(model) else run_of(model) for model in models]
+    recipe, _, note = chosen_recipe(args, paths, runs=runs)
     blobs_of, classes = read_all(paths)
     recipe = replace(recipe, classes=classes)
-    names = names_of(args.classes, paths, classes)
+    names = names_of(args.classes, paths, runs, classes)
     ready = kernels_and_cores(args, world, recipe)
     members, skipped = load_members(ResNet.of(recipe, ready.ops), blobs_of)
     for line in filter(None, [note, *skipped, as_stored(recipe)]):
@@ -88,14 +90,14 @@ def main(argv, world):
         raise SystemExit(1)
 
 
-def names_of(file, paths, classes):
+def names_of(file, paths, runs, classes):
     """The names of the classes: those of --classes, else of the runs; numbers, if they have none."""
     if file is not None:
         names = read_classes(file) if os.path.isdir(file) else read_names(file)
         if len(names or ()) != classes:
             raise InputError(f"--classes: found {len(names or ())} names in {file}, expected {classes}")
         return names
-    names = names_of_all(paths, classes)
+    names = names_of_all(paths, classes, runs)
     if not names:
         tell(f"the run of {paths[0]} has no names of its {classes} classes (--classes FILE): they are shown by number")
     return names or [f"class {label}" for label in range(classes)]

@@ -67,7 +67,7 @@ def add_arguments(parser):
     parser.add_argument("--crop-size", metavar="N", type=int, help="side of the network's input images")
 
 
-def chosen_recipe(args, paths, files=None):
+def chosen_recipe(args, paths, files=None, runs=None):
     """(recipe, Caffe's files that it comes from or None, note for the user or None).
 
     The recipe is that of --recipe, --solver or the ModelFile `files`, else that of the run whose weights `paths` are,
@@ -82,7 +82,7 @@ def chosen_recipe(args, paths, files=None):
         if paths:
             base = as_weights(base, Origin.of(paths[:1]), NETWORK)
     else:
-        base = recipe_of_all(paths)
+        base = recipe_of_all(paths, runs)
     if not base:
         base, note = recipe_of_alone(paths[0])
     size = args.batch_size
@@ -114,11 +114,13 @@ def recipe_of_alone(path):
                     f"resized to {recipe.test_resize} (--set test_resize=N)")  # fmt: skip
 
 
-def recipe_of_all(paths):
+def recipe_of_all(paths, runs=None):
     """The recipe of the run whose weights `paths` are: of the first file that is in a run's folder; None if none is.
-    Raises InputError if the recipe of another one differs in a field of SCORING.
+    `runs` are the folders of their runs, where they are known: snapshots with a prefix may be anywhere. Raises
+    InputError if the recipe of another one differs in a field of SCORING.
     """
-    known = [(path, found) for path in paths if (found := recipe_of(run_of(path)))]
+    folders = runs or map(run_of, paths)
+    known = [(path, found) for path, folder in zip(paths, folders, strict=True) if (found := recipe_of(folder))]
     if not known:
         return None
     (first_path, first), *others = known
@@ -131,12 +133,13 @@ def recipe_of_all(paths):
     return first
 
 
-def names_of_all(paths, classes):
+def names_of_all(paths, classes, runs=None):
     """The names of the classes of the runs whose weights `paths` are, of the first that has them; None if none has.
     Raises InputError if those of another one differ. Names of another number than `classes`, the scores of the weights,
-    count as none: the run had another classifier.
+    count as none: the run had another classifier. `runs` as in `recipe_of_all`.
     """
-    known = {path: names for path in paths if (names := classes_of(run_of(path))) and len(names) == classes}
+    found = zip(paths, map(classes_of, runs or map(run_of, paths)), strict=True)
+    known = {path: names for path, names in found if names and len(names) == classes}
     for path, names in known.items():
         first = next(iter(known))
         expect_same_classes(path, names, known[first], first, "an ensemble is of networks for the same classes")
