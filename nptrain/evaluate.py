@@ -62,6 +62,17 @@ def _count(per_class, ops, scores, labels):
         per_class[label] += 1, ops.top_k(scores[one], labels[one], 1)
 
 
+def probabilities(members, pixels, recipe):
+    """The mean of the members' probabilities, float64 (N, classes), of test images: uint8 (N, 3, size, size), BGR."""
+    network, ops = members[0].network, members[0].ops
+    x = network.pack_images(pixels, recipe.mean_bgr, recipe.scale)
+    labels, together = np.zeros(len(pixels), np.int64), 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
+        for infer in members:
+            together = together + ops.softmax_loss(infer(x), labels)[1] / len(members)
+    return together
+
+
 def evaluate_batches(infer, dataset, transform, recipe, world, threads, batches, initializer=None):
     """(loss, top-1, top-5) of an Inference on each of so many batches, an array (batches, 3), the same on every rank.
     As `caffe test` takes them: full, in key order from the first record on, and again from there after the last.

@@ -8,6 +8,8 @@ import pytest
 from commands import call
 from images import make_dataset
 
+from bin.common.beginning import beginning
+from bin.common.data_sets import DataSet, RunData
 from nptrain.caffe.model import read_caffemodel
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.errors import InputError
@@ -94,7 +96,7 @@ def test_flags_and_what_is_derived(folder, tmp_path):
     assert [phase.base_lr for phase in recipe.phases] == [0.02, 0.5]
     assert "digits: ResNet-18, 5 classes, images of 36x36\n" in output
     net, _ = call("train", "--recipe", "resnet50-448nodes", "--crop-size", "64", "--print-net", "--phase", "2")
-    assert net.count("min_size: 73") == 2
+    assert net.count("min_size: 73") == 1  # of the training images: this phase has no tests
 
 
 def test_a_recipe_of_a_run(folder, run, tmp_path):
@@ -188,3 +190,24 @@ def test_weights_say_what_they_are(folder, run, tmp_path):
     result = json.loads(call("evaluate", "--weights", alone, "--data", folder / "five", "--json")[0])
     same = json.loads(call("evaluate", "--weights", weights(run), "--data", folder / "five", "--json")[0])
     assert result["records"] == same["records"] == 20
+
+
+def test_workers_share_the_batch_of_a_photos_run(folder, tmp_path):
+    words = ["--recipe", "photos", "--epochs", "5", "--depth", "18", "--batch-size", "4", "--data", "five"]
+    call("train", *words, "--crop-size", "32", "--iterations", "1", "--phase", "1", "--run-dir", tmp_path / "run",
+         cwd=folder)  # fmt: skip
+    again = ["train", "--config", tmp_path / "run", "--data", "five", "--print-net"]
+    for flags, each in (([], 2), (["--workers", "4"], 1), (["--workers", "1"], 4), (["--batch-size", "16"], 8)):
+        assert f"\n    batch_size: {each}\n" in call(*again, *flags, cwd=folder)[0]
+
+
+def test_what_is_seldom_meant_is_said():
+    recipe = override(photos((6400, 0), 5), ["1.max_iter=20", "2.max_iter=1", "2.starts_from=19"])
+    data = RunData(DataSet("data", 6400, list("abcde"), 4, "", True), None)
+    hosts = [
+        {"host": "a", "rank": rank, "cores": "0", "threads": 1, "communication_cores": "-", "workers": []}
+        for rank in range(3)
+    ]
+    lines = list(beginning(recipe, data, hosts, None))
+    assert "less than one epoch: 0.11 of the 6400 images are seen in all phases" in lines
+    assert "1 of 3 ranks have nothing to compute: there are 2 workers" in lines

@@ -30,15 +30,13 @@ from bin.common.caffe_files import add_glog_arguments
 from bin.common.caffe_test import OUTPUTS, ModelFile, add_test_arguments
 from bin.common.data_sets import DataSet, expect_same_classes, read_once
 from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.weights import chosen_recipe, names_of_all, read_weights, skipped_layers
+from bin.common.weights import chosen_recipe, load_members, names_of_all, read_all
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
 from nptrain.evaluate import evaluate_batches, evaluate_members
-from nptrain.network.inference import Inference
 from nptrain.network.resnet import ResNet
 from nptrain.run.caffe_log import test_lines
-from nptrain.run.checkpoint import fill_arena
 
 
 def parser():
@@ -71,13 +69,9 @@ def main(argv, world):
         for number, path in enumerate(args.weights)
     })  # fmt: skip
     ready = kernels_and_cores(args, world, recipe)
-    network = ResNet.of(recipe, ready.ops)
-    members, skipped = [], []
     with raise_together(world, InputError):
-        for path, blobs in blobs_of.items():
-            skipped += skipped_layers(path, fill_arena(network.arena, blobs, path))
-            members.append(Inference(network))
-    del blobs_of, blobs
+        members, skipped = load_members(ResNet.of(recipe, ready.ops), blobs_of)
+    del blobs_of
     how = dataset, recipe.test_transform(), recipe, world, ready.cores.threads
     batches, results, per_class = None, [], np.zeros((classes, 2)) if args.per_class else None
     if args.iterations:
@@ -135,14 +129,3 @@ def check_flags(args):
             raise InputError(f"--weights: found {path} more than once, expected different files")
     if not (args.data or args.model):
         raise InputError("--data: found none, expected the folder of an LMDB, or --model with a net file that names it")
-
-
-def read_all(paths):
-    """({path: blobs}, number of classes). Raises InputError if the files have different numbers of classes."""
-    files, classes = {}, None
-    for path in paths:
-        files[path], count = read_weights(path)
-        if classes not in (None, count):
-            raise InputError(f"{path}: found {count} classes, expected {classes}, as in {paths[0]}")
-        classes = count
-    return files, classes

@@ -125,10 +125,11 @@ class Choice:
     def _step(self, base):
         """{field: value} of the workers and the images of each, where flags say them."""
         args = self.args
-        if self.config.recipe and base.name == photos.NAME and args.batch_size:
-            return dict(zip(("workers", "batch_size"), photos.shares(args.batch_size, args.workers), strict=True))
         if base.name == photos.NAME and not self.config.recipe:
             return {}  # it has them already
+        if base.name == photos.NAME and (args.workers or args.batch_size):
+            batch = args.batch_size or base.workers * base.batch_size
+            return dict(zip(("workers", "batch_size"), photos.shares(batch, args.workers), strict=True))
         return {"workers": args.workers, "batch_size": args.batch_size}
 
     def _classes(self, base=None):

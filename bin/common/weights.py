@@ -1,5 +1,7 @@
 """What the commands that read a .caffemodel share: what is known of its weights."""
 
+import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,10 +11,12 @@ from bin.common.data_sets import expect_same_classes
 from nptrain.caffe.model import read_caffemodel
 from nptrain.caffe_net.weights import recipe_fields
 from nptrain.errors import InputError
+from nptrain.network.inference import Inference
 from nptrain.recipes.changes import with_crop
 from nptrain.recipes.published import DEFAULT, get_recipe
 from nptrain.recipes.recipe import override
-from nptrain.run.run_folder import classes_of, recipe_of
+from nptrain.run.checkpoint import fill_arena, from_manifest, latest
+from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
 # fields of a recipe that scores depend on
 NETWORK = ("depth", "downsample", "stem_bias", "first_projection")
@@ -63,7 +67,7 @@ def add_arguments(parser):
     parser.add_argument("--crop-size", metavar="N", type=int, help="side of the network's input images")
 
 
-def chosen_recipe(args, paths, files=None):
+def chosen_recipe(args, paths, files=None, runs=None):
     """(recipe, Caffe's files that it comes from or None, note for the user or None).
 
     The recipe is that of --recipe, --solver or the ModelFile `files`, else that of the run whose weights `paths` are,
@@ -78,7 +82,7 @@ def chosen_recipe(args, paths, files=None):
         if paths:
             base = as_weights(base, Origin.of(paths[:1]), NETWORK)
     else:
-        base = recipe_of_all(paths)
+        base = recipe_of_all(paths, runs)
     if not base:
         base, note = recipe_of_alone(paths[0])
     size = args.batch_size
@@ -110,11 +114,13 @@ def recipe_of_alone(path):
                     f"resized to {recipe.test_resize} (--set test_resize=N)")  # fmt: skip
 
 
-def recipe_of_all(paths):
+def recipe_of_all(paths, runs=None):
     """The recipe of the run whose weights `paths` are: of the first file that is in a run's folder; None if none is.
-    Raises InputError if the recipe of another one differs in a field of SCORING.
+    `runs` are the folders of their runs, where they are known: snapshots with a prefix may be anywhere. Raises
+    InputError if the recipe of another one differs in a field of SCORING.
     """
-    known = [(path, found) for path in paths if (found := recipe_of(run_of(path)))]
+    folders = runs or map(run_of, paths)
+    known = [(path, found) for path, folder in zip(paths, folders, strict=True) if (found := recipe_of(folder))]
     if not known:
         return None
     (first_path, first), *others = known
@@ -127,12 +133,13 @@ def recipe_of_all(paths):
     return first
 
 
-def names_of_all(paths, classes):
+def names_of_all(paths, classes, runs=None):
     """The names of the classes of the runs whose weights `paths` are, of the first that has them; None if none has.
     Raises InputError if those of another one differ. Names of another number than `classes`, the scores of the weights,
-    count as none: the run had another classifier.
+    count as none: the run had another classifier. `runs` as in `recipe_of_all`.
     """
-    known = {path: names for path in paths if (names := classes_of(run_of(path))) and len(names) == classes}
+    found = zip(paths, map(classes_of, runs or map(run_of, paths)), strict=True)
+    known = {path: names for path, names in found if names and len(names) == classes}
     for path, names in known.items():
         first = next(iter(known))
         expect_same_classes(path, names, known[first], first, "an ensemble is of networks for the same classes")
@@ -150,3 +157,50 @@ def read_weights(path):
     if "fc1000" not in blobs:
         raise InputError(f"{path}: no layer fc1000, expected the weights of a ResNet")
     return blobs, blobs["fc1000"][0].shape[-2]
+
+
+def read_all(paths):
+    """({path: blobs}, number of classes). Raises InputError if the files have different numbers of classes."""
+    files, classes = {}, None
+    for path in paths:
+        files[path], count = read_weights(path)
+        if classes not in (None, count):
+            raise InputError(f"{path}: found {count} classes, expected {classes}, as in {paths[0]}")
+        classes = count
+    return files, classes
+
+
+def load_members(network, blobs_of):
+    """([an Inference of the weights of each {path: blobs}], lines on layers that are skipped)."""
+    members, skipped = [], []
+    for path, blobs in blobs_of.items():
+        skipped += skipped_layers(path, fill_arena(network.arena, blobs, path))
+        members.append(Inference(network))
+    return members, skipped
+
+
+def weights_of(model, tell):
+    """The .caffemodel that is meant by `model`: itself, or of the folder of a run, its best checkpoint, if the run has
+    chosen one, else its newest complete one; tell(line) says what was passed over.
+    """
+    if not os.path.isdir(model):
+        return model
+    folder, recipe = RunFolder(model), recipe_of(model)
+    if recipe is None:
+        raise InputError(f"{model}: a folder without run.json, expected that of a run, or a .caffemodel")
+    found = best(folder) or latest(recipe, folder.checkpoints, tell)
+    if found is None:
+        raise InputError(f"{model}: found no complete checkpoint of this run")
+    return str(found.model)
+
+
+def best(folder):
+    """The Checkpoint that the best.json of a RunFolder names; None if there is none."""
+    path = next((place for place in (folder.path, folder.checkpoints) if (place / "best.json").is_file()), None)
+    if path is None:
+        return None
+    try:
+        entry = json.loads((path / "best.json").read_bytes())
+        return from_manifest(folder.checkpoints / "best.json", entry)
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path / 'best.json'}: found no phase and iteration of a checkpoint") from None

@@ -62,6 +62,12 @@ class Storage:
         return encoded_datum(file if as_it_is else encoded(image, lossless), label), not as_it_is
 
 
+def upright(opened, image):
+    """A decoded image, turned as the EXIF orientation of its file says, which is `opened`."""
+    turn = TURNS.get(_orientation(opened))
+    return image if turn is None else image.transpose(turn)
+
+
 def is_plain(image, file):
     """Whether Caffe decodes the file to three channels of 8 bits. `image` is its PIL image, not decoded yet."""
     if image.format == "PNG":
