@@ -15,7 +15,7 @@ from nptrain.network.inference import Inference
 from nptrain.recipes.changes import with_crop
 from nptrain.recipes.published import DEFAULT, get_recipe
 from nptrain.recipes.recipe import override
-from nptrain.run.checkpoint import fill_arena, from_manifest, latest
+from nptrain.run.checkpoint import Checkpoint, fill_arena, latest
 from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
 # fields of a recipe that scores depend on
@@ -201,6 +201,6 @@ def best(folder):
         return None
     try:
         entry = json.loads((path / "best.json").read_bytes())
-        return from_manifest(folder.checkpoints / "best.json", entry)
+        return Checkpoint(folder.checkpoints, entry["phase"], entry["iteration"], prefix=entry.get("prefix"))
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path / 'best.json'}: found no phase and iteration of a checkpoint") from None
