@@ -23,6 +23,7 @@ from nptrain.recipes import photos
 from nptrain.recipes.published import DEFAULT, RECIPES, get_recipe
 from nptrain.recipes.recipe import override
 from nptrain.report.hosts import host_table
+from nptrain.run.best import read_tests
 from nptrain.run.caffe_log import CaffeLog, open_log
 from nptrain.run.log import Log
 from nptrain.run.run_folder import RunFolder
@@ -56,6 +57,10 @@ def parser():
     run.add_argument("--iterations", metavar="N", type=int, help="end each phase at iteration N, at unchanged rates")
     run.add_argument("--time-limit", metavar="H:MM:SS", type=seconds,
                      help="save and end after this time, or so many seconds, with exit status 75")  # fmt: skip
+    run.add_argument("--keep", metavar="N", type=int,
+                     help="keep the newest N checkpoints, and the best (all)")  # fmt: skip
+    run.add_argument("--early-stop", metavar="N", type=int,
+                     help="end a phase after N tests without a better top-1")  # fmt: skip
     run.add_argument("--seed", metavar="N", type=int,
                      help="seed of weights, order and augmentation (0, or the solver's random_seed)")  # fmt: skip
     add_caffe_arguments(p)
@@ -159,12 +164,12 @@ def train(args, world, recipe, files, folder, stop):
     workers = worker_range(recipe.workers, world.rank, world.size)
     hosts = world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
     data = {"train_data": train_data, **({"val_data": val_data} if val_data else {})}
-    resumed, log = begin_run(args, world, recipe, phases, folder, network, hosts, notes, data)
+    resumed, tests, log = begin_run(args, world, recipe, phases, folder, network, hosts, notes, data)
     for line in beginning(recipe, train_data, val_data, hosts, resumed):
         log.say(line)
     options = options_of(args, ready, world)
     trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options,
-                      stop.wanted)  # fmt: skip
+                      stop.wanted, tests)  # fmt: skip
     last = trainer.run(phases, args.iterations, resumed)
     if trainer.stopped:
         log.close()
@@ -181,7 +186,7 @@ def options_of(args, ready, world):
         comm_threads=max(1, min(world.allgather(len(ready.cores.communication)))),
         comm_initializers=ready.comm_initializers, max_bad_records=args.max_bad_records,
         bucket_bytes=int(args.bucket_mib * 2**20), reproducible=args.reproducible,
-        compress=args.compress == "bf16")  # fmt: skip
+        compress=args.compress == "bf16", keep=args.keep, early_stop=args.early_stop)  # fmt: skip
 
 
 def beginning(recipe, train_data, val_data, hosts, resumed):
@@ -197,24 +202,27 @@ def beginning(recipe, train_data, val_data, hosts, resumed):
 
 def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
     """On rank 0, describe the run in its folder and load the weights to start from. Returns (the Checkpoint that the
-    run continues from, or None; the Log) on all ranks. `data` is {name of the argument: LmdbDataset}.
+    run continues from, or None; the Tests that it has made; the Log) on all ranks. `data` is {argument: LmdbDataset}.
     """
-    resumed, log = None, Log(None)
+    resumed, tests, log = None, [], Log(None)
     with raise_together(world, InputError):
         if world.rank == 0:
             facts = {flag: data_facts(dataset) for flag, dataset in data.items()}
             resumed, lines = load_start(args, recipe, phases, folder, network.arena, facts)
             stream = args.caffe_log and open_log(args.caffe_log, args.resume)
             folder.describe(recipe, hosts, vars(args), world.library, facts)
+            tests = read_tests(folder.metrics)
             log = Log(folder.path, caffe=CaffeLog(stream, f"ResNet-{recipe.depth}") if stream else None)
             for line in [*notes, *lines]:
                 log.say(line)
-    return world.bcast(resumed), log
+    return *world.bcast((resumed, tests)), log
 
 
 def check_flags(args):
     """Raise InputError for values that make no sense, alone or together."""
-    expect_at_least(args, 1, "iterations", "decode_threads")
+    expect_at_least(args, 1, "iterations", "decode_threads", "keep", "early_stop")
+    if args.early_stop and not args.val_data:
+        raise InputError("--early-stop: expected only together with --val-data: it counts tests")
     expect_at_least(args, 0, "seed", "max_bad_records")
     if args.dtype == "float64" and args.kernels == "fast":
         raise InputError(
