@@ -28,6 +28,7 @@ from nptrain.run.caffe_log import CaffeLog, open_log
 from nptrain.run.log import Log
 from nptrain.run.run_folder import RunFolder
 from nptrain.run.stop import Stop
+from nptrain.run.writers import CsvWriter, TensorBoardWriter
 from nptrain.step import BUCKET_BYTES, worker_range
 from nptrain.train import Options, Trainer
 
@@ -61,6 +62,9 @@ def parser():
                      help="keep the newest N checkpoints, and the best (all)")  # fmt: skip
     run.add_argument("--early-stop", metavar="N", type=int,
                      help="end a phase after N tests without a better top-1")  # fmt: skip
+    run.add_argument("--csv", action="store_true", help="write metrics.csv, too")
+    run.add_argument("--tensorboard", action="store_true",
+                     help="write TensorBoard's files, too (requirements-tensorboard.txt)")  # fmt: skip
     run.add_argument("--seed", metavar="N", type=int,
                      help="seed of weights, order and augmentation (0, or the solver's random_seed)")  # fmt: skip
     add_caffe_arguments(p)
@@ -212,7 +216,9 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
             stream = args.caffe_log and open_log(args.caffe_log, args.resume)
             folder.describe(recipe, hosts, vars(args), world.library, facts)
             tests = read_tests(folder.metrics)
-            log = Log(folder.path, caffe=CaffeLog(stream, f"ResNet-{recipe.depth}") if stream else None)
+            writers = [CsvWriter(folder.metrics)] if args.csv else []
+            writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []
+            log = Log(folder.path, None, CaffeLog(stream, f"ResNet-{recipe.depth}") if stream else None, writers)
             for line in [*notes, *lines]:
                 log.say(line)
     return *world.bcast((resumed, tests)), log

@@ -1,9 +1,9 @@
 """The tests of a run so far: which is the best, and for how many tests nothing has been better."""
 
-import json
 from math import inf, isfinite
-from pathlib import Path
 from typing import NamedTuple
+
+from nptrain.run.metrics import read_entries
 
 
 class Test(NamedTuple):
@@ -23,10 +23,9 @@ Test.__test__ = False  # not a test of pytest
 
 
 def read_tests(path):
-    """The Tests in a metrics.jsonl, in order; none if there is no such file. Its lines are complete."""
-    path = Path(path)
-    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [Test(e["phase"], e["iteration"], -inf if e["top1"] is None else e["top1"]) for e in entries if "top1" in e]
+    """The Tests in a metrics.jsonl, in order."""
+    tests = [entry for entry in read_entries(path) if "top1" in entry]
+    return [Test(e["phase"], e["iteration"], -inf if e["top1"] is None else e["top1"]) for e in tests]
 
 
 def best_of(tests):

@@ -25,6 +25,12 @@ class MetricsFile:
         self.file.close()
 
 
+def read_entries(path):
+    """The entries of a metrics.jsonl whose lines are complete, as `forget_after` leaves it; none without a file."""
+    path = Path(path)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def read(path, parse):
     """[parse(entry)] for the entries of all lines; an incomplete last line, which is still being written, is left out.
 
