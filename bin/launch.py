@@ -23,6 +23,7 @@ def launch(name):
     """Run the command `name` with the arguments of this process, and end the process."""
     enter_environment(name)
     sys.path[0] = str(PROJECT)  # instead of bin/
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files; that of a notebook is not here
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have what the terminal's encoding has not
 
     def main(argv, world):
