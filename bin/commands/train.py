@@ -5,6 +5,7 @@ mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR
 mpirun -n 2 bin/train --solver solver.prototxt
 """
 
+from contextlib import nullcontext
 from itertools import groupby
 
 import numpy as np
@@ -12,7 +13,9 @@ import numpy as np
 from bin.common.agreement import agree_on_files, agreed_arguments, data_facts
 from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
 from bin.common.caffe_files import SolverFiles, add_caffe_arguments, check_caffe_flags, prepare_snapshots, printed
+from bin.common.dry_run import dry_run
 from bin.common.ending import end_early, holding, seconds
+from bin.common.memory import expect_memory
 from bin.common.prepare import add_arguments, kernels_and_cores
 from bin.common.start import load_start, run_arguments
 from mpi.agree import raise_together
@@ -62,6 +65,8 @@ def parser():
                      help="keep the newest N checkpoints, and the best (all)")  # fmt: skip
     run.add_argument("--early-stop", metavar="N", type=int,
                      help="end a phase after N tests without a better top-1")  # fmt: skip
+    run.add_argument("--dry-run", action="store_true",
+                     help="print phases, rates, memory, disk and time of the run, and end")  # fmt: skip
     run.add_argument("--csv", action="store_true", help="write metrics.csv, too")
     run.add_argument("--tensorboard", action="store_true",
                      help="write TensorBoard's files, too (requirements-tensorboard.txt)")  # fmt: skip
@@ -109,7 +114,8 @@ def main(argv, world):
             text = printed(args, recipe, files)
     if text is None:
         folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
-        with Stop(args.time_limit, world.rank).catching() as stop, holding(folder, args.resume, world):
+        held = nullcontext() if args.dry_run else holding(folder, args.resume, world)
+        with Stop(args.time_limit, world.rank).catching() as stop, held:
             train(args, world, recipe, files, folder, stop)
     elif world.rank == 0:
         print(text, end="")
@@ -159,14 +165,21 @@ def train(args, world, recipe, files, folder, stop):
         check_flags(args)
         train_data = LmdbDataset(args.train_data, recipe.classes)
         val_data = LmdbDataset(args.val_data, recipe.classes) if args.val_data else None
-        notes = [*(files.lines() if files else ()), *(prepare_snapshots(recipe) if world.rank == 0 else ())]
+        begins = world.rank == 0 and not args.dry_run
+        notes = [*(files.lines() if files else ()), *(prepare_snapshots(recipe) if begins else ())]
     agree_on_files(world, solver=files and files.content(), train_data=train_data, val_data=val_data)
     phases = phases or [phase.name for phase in recipe.phases]
     ready = kernels_and_cores(args, world, recipe, args.comm_threads)
+    if args.kernels == "fast":
+        expect_memory(recipe, ready.cores.threads, world)
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
     workers = worker_range(recipe.workers, world.rank, world.size)
     hosts = world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
+    if args.dry_run:
+        head = [*notes, *beginning(recipe, train_data, val_data, hosts, None)]
+        sizes = len(train_data), len(val_data or ())
+        return dry_run(recipe, phases, args, network, ready.cores.threads, sizes, folder.path, world, head)
     data = {"train_data": train_data, **({"val_data": val_data} if val_data else {})}
     resumed, tests, log = begin_run(args, world, recipe, phases, folder, network, hosts, notes, data)
     for line in beginning(recipe, train_data, val_data, hosts, resumed):
@@ -175,12 +188,12 @@ def train(args, world, recipe, files, folder, stop):
     trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options,
                       stop.wanted, tests)  # fmt: skip
     last = trainer.run(phases, args.iterations, resumed)
-    if trainer.stopped:
-        log.close()
-        end_early(stop, last, folder.path, world)
-    weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
-    log.say(f"done: {weights}, metrics in {folder.metrics}")
+    if not trainer.stopped:
+        weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
+        log.say(f"done: {weights}, metrics in {folder.metrics}")
     log.close()
+    if trainer.stopped:
+        end_early(stop, last, folder.path, world)
 
 
 def options_of(args, ready, world):
