@@ -5,8 +5,10 @@ one of the project's environments already (.venv-mpich is another). So the comma
 launcher. If NPTRAIN_PYTHON is set, the command is not restarted.
 """
 
+import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from importlib.util import find_spec
@@ -21,6 +23,7 @@ def launch(name):
     """Run the command `name` with the arguments of this process, and end the process."""
     enter_environment(name)
     sys.path[0] = str(PROJECT)  # instead of bin/
+    os.environ["MPLBACKEND"] = "agg"  # pictures are files; that of a notebook is not here
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have what the terminal's encoding has not
 
     def main(argv, world):
@@ -29,7 +32,10 @@ def launch(name):
         silence_pillow()
         importlib.import_module(f"bin.commands.{name}").main(argv, world)
 
-    sys.exit(run(name, main))
+    status = run(name, main)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # all is done: a signal that comes now is late
+    sys.exit(status)
 
 
 def enter_environment(name):
@@ -66,13 +72,25 @@ def run(name, main, argv=None, world=None):
         line = None if line is None else f"{name}: {line}"
         if line and not (on_all_ranks and world is not None and world.rank):  # else rank 0 prints it
             print(line, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    status = flush(name, status)
     if status and world is not None:
         if on_all_ranks:
             world.end_together(status, line)
         else:
             world.end_all(status)
+    return status
+
+
+def flush(name, status):
+    """Flush the output. Returns `status`, or 1 if it was 0 and the output cannot be written; a line says why."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed again at the exit
+        if not status and not isinstance(error, BrokenPipeError):  # the reader has ended
+            print(f"{name}: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return status or 1
     return status
 
 
@@ -100,6 +118,8 @@ def ending(error):
             return str(error), error.exit_status, True
         case Stopped():
             return error.line, error.exit_status, False
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return f"{error.filename or 'the output'} cannot be written: {error.strerror}", 1, False
         case MemoryError():
             return f"out of memory: {error}".removesuffix(": "), 1, False
     status = getattr(error, "exit_status", None)

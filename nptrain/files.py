@@ -45,9 +45,13 @@ def other_kind(path):
 
 @contextmanager
 def writing(path):
-    """An OSError in the block becomes an InputError: what cannot be written, why, and what to do."""
+    """An OSError in the block becomes an InputError: what cannot be written, why, and what to do. A BrokenPipeError
+    remains: the reader has ended.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         advice = {errno.EACCES: OTHER_FOLDER, errno.EPERM: OTHER_FOLDER, errno.EROFS: OTHER_FOLDER,
                   errno.ENOSPC: MAKE_ROOM, errno.EDQUOT: MAKE_ROOM, errno.EFBIG: MAKE_ROOM}  # fmt: skip

@@ -5,7 +5,7 @@ gradients. The images of worker w in iteration i depend on (seed, phase, i, w) a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from nptrain.network.resnet import ResNet
 from nptrain.recipes.recipe import Recipe
 from nptrain.recipes.schedule import Progress, learning_rate
 from nptrain.run import checkpoint
+from nptrain.run.best import Test, best_of, without_improvement
 from nptrain.run.log import Log
 from nptrain.same_state import expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
@@ -34,6 +35,8 @@ class Options:
     max_bad_records     damaged training records that a rank replaces by the next good one
     check_every         iterations after which ranks compare their weights, as they do before each checkpoint (0: never)
     bucket_bytes, reproducible, compress  as in `step.Reduction.of`
+    keep                checkpoints that are kept, see `checkpoint.remove_older`; None: all
+    early_stop          tests without a better top-1 that end a phase; None: none do
     """
 
     decode_threads: int = 1
@@ -45,6 +48,8 @@ class Options:
     bucket_bytes: int = BUCKET_BYTES
     reproducible: bool = False
     compress: bool = False
+    keep: int | None = None
+    early_stop: int | None = None
 
 
 @dataclass
@@ -54,6 +59,7 @@ class Trainer:
     folder       of the checkpoints
     val_data     None: there are no tests
     stop_wanted  whether this rank wants the run to end after the running iteration
+    tests        those that the run has made already, when it goes on
     stopped      set if the run has ended because a rank wanted it, with a checkpoint, before all phases were done
     """
 
@@ -67,6 +73,7 @@ class Trainer:
     seed: int
     options: Options = Options()
     stop_wanted: Callable[[], bool] = bool  # bool() is False
+    tests: list[Test] = field(default_factory=list)
     stopped: bool = False
 
     def run(self, phases, iterations=None, resume_from=None):
@@ -87,7 +94,7 @@ class Trainer:
                 continue
             elif name != phases[0] or resume_from:
                 self._start_from_phase_before(phase)
-            self.log.begin(phase, start, stop)
+            self.log.begin(phase, start, stop, self.recipe.images_of(phase) / len(self.train_data))
             last = self._phase(phase, start, stop, progress)
             self.log.end(last)
             if self.stopped:
@@ -113,6 +120,8 @@ class Trainer:
         recipe, options, done = self.recipe, self.options, start
         if self._test_is_due(phase, start, stop):  # also after a resume: a checkpoint is saved before the test
             self._test(phase, start)
+            if self._stops_early(phase, start, stop):
+                return start
         with self._loader(phase, start, stop) as loader, self._reducer() as reducer:
             batches = iter(loader)
             reduction = Reduction.of(self.network, recipe, phase, self.world, reducer, options.bucket_bytes,
@@ -124,11 +133,11 @@ class Trainer:
                 rate = learning_rate(phase, iteration, progress.current_step)
                 self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
                                    smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
-                save = step.stop or self._save_is_due(phase, done, stop)
-                if save or done == stop or (options.check_every and done % options.check_every == 0):
+                save_is_due = step.stop or self._save_is_due(phase, done, stop)
+                if save_is_due or done == stop or (options.check_every and done % options.check_every == 0):
                     self._expect_finite(phase, done)
                     expect_same_state(self.network.arena, phase, done, self.world)
-                if save:
+                if save_is_due:
                     self._save(phase, done, progress)
                     reduction.sums.forget()  # as in a run that resumes here
                 if step.stop:  # a test that is due comes when the run goes on
@@ -136,6 +145,10 @@ class Trainer:
                     break
                 if self._test_is_due(phase, done, stop):
                     self._test(phase, done)
+                    if self._stops_early(phase, done, stop):
+                        if not save_is_due:
+                            self._save(phase, done, progress)
+                        break
         self._log_bad_records(loader.bad_records)
         return done
 
@@ -194,6 +207,9 @@ class Trainer:
             saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena, trained_net(self.recipe),
                                     progress, phase.snapshot_prefix)  # fmt: skip
             self.log.saved(saved)
+            if self.options.keep:
+                best = best_of(self.tests)
+                checkpoint.remove_older(self.recipe, self.folder, self.options.keep, best and best[:2])
         self.world.barrier()
 
     def _test_is_due(self, phase, done, stop):
@@ -211,3 +227,17 @@ class Trainer:
         empty = not self.network.arena.factors.any()  # before the first iteration
         self.log.test(iteration, result, "the running averages are empty, and the scores overflow" if empty else
                       "the scores are not finite")  # fmt: skip
+        self.tests.append(Test.of(phase.name, iteration, result))
+        saved = checkpoint.Checkpoint(self.folder, phase.name, iteration, prefix=phase.snapshot_prefix)
+        if best_of(self.tests) is self.tests[-1]:
+            self.log.best(self.tests[-1], saved.model if saved.manifest.exists() else None)
+
+    def _stops_early(self, phase, done, stop):
+        """Whether a phase ends at iteration `done`, after a test, as there was no better one for long. All ranks have
+        the same results, bit for bit, so they agree.
+        """
+        count, most = without_improvement(self.tests, phase.name), self.options.early_stop
+        if most is None or count < most or done >= stop:
+            return False
+        self.log.say(f"phase {phase.name} ends at iteration {done}: no better top-1 in {count} tests (--early-stop)")
+        return True

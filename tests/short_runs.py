@@ -23,5 +23,5 @@ def arguments(data, run_dir, *more):
 def metrics(run_dir):
     """The lines of a run's metrics, without the times in them."""
     entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("images_per_s", "hidden", "spans", "sums")
+    clocks = ("time", "images_per_s", "hidden", "spans", "sums")
     return [{k: v for k, v in e.items() if k not in clocks and not k.endswith("_s")} for e in entries]

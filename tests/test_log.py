@@ -49,6 +49,7 @@ def test_before_the_first_iteration_the_running_averages_are_empty(data, tmp_pat
         return
     why = "the running averages are empty, and the scores overflow"
     nothing = {"test_loss": None, "top1": None, "top5": None}
+    del entry["time"]
     assert entry == {"phase": "1", "iteration": 0, **nothing, "why": why}
     assert f"phase 1  test after 0 iterations: no result: {why}\n" in output
 

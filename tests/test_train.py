@@ -45,7 +45,7 @@ def test_a_run_and_its_folder(whole):
     assert description["hosts"][0]["workers"] == [0, 1, 2]
     assert description["versions"]["numpy"] == np.__version__
     assert "phase 2: starts from the weights of phase 1 at iteration 8" in output
-    assert "phase 1  12/12  loss" in output
+    assert "phase 1  12/12  epoch 1.76/1.76  loss" in output
     assert "\r" not in output
 
 

@@ -16,7 +16,7 @@ import textwrap
 from bin.common.agreement import agreed_arguments
 from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
 from bin.common.prepare import add_winograd, kernels_and_cores, tell, use_threads
-from kernels import fast
+from kernels import cache, fast
 from mpi.agree import raise_together
 from nptrain.bench import allreduce, convolutions, data, parallel, roofline, step
 from nptrain.bench.against import check_installed
@@ -123,6 +123,8 @@ def prepare(args, world):
     if args.threads is not None:
         use_threads(args.threads)
     if args.what != "data":
+        if cache.note:
+            tell(cache.note)
         compile_kernels(recipe, tell)
     return None
 

@@ -5,6 +5,8 @@ mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR
 mpirun -n 2 bin/train --solver solver.prototxt
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 
 from bin.common.agreement import agree_on_files, agreed_arguments, data_facts
@@ -14,7 +16,9 @@ from bin.common.caffe_files import SolverFiles, add_caffe_arguments, check_caffe
 from bin.common.chosen import Choice, add_recipe_arguments, check_recipe_flags
 from bin.common.config import Config
 from bin.common.data_sets import MOST, RunData, add_data_arguments, name_data_sets, read_once
+from bin.common.dry_run import dry_run
 from bin.common.ending import end_early, holding, seconds
+from bin.common.memory import expect_memory
 from bin.common.prepare import add_arguments, kernels_and_cores
 from bin.common.start import load_start, origin_of, run_arguments
 from mpi.agree import raise_together
@@ -23,10 +27,12 @@ from nptrain.errors import InputError
 from nptrain.network.resnet import ResNet
 from nptrain.recipes import photos
 from nptrain.recipes.published import RECIPES
+from nptrain.run.best import read_tests
 from nptrain.run.caffe_log import CaffeLog, open_log
 from nptrain.run.log import Log
 from nptrain.run.run_folder import RunFolder
 from nptrain.run.stop import Stop
+from nptrain.run.writers import CsvWriter, TensorBoardWriter
 from nptrain.step import BUCKET_BYTES, worker_range
 from nptrain.train import Options, Trainer
 
@@ -48,6 +54,15 @@ def parser():
     run.add_argument("--iterations", metavar="N", type=int, help="end each phase at iteration N, at unchanged rates")
     run.add_argument("--time-limit", metavar="H:MM:SS", type=seconds,
                      help="save and end after this time, or so many seconds, with exit status 75")  # fmt: skip
+    run.add_argument("--keep", metavar="N", type=int,
+                     help="keep the newest N checkpoints, and the best (all)")  # fmt: skip
+    run.add_argument("--early-stop", metavar="N", type=int,
+                     help="end a phase after N tests without a better top-1")  # fmt: skip
+    run.add_argument("--dry-run", action="store_true",
+                     help="print phases, rates, memory, disk and time of the run, and end")  # fmt: skip
+    run.add_argument("--csv", action="store_true", help="write metrics.csv, too")
+    run.add_argument("--tensorboard", action="store_true",
+                     help="write TensorBoard's files, too (requirements-tensorboard.txt)")  # fmt: skip
     run.add_argument("--seed", metavar="N", type=int,
                      help="seed of weights, order and augmentation (0, or the solver's random_seed)")  # fmt: skip
     add_caffe_arguments(p)
@@ -102,7 +117,8 @@ def main(argv, world):
             text = printed(args, recipe, files)
     if text is None:
         folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
-        with Stop(args.time_limit, world.rank).catching() as stop, holding(folder, args.resume, world):
+        held = nullcontext() if args.dry_run else holding(folder, args.resume, world)
+        with Stop(args.time_limit, world.rank).catching() as stop, held:
             train(args, world, recipe, choice, folder, stop)
     elif world.rank == 0:
         print(text, end="")
@@ -132,31 +148,38 @@ def train(args, world, recipe, choice, folder, stop):
         check_flags(args)
         train_data = LmdbDataset(args.train_data, recipe.classes)
         val_data = LmdbDataset(args.val_data, recipe.classes) if args.val_data else None
-        notes = [*(files.lines() if files else ()), *(prepare_snapshots(recipe) if world.rank == 0 else ())]
+        begins = world.rank == 0 and not args.dry_run
+        notes = [*(files.lines() if files else ()), *(prepare_snapshots(recipe) if begins else ())]
     agree_on_files(world, solver=files and files.content(), train_data=train_data, val_data=val_data)
     data = choice.data or read_once(world, lambda: data_of_solver(args, recipe, files))
     phases = phases or [phase.name for phase in recipe.phases]
     ready = kernels_and_cores(args, world, recipe, args.comm_threads)
+    if args.kernels == "fast":
+        expect_memory(recipe, ready.cores.threads, world)
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
     workers = worker_range(recipe.workers, world.rank, world.size)
     hosts = world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
+    if args.dry_run:
+        head = [*choice.lines, *notes, *beginning(recipe, data, hosts, None)]
+        sizes = len(train_data), len(val_data or ())
+        return dry_run(recipe, phases, args, network, ready.cores.threads, sizes, folder.path, world, head)
     facts = {"train_data": train_data, **({"val_data": val_data} if val_data else {})}
     facts = {flag: data_facts(dataset) for flag, dataset in facts.items()} if world.rank == 0 else None
-    resumed, log = begin_run(args, world, recipe, phases, folder, network, hosts, [*choice.lines, *notes],
-                             (data.names, facts))  # fmt: skip
+    resumed, tests, log = begin_run(args, world, recipe, phases, folder, network, hosts, [*choice.lines, *notes],
+                                    (data.names, facts))  # fmt: skip
     for line in beginning(recipe, data, hosts, resumed):
         log.say(line)
     options = options_of(args, ready, world)
     trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options,
-                      stop.wanted)  # fmt: skip
+                      stop.wanted, tests)  # fmt: skip
     last = trainer.run(phases, args.iterations, resumed)
-    if trainer.stopped:
-        log.close()
-        end_early(stop, last, folder.path, world)
-    weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
-    log.say(f"done: {weights}, metrics in {folder.metrics}")
+    if not trainer.stopped:
+        weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
+        log.say(f"done: {weights}, metrics in {folder.metrics}")
     log.close()
+    if trainer.stopped:
+        end_early(stop, last, folder.path, world)
 
 
 def options_of(args, ready, world):
@@ -166,7 +189,7 @@ def options_of(args, ready, world):
         comm_threads=max(1, min(world.allgather(len(ready.cores.communication)))),
         comm_initializers=ready.comm_initializers, max_bad_records=args.max_bad_records,
         check_every=args.check_every, bucket_bytes=int(args.bucket_mib * 2**20), reproducible=args.reproducible,
-        compress=args.compress == "bf16")  # fmt: skip
+        compress=args.compress == "bf16", keep=args.keep, early_stop=args.early_stop)  # fmt: skip
 
 
 def data_of_solver(args, recipe, files):
@@ -178,24 +201,29 @@ def data_of_solver(args, recipe, files):
 
 def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
     """On rank 0, describe the run in its folder and load the weights to start from. Returns (the Checkpoint that the
-    run continues from, or None; the Log) on all ranks. `data` are the names of the classes, or None, and the facts of
-    the data sets, for `RunFolder.describe`.
+    run continues from, or None; the Tests that it has made; the Log) on all ranks. `data` are the names of the classes,
+    or None, and the facts of the data sets, for `RunFolder.describe`.
     """
-    resumed, log = None, Log(None)
+    resumed, tests, log = None, [], Log(None)
     with raise_together(world, InputError):
         if world.rank == 0:
             resumed, lines = load_start(args, recipe, phases, folder, network.arena, *data)
             stream = args.caffe_log and open_log(args.caffe_log, args.resume)
             folder.describe(recipe, hosts, vars(args), world.library, *data)
-            log = Log(folder.path, caffe=CaffeLog(stream, f"ResNet-{recipe.depth}") if stream else None)
+            tests = read_tests(folder.metrics)
+            writers = [CsvWriter(folder.metrics)] if args.csv else []
+            writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []
+            log = Log(folder.path, None, CaffeLog(stream, f"ResNet-{recipe.depth}") if stream else None, writers)
             for line in [*notes, *lines]:
                 log.say(line)
-    return world.bcast(resumed), log
+    return *world.bcast((resumed, tests)), log
 
 
 def check_flags(args):
     """Raise InputError for values that make no sense, alone or together."""
-    expect_at_least(args, 1, "iterations", "decode_threads")
+    expect_at_least(args, 1, "iterations", "decode_threads", "keep", "early_stop")
+    if args.early_stop and not args.val_data:
+        raise InputError("--early-stop: expected only together with --val-data: it counts tests")
     expect_at_least(args, 0, "seed", "max_bad_records", "check_every")
     if args.dtype == "float64" and args.kernels == "fast":
         raise InputError(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numba
 
-from kernels import fast, naive
+from kernels import cache, fast, naive
 from kernels.cpu import set_threads
 from mpi import affinity
 from mpi.agree import raise_together
@@ -79,6 +79,7 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
     _tell_together(world, "oversubscribed: more threads than cores; threads are not pinned" if cores.crowded else None)
     if args.kernels == "numpy":
         return Prepared(naive, cores)
+    _tell_together(world, cache.note)
 
     def load():
         with affinity.started(pool):

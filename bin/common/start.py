@@ -21,7 +21,7 @@ from nptrain.run.checkpoint import (
 from nptrain.run.metrics import forget_after
 from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
-OF_A_START = ("resume", "run_dir", "time_limit")  # arguments that are not the run's
+OF_A_START = ("resume", "run_dir", "time_limit", "dry_run")  # arguments that are not the run's
 # flags that change results, apart from those of the recipe
 CHANGE_BITS = ("kernels", "dtype", "winograd", "reproducible", "compress")
 

@@ -119,6 +119,10 @@ class Recipe:
         """Images for each worker in a step of a phase."""
         return phase.batch_size or self.batch_size
 
+    def images_of(self, phase):
+        """Images of all workers in an iteration of a phase."""
+        return self.workers * self.batch_of(phase) * phase.iter_size
+
     def test_transform(self):
         """The Transform of test images: shorter side to test_resize, centre crop."""
         return Transform("test", self.crop_size, resize=self.test_resize, mirror=False)

@@ -2,10 +2,12 @@
 
 import os
 import sys
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
+from nptrain.files import writing
 
 
 class CaffeLog:
@@ -48,10 +50,12 @@ class CaffeLog:
 
     def close(self):
         if self.stream is not sys.stderr:
-            self.stream.close()
+            with suppress(OSError):  # was said already
+                self.stream.close()
 
     def _write(self, source, text):
-        print(glog_line(source, text), file=self.stream, flush=True)
+        with writing(f"--caffe-log: {self.stream.name}"):
+            print(glog_line(source, text), file=self.stream, flush=True)
 
 
 def glog_line(source, text):
@@ -90,11 +94,10 @@ def open_log(name, resume):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file() and path.stat().st_size and not resume:
             raise InputError(f"--caffe-log: {name} exists, expected a new file, or --resume to continue it")
-        way = (
-            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
-        )  # a pipe that nobody reads is an error, and no wait
-        descriptor = os.open(path, way, 0o666)
-        os.set_blocking(descriptor, True)
-        return open(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+        way = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK  # no wait at a pipe that nobody reads: an error
+        stream = open(path, "a", encoding="utf-8", errors="backslashreplace",  # noqa: SIM115
+                      opener=lambda name, _: os.open(name, way, 0o666))  # fmt: skip
+        os.set_blocking(stream.fileno(), True)
+        return stream
     except OSError as error:
         raise InputError(f"--caffe-log: {name} cannot be written: {reason(error)}") from None

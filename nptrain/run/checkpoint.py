@@ -12,6 +12,7 @@ from pathlib import Path
 from nptrain.caffe.model import read_caffemodel, unmerged, write_caffemodel
 from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
 from nptrain.errors import InputError
+from nptrain.files import writing
 from nptrain.recipes.schedule import Progress
 from nptrain.run.manifest import read_manifest, sha256, write_manifest
 
@@ -52,20 +53,24 @@ class Checkpoint:
 
 def save(folder, phase, iteration, arena, net, progress, prefix=None):
     """Write a checkpoint of the arena, the weights of the NetParameter `net`, and of the phase's Progress, whose last
-    losses are in the manifest: Caffe's file has no field for them. Returns the Checkpoint.
+    losses are in the manifest: Caffe's file has no field for them. Returns the Checkpoint. Raises InputError if a file
+    cannot be written.
     """
     saved = Checkpoint(Path(folder), phase, iteration, progress, prefix)
-    saved.folder.mkdir(parents=True, exist_ok=True)
-    saved.model.parent.mkdir(parents=True, exist_ok=True)
-    write_caffemodel(saved.model, net, arena.export())
+    with writing(saved.model):
+        saved.folder.mkdir(parents=True, exist_ok=True)
+        saved.model.parent.mkdir(parents=True, exist_ok=True)
+        write_caffemodel(saved.model, net, arena.export())
     learned_net = f"{prefix}_iter_{iteration}.caffemodel" if prefix else saved.model.name
-    write_solverstate(saved.state, SolverState(
-        iteration, learned_net, arena.export_history(),
-        progress.current_step, progress.minimum_loss, progress.iter_last_event))  # fmt: skip
+    with writing(saved.state):
+        write_solverstate(saved.state, SolverState(
+            iteration, learned_net, arena.export_history(),
+            progress.current_step, progress.minimum_loss, progress.iter_last_event))  # fmt: skip
     entry = {"phase": phase, "iteration": iteration, "losses": list(progress.losses)}
     if prefix is not None:
         entry["prefix"] = os.path.abspath(prefix)
-    write_manifest(saved.manifest, entry, (saved.model, saved.state))
+    with writing(saved.manifest):
+        write_manifest(saved.manifest, entry, (saved.model, saved.state))
     return saved
 
 
@@ -184,10 +189,8 @@ def load_start_of(phase, recipe, folder, arena):
     iteration or, if a shortened run did not reach it, the newest one before it. Returns a line that names it. Raises
     InputError if there is none, or if it is damaged.
     """
-    names = [p.name for p in recipe.phases]
-    previous = recipe.phases[names.index(phase.name) - 1]
-    before, wanted = previous.name, previous.max_iter if phase.starts_from is None else phase.starts_from
-    usable = [c for c in list_complete(folder, names) if c.phase == before and c.iteration <= wanted]
+    before, wanted = _start_of(phase, recipe)
+    usable = _usable(list_complete(folder, [p.name for p in recipe.phases]), before, wanted)
     if not usable:
         raise InputError(f"{folder}: no checkpoint of phase {before} at iteration {wanted}, where phase "
                          f"{phase.name} starts; give --weights or run phase {before}")  # fmt: skip
@@ -199,6 +202,33 @@ def load_start_of(phase, recipe, folder, arena):
     load_caffemodel(chosen.model, arena)
     note = "" if wanted == chosen.iteration else f" (the recipe says {wanted}, which this run did not reach)"
     return f"starts from the weights of phase {before} at iteration {chosen.iteration}{note}"
+
+
+def _start_of(phase, recipe):
+    """(name of the phase before, its iteration whose weights a phase starts from)."""
+    previous = recipe.phases[[p.name for p in recipe.phases].index(phase.name) - 1]
+    return previous.name, previous.max_iter if phase.starts_from is None else phase.starts_from
+
+
+def _usable(checkpoints, phase, wanted):
+    """Of these, those of a phase up to an iteration; its newest one is what the next phase starts from."""
+    return [c for c in checkpoints if c.phase == phase and c.iteration <= wanted]
+
+
+def remove_older(recipe, folder, keep, best):
+    """Remove a run's checkpoints but for the newest `keep`, what a phase starts from, and that at `best`, (phase,
+    iteration). Returns those that were removed. Raises InputError if a file cannot be removed.
+    """
+    checkpoints = list_complete(folder, [phase.name for phase in recipe.phases])
+    kept = {*checkpoints[-keep:], *(c for c in checkpoints if (c.phase, c.iteration) == best)}
+    for phase in recipe.phases[1:]:
+        kept |= {*_usable(checkpoints, *_start_of(phase, recipe))[-1:]}
+    removed = [c for c in checkpoints if c not in kept]
+    for old in removed:
+        for path in (old.manifest, old.model, old.state):  # without a manifest it is none any more
+            with writing(path):
+                path.unlink(missing_ok=True)
+    return removed
 
 
 def latest(recipe, folder, say):

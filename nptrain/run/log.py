@@ -4,26 +4,32 @@ import json
 import os
 import sys
 import time
+from datetime import datetime
 from math import isfinite, nan
 from pathlib import Path
+
+from nptrain.files import atomic_write, writing
+from nptrain.run.metrics import MetricsFile
 
 TOP5_CLASSES = 6  # the fewest of which top-5 says anything
 
 
 class Log:
     """Rank 0's log of a run. On the other ranks `folder` is None, and nothing is written. `caffe` is a CaffeLog that is
-    told the same, or None.
+    told the same, or None. `writers` are more places for the lines of metrics.jsonl, with `write(entry)` and `close()`.
     """
 
-    def __init__(self, folder, stream=None, caffe=None):
-        self.file = open(Path(folder) / "metrics.jsonl", "a") if folder else None  # noqa: SIM115
+    def __init__(self, folder, stream=None, caffe=None, writers=()):
+        self.file = MetricsFile(Path(folder) / "metrics.jsonl") if folder else None
         self.stream = stream or sys.stdout
         self.columns = terminal_columns(self.stream)
-        self.line_open, self.caffe = False, caffe
+        self.line_open, self.caffe, self.writers = False, caffe, writers
 
-    def begin(self, phase, start, stop):
-        """A phase begins at iteration `start` and runs to `stop`."""
-        self.phase, self.start, self.stop, self.began = phase, start, stop, time.monotonic()
+    def begin(self, phase, start, stop, epoch=None):
+        """A phase begins at iteration `start` and runs to `stop`. `epoch` is that of an iteration: images of a step, as
+        a part of the data set; None if it is not known.
+        """
+        self.phase, self.start, self.stop, self.began, self.epoch = phase, start, stop, time.monotonic(), epoch
         if self.caffe:
             self.caffe.begin(phase)
 
@@ -48,8 +54,9 @@ class Log:
         if self.columns or display or last:
             done = iteration + 1 - self.start
             left = (time.monotonic() - self.began) / done * (self.stop - iteration - 1)
-            self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}  loss {smoothed_loss:.4f}  lr {lr:.4g}  "
-                       f"{images_per_s:.1f} images/s  {duration(left)} left", last)  # fmt: skip
+            epochs = f"  epoch {(iteration + 1) * self.epoch:.2f}/{self.stop * self.epoch:.2f}" if self.epoch else ""
+            self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}{epochs}  loss {smoothed_loss:.4f}  "
+                       f"lr {lr:.4g}  {images_per_s:.1f} images/s  {duration(left)} left", last)  # fmt: skip
 
     def begin_test(self, iteration):
         """A test after `iteration` updates begins."""
@@ -71,6 +78,14 @@ class Log:
         if self.caffe:
             self.caffe.test(loss, top1, top5)
 
+    def best(self, test, weights):
+        """A Test is the best so far; `weights` is the file of its checkpoint, or None if none was saved there."""
+        if self.file:
+            path = self.file.path.with_name("best.json")
+            entry = {**test._asdict(), "weights": weights and str(weights)}
+            with writing(path), atomic_write(path) as file:
+                file.write(json.dumps(entry, indent=2).encode() + b"\n")
+
     def saved(self, checkpoint):
         """A Checkpoint was saved."""
         self.say(f"saved {checkpoint.model}")
@@ -80,30 +95,37 @@ class Log:
     def say(self, text):
         """Print a line, below the progress line if there is one."""
         if self.file:
-            print(("\n" if self.line_open else "") + text, file=self.stream, flush=True)
+            self._print(("\n" if self.line_open else "") + text + "\n")
             self.line_open = False
 
     def close(self):
         if self.file:
             self.file.close()
-        if self.caffe:
-            self.caffe.close()
+        for other in (self.caffe, *self.writers):
+            if other:
+                other.close()
 
     def _write(self, why, **entry):
         """A line of JSON, which knows no NaN or infinity: null stands for them, and the field "why" says why."""
         lost = [name for name, value in entry.items() if isinstance(value, float) and not isfinite(value)]
         if lost:
             entry |= {**dict.fromkeys(lost), "why": why}
-        self.file.write(json.dumps(entry, allow_nan=False) + "\n")
-        self.file.flush()
+        entry["time"] = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        self.file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
+        for writer in self.writers:
+            writer.write(entry)
 
     def _show(self, text, last):
         if not self.columns:
-            print(text, file=self.stream, flush=True)
+            self._print(f"{text}\n")
             return
         width = self.columns - 1
-        print("\r" + text[:width].ljust(width), end="\n" if last else "", file=self.stream, flush=True)
+        self._print("\r" + text[:width].ljust(width) + ("\n" if last else ""))
         self.line_open = not last
+
+    def _print(self, text):
+        with writing("the output"):
+            print(text, end="", file=self.stream, flush=True)
 
 
 def rounded(value):

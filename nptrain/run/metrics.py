@@ -4,7 +4,31 @@ import json
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
-from nptrain.files import atomic_write
+from nptrain.files import atomic_write, writing
+
+
+class MetricsFile:
+    """Lines at the end of a metrics.jsonl, without a buffer: each is on disk at once, or raises InputError."""
+
+    def __init__(self, path):
+        self.path = path
+        with writing(path):
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115
+
+    def write(self, line):
+        """Append a line, of bytes."""
+        with writing(self.path):
+            while line:  # a disk with little room takes a part of it
+                line = line[self.file.write(line) :]
+
+    def close(self):
+        self.file.close()
+
+
+def read_entries(path):
+    """The entries of a metrics.jsonl whose lines are complete, as `forget_after` leaves it; none without a file."""
+    path = Path(path)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def read(path, parse):
@@ -50,5 +74,5 @@ def forget_after(path, checkpoint, phases):
         place = (phases.index(entry["phase"]), entry["iteration"] + (1 if "loss" in entry else 0.5))
         if checkpoint and place <= (phases.index(checkpoint.phase), checkpoint.iteration):
             kept.append(line + "\n")
-    with atomic_write(path) as file:
+    with writing(path), atomic_write(path) as file:
         file.write("".join(kept).encode())
