@@ -1,4 +1,4 @@
-"""Name what is on photographs, with the probabilities of the most probable classes.
+"""Name what is on photographs, with the probabilities of the classes.
 
 bin/classify runs/photos holiday/*.jpg
 bin/classify runs/photos holiday --out sheet.png
