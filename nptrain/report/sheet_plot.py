@@ -1,6 +1,7 @@
 """A contact sheet: images with the classes that a network sees in them, as bars."""
 
 import math
+import warnings
 
 from matplotlib.figure import Figure
 
@@ -35,7 +36,9 @@ def draw(cells, path):
         above.set_axis_off()
         above.set_title(_clipped(title), fontsize=8, parse_math=False)
         _draw_bars(axes(row, column, TITLE + SIDE + 0.05, len(scores) * BAR), scores)
-    picture.save(figure, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # letters that the font does not have are drawn as boxes
+        picture.save(figure, path)
 
 
 def _draw_bars(axes, scores):
