@@ -194,6 +194,11 @@ def weights_of(model, tell):
     return str(found.model)
 
 
+def runs_of(models):
+    """The folders of the runs of models: of a folder, itself; snapshots with a prefix may be anywhere."""
+    return [model if os.path.isdir(model) else run_of(model) for model in models]
+
+
 def best(folder):
     """The Checkpoint that the best.json of a RunFolder names; None if there is none."""
     path = next((place for place in (folder.path, folder.checkpoints) if (place / "best.json").is_file()), None)
