@@ -31,14 +31,12 @@ class Origin:
     fields   {field of SCORING: value}, those that are known
     classes  the number of classes; None if there is no classifier
     names    of the classes, or None
-    in_run   whether they are in a run's folder
     """
 
     name: str
     fields: dict
     classes: int | None
     names: list[str] | None
-    in_run: bool
 
     @classmethod
     def of(cls, paths):
@@ -50,7 +48,7 @@ class Origin:
         if recipe:
             fields = {field: getattr(recipe, field) for field in SCORING}
         names = classes_of(run)
-        return cls(name, fields, classes, names if names and len(names) == classes else None, recipe is not None)
+        return cls(name, fields, classes, names if names and len(names) == classes else None)
 
 
 def run_of(weights):
