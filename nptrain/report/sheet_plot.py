@@ -10,7 +10,7 @@ from nptrain.report import picture
 MOST = 60  # images of a sheet
 COLUMNS = 4
 SIDE, BAR, TITLE, GAP = 2.2, 0.24, 0.3, 0.25  # inches: the square that holds an image, the height of a bar, the rest
-LETTERS = 24  # of a name that fit in SIDE
+LETTERS = 30  # of a name that fit in SIDE
 
 
 def draw(cells, path):
@@ -33,6 +33,7 @@ def draw(cells, path):
         row, column = divmod(number, columns)
         above = axes(row, column, TITLE, SIDE)
         above.imshow(image)
+        above.set_anchor("S")  # on its bars
         above.set_axis_off()
         above.set_title(_clipped(title), fontsize=8, parse_math=False)
         _draw_bars(axes(row, column, TITLE + SIDE + 0.05, len(scores) * BAR), scores)
