@@ -164,7 +164,8 @@ def test_other_names_start_with_a_new_classifier_and_the_same_ones_do_not(folder
     (renamed / "classes.txt").write_text("a\nb\nc\nD\ne\n")
     _, output = trained(folder, "--data", renamed, "--weights", path, run_dir=tmp_path / "run")
     assert f"{path}: its class 3 is 'd', the data's 'D': a new classifier is trained\n" in output
-    _, output = trained(folder, "--data", "five", "--weights", path, run_dir=tmp_path / "same")
+    _, output = trained(folder, "--data", "five", "--weights", run, run_dir=tmp_path / "same")
+    assert f"phase 1: starts from the weights in {path}\n" in output
     assert "classifier" not in output
     assert "not checked" not in output
     (renamed / "classes.txt").unlink()

@@ -1,6 +1,7 @@
 """What a run knows of its data: names of classes, which data sets fit together, and how many classes there are."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from commands import call
 from images import image, image_file
 from weights import write_layers
 
-from bin.common.data_sets import DataSet, RunData
+from bin.common.data_sets import DataSet, RunData, name_data_sets
 from nptrain.caffe.model import read_caffemodel
 from nptrain.data.datum import encoded_datum, raw_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
@@ -83,6 +84,22 @@ def test_data_knows_train_and_val_and_the_run_their_names(run):
     assert "3 classes: ant, bee, cow\n" in call("inspect", path)[0]
 
 
+def test_held_out_data_have_one_of_four_names(tmp_path):
+    for name in ("Train", "test", "validation"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.mdb").touch()
+
+    def named(**given):
+        args = Namespace(data=str(tmp_path), **{"train_data": None, "val_data": None, **given})
+        name_data_sets(args)
+        return args.train_data, args.val_data
+
+    assert named() == (str(tmp_path / "Train"), str(tmp_path / "validation"))
+    assert named(val_data="x", train_data="y") == ("y", "x")
+    (tmp_path / "validation" / "data.mdb").unlink()
+    assert named() == (str(tmp_path / "Train"), str(tmp_path / "test"))
+
+
 def test_one_data_set_is_trained_on_without_tests(folder, tmp_path):
     output, _ = call("train", *SHORT, "--data", folder / "nameless", "--run-dir", tmp_path / "run")
     assert "4 classes, as the largest label of {} says".format(folder / "nameless") in output
@@ -109,7 +126,7 @@ def test_one_data_set_is_trained_on_without_tests(folder, tmp_path):
          "nameless: record 00000002_2.png: found label 3, expected 0..2, as --classes says 3 classes"),
         (["--data", "data", "--val-data", "nameless"],
          "nameless: record 00000002_2.png: found label 3, expected 0..2, as data/train has 3 classes"),
-        (["--data", "."], "--data: found no data set in ., expected train, and for tests val: bin/make_lmdb makes "),
+        (["--data", "."], "--data: found no data set train, expected it, and for tests val: bin/make_lmdb makes them"),
     ],
 )  # fmt: skip
 def test_data_that_do_not_fit_are_one_line(folder, words, line):
@@ -154,6 +171,7 @@ def evaluate(path, data, *words, **how):
 def test_evaluate_compares_the_data_with_the_run(folder, run):
     path = weights(run[0])
     output, errors = evaluate(path, folder / "data" / "val")
+    assert evaluate(run[0], folder / "data" / "val") == (output, errors)
     assert output.startswith("2 images: loss ")
     assert "top-5" not in output
     assert errors == ""

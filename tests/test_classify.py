@@ -109,6 +109,10 @@ def test_snapshots_with_a_prefix_have_the_names_of_their_run(folder, tmp_path):
     manifest.write_text(json.dumps({**entry, "prefix": str(tmp_path / "x")}))
     words = ["photos/a.png", "--json"]
     assert call("classify", tmp_path / "run", *words, cwd=folder) == call("classify", "run", *words, cwd=folder)
+    words = ["--data", "data", "--json"]
+    moved, here = (call("evaluate", "--weights", run, *words, cwd=folder) for run in (tmp_path / "run", "run"))
+    assert moved == here
+    assert here[1] == ""
 
 
 def test_photographs_are_turned_upright(folder, tmp_path):

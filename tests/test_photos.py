@@ -28,20 +28,26 @@ def test_rates_are_proportional_to_the_batch(workers, batch_size):
     assert (recipe.workers, recipe.batch_size) == (workers, batch_size)
 
 
-@pytest.mark.parametrize("records", [1000, 54_321])
-@pytest.mark.parametrize("epochs", [30, 60, 7.5])
+@pytest.mark.parametrize("records", [40, 1000, 54_321])
+@pytest.mark.parametrize("epochs", [3, 7.5, 30, 60])
 def test_lengths_follow_the_epochs(records, epochs):
     recipe = photos((records, 100), 10, epochs)
     first, second = recipe.phases
-    steps = epochs * records / 32
-    assert first.max_iter + second.max_iter == pytest.approx(steps, abs=(PARTS + 1) / 2)  # in parts of whole iterations
-    assert first.max_iter == PARTS * second.max_iter
+    assert first.max_iter + second.max_iter == round(epochs * records / 32)
+    assert second.max_iter == max(1, round((first.max_iter + second.max_iter) / (PARTS + 1)))
     assert first.warmup_iter == pytest.approx(first.max_iter * 446 / 8040, abs=0.5)
     assert second.warmup_iter == 0
-    assert second.starts_from == first.max_iter - second.max_iter
+    assert first.snapshot == first.test_interval
+    assert first.max_iter <= PARTS * first.snapshot < first.max_iter + PARTS
     assert second.starts_from % first.snapshot == 0
-    assert first.snapshot == first.test_interval == second.max_iter
+    assert 0 < second.starts_from <= first.max_iter
+    assert first.max_iter - second.starts_from - second.max_iter < first.snapshot
     assert recipe.records == (records, 100)
+
+
+def test_the_proportions_are_the_published_ones():
+    first, second = photos((32 * 21, 0), 10, 100).phases
+    assert (first.max_iter, first.snapshot, second.max_iter, second.starts_from) == (2000, 100, 100, 1900)
 
 
 def test_the_collapse_crops_resized_images():
@@ -79,15 +85,15 @@ def test_all_else_is_as_published():
 
 
 def test_too_little_of_either_is_said():
-    photos((32, 0), 10, epochs=21)  # so much is enough: an iteration an epoch, 20 and 1 of them
+    first, second = photos((32, 0), 10, epochs=2).phases  # so much is enough: an iteration of each phase
+    assert (first.max_iter, first.snapshot, second.max_iter, second.starts_from) == (1, 1, 1, 1)
     with pytest.raises(InputError, match=r"^--train-data: found 31 images, expected 32 or more: 2 workers of 16; "):
         photos((31, 0), 10)
-    with pytest.raises(
-        InputError, match=r"^--epochs: found 0\.3, expected 1 or more for 1000 images and a batch of 32$"
-    ):
-        photos((1000, 0), 10, epochs=0.3)
-    with pytest.raises(InputError, match=r"^--epochs: found 10, expected 21 or more for 32 images and a batch of 32$"):
-        photos((32, 0), 10, epochs=10)
+    line = r"^--epochs: found 0\.03, expected 1 or more for 1000 images and a batch of 32$"
+    with pytest.raises(InputError, match=line):
+        photos((1000, 0), 10, epochs=0.03)
+    with pytest.raises(InputError, match=r"^--epochs: found 1, expected 2 or more for 32 images and a batch of 32$"):
+        photos((32, 0), 10, epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +125,7 @@ def test_classes_are_those_of_the_data(folder, name, flags, classes):
         ([*SMALL, "--batch-size", "42"], "--train-data: found 41 images, expected 42 or more: 3 workers of 14; "),
         ([*SMALL, "--batch-size", "5", "--workers", "2"], "--batch-size: found 5, expected the same number for each "
             "of 2 workers, as 4 or 6; or --workers"),
-        ([*SMALL, "--epochs", "1"], "--epochs: found 1, expected 3 or more for 41 images"),
+        ([*SMALL, "--epochs", "0.1"], "--epochs: found 0.1, expected 1 or more for 41 images"),
         ([*SMALL, "--classes", "4"], "train: record 00000004_4.png: found label 4, expected 0..3, as --classes "),
         ([*SMALL, "--train-data", "named", "--classes", "9"], "--classes: found 9 classes, expected 7, as named/"),
         ([*SMALL, "--decay-epochs", "0"], "--decay-epochs: found 0.0, expected more than 0"),

@@ -1,4 +1,4 @@
-"""Name what is on photographs, with the probabilities of the most probable classes.
+"""Name what is on photographs, with the probabilities of the classes.
 
 bin/classify runs/photos holiday/*.jpg
 bin/classify runs/photos holiday --out sheet.png
@@ -27,7 +27,7 @@ import numpy as np
 from bin.common import weights
 from bin.common.arguments import Parser, expect_at_least, expect_not_both
 from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.weights import chosen_recipe, load_members, names_of_all, read_all, run_of, weights_of
+from bin.common.weights import chosen_recipe, load_members, names_of_all, read_all, runs_of, weights_of
 from nptrain.data.classes import read_classes, read_names
 from nptrain.data.parallel import ahead
 from nptrain.data.photo import files_in, read_photo
@@ -65,7 +65,7 @@ def main(argv, world):
         picture.check(args.out)
     models = (args.model, *args.others)
     paths = [weights_of(model, tell) for model in models]
-    runs = [model if os.path.isdir(model) else run_of(model) for model in models]
+    runs = runs_of(models)
     recipe, _, note = chosen_recipe(args, paths, runs=runs)
     blobs_of, classes = read_all(paths)
     recipe = replace(recipe, classes=classes)

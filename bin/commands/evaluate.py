@@ -1,8 +1,9 @@
 """Evaluate weights: loss, top-1 and top-5 over all records of an LMDB.
 
-bin/evaluate --weights runs/photos/checkpoints/phase2_iter_1400.caffemodel \\
-    --data DIR
+bin/evaluate --weights runs/photos --data DIR
 bin/evaluate --weights A.caffemodel --weights B.caffemodel --data DIR
+
+A run stands for its best checkpoint, if it has chosen one, else for its newest.
 
 Several --weights are an ensemble: the mean of their probabilities is evaluated,
 and each of them.
@@ -29,8 +30,8 @@ from bin.common.arguments import Parser, expect_at_least, expect_not_both
 from bin.common.caffe_files import add_glog_arguments
 from bin.common.caffe_test import OUTPUTS, ModelFile, add_test_arguments
 from bin.common.data_sets import DataSet, expect_same_classes, read_once
-from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.weights import chosen_recipe, load_members, names_of_all, read_all
+from bin.common.prepare import add_arguments, kernels_and_cores, tell
+from bin.common.weights import chosen_recipe, load_members, names_of_all, read_all, runs_of, weights_of
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
@@ -42,7 +43,7 @@ from nptrain.run.caffe_log import test_lines
 def parser():
     p = Parser(prog="evaluate", description=__doc__)
     p.add_argument("--weights", "-weights", metavar="FILE", action="append", required=True,
-                   help=".caffemodel to evaluate; may be repeated, for an ensemble")  # fmt: skip
+                   help="run, or .caffemodel, to evaluate; may be repeated, for an ensemble")  # fmt: skip
     p.add_argument("--data", metavar="DIR", help="LMDB of labelled images (with --model: that of the net file)")
     weights.add_arguments(p)
     p.add_argument("--batch-size", metavar="N", type=int, help="images in a batch")
@@ -56,13 +57,16 @@ def parser():
 
 def main(argv, world):
     args = agreed_arguments(parser(), argv, world)
+    runs = runs_of(args.weights)
+    args.weights = read_once(world, lambda: [weights_of(path, tell) for path in args.weights])
     with raise_together(world, InputError):
         check_flags(args)
-        recipe, files, note = chosen_recipe(args, args.weights, ModelFile.read(args.model) if args.model else None)
+        files = ModelFile.read(args.model) if args.model else None
+        recipe, files, note = chosen_recipe(args, args.weights, files, runs)
         blobs_of, classes = read_all(args.weights)
         recipe = replace(recipe, classes=classes)
         dataset = LmdbDataset(args.data or files.data(), recipe.classes)
-    names, unknown = read_once(world, lambda: checked_classes(args.weights, dataset))
+    names, unknown = read_once(world, lambda: checked_classes(args.weights, runs, dataset))
     flag = "model" if args.model else "solver"
     agree_on_files(world, data=dataset, **{flag: files and files.content()}, **{
         f"weights {number}" if number else "weights": Path(path).read_bytes()
@@ -87,13 +91,13 @@ def main(argv, world):
             print(caffe_text(batches, files if args.model else None))
 
 
-def checked_classes(paths, dataset):
+def checked_classes(paths, runs, dataset):
     """(names of the classes of weights or data, line on what cannot be checked or None). Raises InputError if the data
     set has other classes than the runs whose weights `paths` are, or another number of them than the weights.
     """
     data = DataSet.read(dataset.path)
     data.expect_labels_below(dataset.classes, f"as the weights have {dataset.classes} classes")
-    of_runs = names_of_all(paths, dataset.classes)
+    of_runs = names_of_all(paths, dataset.classes, runs)
     expect_same_classes(data.path, data.names, of_runs, f"the run of {paths[0]}")
     if data.names and len(data.names) != dataset.classes:
         raise InputError(f"{data.path}: found {len(data.names)} classes, expected {dataset.classes}, those of "

@@ -19,8 +19,9 @@ from bin.common.data_sets import MOST, RunData, add_data_arguments, name_data_se
 from bin.common.dry_run import dry_run
 from bin.common.ending import end_early, holding, seconds
 from bin.common.memory import expect_memory
-from bin.common.prepare import add_arguments, kernels_and_cores
+from bin.common.prepare import add_arguments, kernels_and_cores, tell
 from bin.common.start import load_start, origin_of, run_arguments
+from bin.common.weights import weights_of
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
@@ -48,7 +49,7 @@ def parser():
     run.add_argument("--run-dir", metavar="DIR", help="folder of the run (runs/RECIPE, or runs/SOLVER)")
     run.add_argument("--phase", metavar="NAMES", help="phases to run, e.g. 1 or 1,2 (all)")
     run.add_argument("--weights", "-weights", metavar="FILE",
-                     help="start from the weights of a .caffemodel, or of A,B: of both")  # fmt: skip
+                     help="start from the weights of a run, of a .caffemodel, or of A,B: of both")  # fmt: skip
     run.add_argument("--resume", metavar="RUN", nargs="?", default=False, const=True,
                      help="continue a run, with its flags; without RUN, that of --run-dir")  # fmt: skip
     run.add_argument("--iterations", metavar="N", type=int, help="end each phase at iteration N, at unchanged rates")
@@ -103,6 +104,7 @@ def main(argv, world):
     with raise_together(world, InputError):
         check_caffe_flags(args)
         name_data_sets(args)
+    args.weights = read_once(world, lambda: args.weights and weights_of(args.weights, tell))
     config = read_once(world, lambda: Config.read(args.config) if args.config else Config())
     with raise_together(world, InputError):
         args.recipe = args.recipe or config.name

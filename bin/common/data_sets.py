@@ -8,6 +8,7 @@ from nptrain.data.classes import first_difference, read_classes
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError, printable
 
+HELD_OUT = ("val", "valid", "validation", "test")  # names that make_lmdb gives to data sets that are not trained on
 MOST = 100_000  # labels that are read of a data set before a run: a second
 
 
@@ -19,19 +20,19 @@ def add_data_arguments(data):
 
 
 def name_data_sets(args):
-    """Set args.train_data and args.val_data, where they are not given, from args.data: its data sets train and val, or
-    if it is a data set itself, that one to train on. Raises InputError if it is neither.
+    """Set args.train_data and args.val_data, where they are not given, from args.data: its data set train, and the
+    first of HELD_OUT; or if it is a data set itself, that one to train on. Raises InputError if it is neither.
     """
     if args.data is None:
         return
-    parts = {name: Path(args.data) / name for name in ("train", "val")}
-    alone = Path(args.data).is_file() or (Path(args.data) / "data.mdb").exists()
-    if not alone and not (parts["train"] / "data.mdb").exists():
-        raise InputError(f"--data: found no data set in {args.data}, expected {parts['train']}, and for tests "
-                         f"{parts['val']}: bin/make_lmdb makes them")  # fmt: skip
-    args.train_data = args.train_data or (args.data if alone else str(parts["train"]))
-    if not args.val_data and not alone and (parts["val"] / "data.mdb").exists():
-        args.val_data = str(parts["val"])
+    sets = {data.parent.name.lower(): str(data.parent) for data in sorted(Path(args.data).glob("*/data.mdb"))}
+    if Path(args.data).is_file() or (Path(args.data) / "data.mdb").exists():
+        sets = {"train": args.data}
+    if "train" not in sets:
+        raise InputError(f"--data: found no data set {Path(args.data) / 'train'}, expected it, and for tests "
+                         f"{Path(args.data) / 'val'}: bin/make_lmdb makes them")  # fmt: skip
+    args.train_data = args.train_data or sets["train"]
+    args.val_data = args.val_data or next((sets[name] for name in HELD_OUT if name in sets), None)
 
 
 @dataclass(frozen=True)

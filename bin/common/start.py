@@ -85,7 +85,7 @@ def origin_of(args):
     if not recipe or not folder.arguments().get("weights"):
         return None
     fields = {field: getattr(recipe, field) for field in SCORING}
-    return Origin(folder.arguments()["weights"], fields, recipe.classes, None, True)
+    return Origin(folder.arguments()["weights"], fields, recipe.classes, None)
 
 
 def load_given(paths, arena, classes, names):

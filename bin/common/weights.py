@@ -31,14 +31,12 @@ class Origin:
     fields   {field of SCORING: value}, those that are known
     classes  the number of classes; None if there is no classifier
     names    of the classes, or None
-    in_run   whether they are in a run's folder
     """
 
     name: str
     fields: dict
     classes: int | None
     names: list[str] | None
-    in_run: bool
 
     @classmethod
     def of(cls, paths):
@@ -50,7 +48,7 @@ class Origin:
         if recipe:
             fields = {field: getattr(recipe, field) for field in SCORING}
         names = classes_of(run)
-        return cls(name, fields, classes, names if names and len(names) == classes else None, recipe is not None)
+        return cls(name, fields, classes, names if names and len(names) == classes else None)
 
 
 def run_of(weights):
@@ -192,6 +190,11 @@ def weights_of(model, tell):
     if found is None:
         raise InputError(f"{model}: found no complete checkpoint of this run")
     return str(found.model)
+
+
+def runs_of(models):
+    """The folders of the runs of models: of a folder, itself; snapshots with a prefix may be anywhere."""
+    return [model if os.path.isdir(model) else run_of(model) for model in models]
 
 
 def best(folder):

@@ -9,7 +9,9 @@ NAME = "photos"
 DESCRIPTION = "your own images: classes and iterations from the data, rates from the batch; --epochs"
 EPOCHS, WORKERS, BATCH_SIZE = 30, 2, 16  # 28.5 epochs with warm-up and linear decay, 1.5 of the collapse
 PUBLISHED = "resnet50-448nodes"
-PARTS = 20  # of phase 1, each ends with a checkpoint; the collapse starts from the last but one, and is one part long
+PARTS = (
+    20  # of phase 1, at most; each ends with a checkpoint. The collapse is one part long, and starts that much before
+)
 DROP = 0.1  # of the rate, with decay_epochs
 
 
@@ -30,21 +32,24 @@ def photos(records, classes, epochs=EPOCHS, workers=WORKERS, batch_size=BATCH_SI
     if records[0] < batch:
         raise InputError(f"--train-data: found {records[0]} images, expected {batch} or more: {workers} workers of "
                          f"{batch_size}; --batch-size makes it fewer")  # fmt: skip
-    part = round(epochs * records[0] / batch / (PARTS + 1))
-    if part < 1:
-        raise InputError(f"--epochs: found {epochs:g}, expected {-(-(PARTS + 1) * batch // records[0])} or more for "
+    steps = round(epochs * records[0] / batch)
+    if steps < 2:
+        raise InputError(f"--epochs: found {epochs:g}, expected {-(-2 * batch // records[0])} or more for "
                          f"{records[0]} images and a batch of {batch}")  # fmt: skip
+    collapse = max(1, round(steps / (PARTS + 1)))
+    decay = steps - collapse
+    part = -(-decay // PARTS)
     rates = batch / (published.workers * published.batch_size)
     first, second = published.phases
     common = {"snapshot": part, "test_interval": part, "display": 10}
-    warmup = round(PARTS * part * first.warmup_iter / first.max_iter)
-    first = replace(first, base_lr=_rounded(first.base_lr * rates), max_iter=PARTS * part, warmup_iter=warmup,
+    warmup = round(decay * first.warmup_iter / first.max_iter)
+    first = replace(first, base_lr=_rounded(first.base_lr * rates), max_iter=decay, warmup_iter=warmup,
                     warmup_start_lr=_rounded(first.warmup_start_lr * rates), **common)  # fmt: skip
     if decay_epochs is not None:
-        steps = max(1, round(decay_epochs * records[0] / batch))
-        first = replace(first, lr_policy="step", gamma=DROP, stepsize=steps)
-    second = replace(second, base_lr=_rounded(second.base_lr * rates), max_iter=part, resize=published.test_resize,
-                     starts_from=(PARTS - 1) * part, **common)  # fmt: skip
+        size = max(1, round(decay_epochs * records[0] / batch))
+        first = replace(first, lr_policy="step", gamma=DROP, stepsize=size)
+    second = replace(second, base_lr=_rounded(second.base_lr * rates), max_iter=collapse, resize=published.test_resize,
+                     starts_from=max(1, (decay - collapse) // part) * part, **common)  # fmt: skip
     return replace(published, name=NAME, description=f"{records[0]} images of {classes} classes, {epochs:g} epochs",
                    phases=(first, second), classes=classes, workers=workers, batch_size=batch_size,
                    records=tuple(records))  # fmt: skip

@@ -1,6 +1,7 @@
 """A contact sheet: images with the classes that a network sees in them, as bars."""
 
 import math
+import warnings
 
 from matplotlib.figure import Figure
 
@@ -9,7 +10,7 @@ from nptrain.report import picture
 MOST = 60  # images of a sheet
 COLUMNS = 4
 SIDE, BAR, TITLE, GAP = 2.2, 0.24, 0.3, 0.25  # inches: the square that holds an image, the height of a bar, the rest
-LETTERS = 24  # of a name that fit in SIDE
+LETTERS = 30  # of a name that fit in SIDE
 
 
 def draw(cells, path):
@@ -32,10 +33,13 @@ def draw(cells, path):
         row, column = divmod(number, columns)
         above = axes(row, column, TITLE, SIDE)
         above.imshow(image)
+        above.set_anchor("S")  # on its bars
         above.set_axis_off()
         above.set_title(_clipped(title), fontsize=8, parse_math=False)
         _draw_bars(axes(row, column, TITLE + SIDE + 0.05, len(scores) * BAR), scores)
-    picture.save(figure, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # letters that the font does not have are drawn as boxes
+        picture.save(figure, path)
 
 
 def _draw_bars(axes, scores):

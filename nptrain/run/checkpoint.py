@@ -171,17 +171,7 @@ def fill_arena(arena, blobs, where):
 
 def load_caffemodel(path, arena):
     """Fill the arena with the weights and statistics of a .caffemodel. Returns and raises what `fill_arena` does."""
-    return load_caffemodels([path], arena)
-
-
-def load_caffemodels(paths, arena):
-    """Fill the arena from several .caffemodel files: where two have the same layer, the later one counts, as in Caffe.
-    Returns and raises what `fill_arena` does.
-    """
-    blobs = {}
-    for path in paths:
-        blobs |= unmerged(read_caffemodel(path))
-    return fill_arena(arena, blobs, ",".join(map(str, paths)))
+    return fill_arena(arena, read_caffemodel(path), path)
 
 
 def load_start_of(phase, recipe, folder, arena):
