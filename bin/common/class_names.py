@@ -16,8 +16,9 @@ def names_of(weights, classes):
     """
     folder = Path(weights).parent.parent
     where, names = RunFolder(folder).description, description_of(folder).get("classes")
-    if not names:
+    if not (isinstance(names, list) and names):
         where, names = Path(weights).parent / "classes.txt", read_classes(weights)
+    names = names and [str(name) for name in names]
     if names and len(names) != classes:
         raise InputError(f"{where}: found {len(names)} class names, expected {classes}, as {weights} has")
     return names
