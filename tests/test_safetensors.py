@@ -177,7 +177,7 @@ def test_what_is_not_torchvision_s_is_said(tmp_path):
     _, errors = call("convert", "--torchvision", path, target, status=2)
     assert errors == (f"convert: {path}: layer res2a_branch2a blob 0 has shape (128, 64, 3, 3), "
                       "expected (64, 64, 3, 3)\n")  # fmt: skip
-    torchvision_file(path, **{"fc.bias": np.float32(1).reshape(())})
+    torchvision_file(path, **{"fc.bias": np.array(1, np.float32)})
     _, errors = call("convert", "--torchvision", path, target, status=2)
     assert errors == f"convert: {path}: layer fc1000 blob 0 has shape (5, 512), expected (1, 512)\n"
     torchvision_file(path, **{"conv1.weight": np.ones((64, 1, 7, 7), np.float32)})  # of grey images
