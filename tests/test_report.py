@@ -16,7 +16,7 @@ from PIL import Image
 from short_runs import SHORT, arguments
 
 from nptrain.data.classes import write_classes
-from nptrain.report import page, report, report_plot
+from nptrain.report import report, report_plot
 from nptrain.report.predictions import Predictions, Spread
 
 NAMES = ["<b>ant</b>", 'b"ee', "cow & calf", "d" * 60, "Čáp"]
@@ -139,8 +139,9 @@ def test_a_thousand_classes(tmp_path):
     names, counts = [f"class {label}" for label in range(1000)], matrix.sum(1)
     figure = report_plot.per_class(np.diag(matrix) / np.maximum(counts, 1), counts, names)
     assert len(figure.axes[0].get_yticks()) == report_plot.BARS
-    light, dark = page.pictures(lambda: report_plot.confusion(matrix, names))
-    assert len(light) + len(dark) < FULL / 10
+    light, dark = map(report_plot.smaller, report_plot.pictures(lambda: report_plot.confusion(matrix, names)))
+    assert len(light) + len(dark) < FULL / 8
+    assert all(Image.open(io.BytesIO(png)).size == (1050, 930) for png in (light, dark))
 
 
 CHECK = """<script>

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from nptrain.files import atomic_write, writing
-from nptrain.report.report_plot import pictures
+from nptrain.report.report_plot import pictures, smaller
 
 STYLE = Path(__file__).with_name("report.css")
 HEAD = """<!doctype html>
@@ -61,7 +61,7 @@ class Page:
 
     def figure(self, name, make, caption):
         """The Figure that make() returns, and NAME.png in the folder."""
-        light, dark = self.keep(name, make)
+        light, dark = map(smaller, self.keep(name, make))
         self.parts.append(
             f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{_uri("png", dark)}">'
             f'<img src="{_uri("png", light)}" alt="{escape(caption)}"></picture>'

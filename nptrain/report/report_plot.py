@@ -1,6 +1,7 @@
 """The figures of a report, all of one width, for light and for dark pages."""
 
 import io
+import textwrap
 
 import numpy as np
 from matplotlib import rc_context
@@ -10,7 +11,7 @@ from PIL import Image
 from nptrain.report import curves_plot, step_plot
 
 WIDTH, DPI = 7, 150  # inches; a page shows them about 560 pixels wide
-SHADES = 128  # colours of a picture, which make it half as large as all would
+LARGE, SHADES = 150_000, 64  # bytes of a picture in a page, and the colours of one that would have more
 PAPER, INK, LINE = "#1b1e24", "#dfe3ea", "#8a93a3"
 LIGHT = {}
 DARK = {
@@ -20,6 +21,8 @@ DARK = {
 NUMBERS, NAMES = 15, 40  # classes up to which the table of confusions shows numbers, and names
 BARS = 30  # classes whose accuracy is shown
 LONGEST = 18  # characters of a class's name
+LINE_LENGTH = 24  # characters below a picture
+SHORTEST = 0.1  # ms that can be seen
 
 
 def pictures(make):
@@ -28,10 +31,17 @@ def pictures(make):
 
 
 def _png(make, colours):
-    with rc_context(colours), io.BytesIO() as drawn, io.BytesIO() as file:
-        make().savefig(drawn, format="png", dpi=DPI)
-        with Image.open(drawn) as picture:
-            picture.convert("RGB").quantize(SHADES).save(file, "PNG", optimize=True)
+    with rc_context(colours), io.BytesIO() as file:
+        make().savefig(file, format="png", dpi=DPI)
+        return file.getvalue()
+
+
+def smaller(png):
+    """A PNG as it is, or of SHADES colours if it is LARGE, as the table of confusions of a thousand classes is."""
+    if len(png) < LARGE:
+        return png
+    with Image.open(io.BytesIO(png)) as picture, io.BytesIO() as file:
+        picture.convert("RGB").quantize(SHADES).save(file, "PNG", optimize=True)
         return file.getvalue()
 
 
@@ -50,8 +60,9 @@ def curve(draw, runs, *options):
 
 
 def timeline(step):
-    """A Figure of a Timeline."""
-    return step_plot.figure(step.spans, step.sums, step.title, "ms", WIDTH)
+    """A Figure of a Timeline. A run on one rank sends nothing: what took no time is left out."""
+    sent = [each for each in step.sums if each[3] - each[1] > SHORTEST]
+    return step_plot.figure(step.spans, sent, step.title, "ms", WIDTH)
 
 
 def shares(spent):
@@ -103,11 +114,11 @@ def per_class(accuracy, counts, names):
 
 def mistakes(rows):
     """A Figure of pictures: `rows` are (PIL image, text) of at most 25."""
-    figure = Figure(figsize=(WIDTH, 1.75 * -(-len(rows) // 5)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.85 * -(-len(rows) // 5)), layout="constrained")
     for number, (image, text) in enumerate(rows, 1):
         axes = figure.add_subplot(-(-len(rows) // 5), 5, number)
         axes.imshow(image)
-        axes.set_title(text, fontsize=6.5)
+        axes.set_title("\n".join(textwrap.wrap(text, LINE_LENGTH, max_lines=3)), fontsize=7)
         axes.set_axis_off()
     return figure
 
