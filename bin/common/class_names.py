@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bin.common.run_data import description_of
-from nptrain.data.classes import read_classes
+from bin.common.run_data import description_of, path_of
+from nptrain.data.classes import FILE, read_classes
 from nptrain.errors import InputError
 from nptrain.run.run_folder import RunFolder
 
@@ -11,17 +11,25 @@ SHOWN = 3  # names in a line
 
 
 def names_of(weights, classes):
-    """The names of the `classes` of a file of weights: those of its run's run.json, else those of a classes.txt beside
-    the file; None if there are none. Raises InputError if they are not as many.
+    """The names of the `classes` of a file of weights: those of its run's run.json, else of a classes.txt beside the
+    file, else of the run's training data; None if there are none. Raises InputError if they are not as many.
     """
-    folder = Path(weights).parent.parent
-    where, names = RunFolder(folder).description, description_of(folder).get("classes")
-    if not (isinstance(names, list) and names):
-        where, names = Path(weights).parent / "classes.txt", read_classes(weights)
-    names = names and [str(name) for name in names]
-    if names and len(names) != classes:
-        raise InputError(f"{where}: found {len(names)} class names, expected {classes}, as {weights} has")
-    return names
+    for where, names in _sources(Path(weights)):
+        if isinstance(names, list) and names:
+            if len(names) != classes:
+                raise InputError(f"{where}: found {len(names)} class names, expected {classes}, as {weights} has")
+            return [str(name) for name in names]
+    return None
+
+
+def _sources(weights):
+    """(file, what it has as names) of each place where the names may be."""
+    run = weights.parent.parent
+    yield RunFolder(run).description, description_of(run).get("classes")
+    yield weights.parent / FILE, read_classes(weights)
+    data = path_of(run, "train_data")
+    if data is not None:
+        yield data / FILE, read_classes(data)
 
 
 def classes_text(classes, names):
