@@ -114,6 +114,14 @@ def test_held_out_images(run, tmp_path, data):
     assert any(
         f"on 4, evenly spread, of the 7 images of {named}" in word for word in Found(other / "report.html").words
     )
+    (other / "run.json").write_text(json.dumps({**description, "classes": None}))
+    write_classes(named, ["only", "three", "names"])
+    call("report", other, "--data", named)
+    assert any(word.startswith(("only taken", "4 taken")) for word in Found(other / "report.html").words)
+    write_classes(named, list("abcdef"))
+    _, errors = call("report", other, "--data", named, status=2)
+    assert "found 6 classes, expected 5, as " in errors
+    (other / "run.json").write_text(json.dumps(description))
     write_classes(named, [*NAMES[:3], "x", "y"])
     _, errors = call("report", other, "--data", named, status=2)
     assert errors == f"report: {named}: class 3: found x, expected {'d' * 60}, as in the run of " + (

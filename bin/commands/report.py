@@ -97,7 +97,7 @@ def evaluated(args, run, recipe, world, evaluation):
     dataset = LmdbDataset(args.data, classes) if args.data else data_of(run, "val_data", classes)
     if dataset is None:
         return recipe, numbers, "the run's held-out images cannot be read here; --data names others"
-    names = agreed_names(saved[-1].model, dataset.path, classes) or numbers
+    names = agreed_names(saved[-1].model, dataset.path, classes)
     ready = kernels_and_cores(args, world, recipe)
     network = ResNet.of(recipe, ready.ops)
     checkpoint.fill_arena(network.arena, blobs, saved[-1].model)
@@ -115,13 +115,14 @@ def evaluated(args, run, recipe, world, evaluation):
 
 
 def agreed_names(weights, data, classes):
-    """The names of the classes, by the weights or else by the data; None if neither has any. Raises InputError if they
-    differ.
+    """The names of the classes, by the weights or else by the data; numbers for those without. Raises InputError if the
+    two differ, or if the data has more classes than the weights.
     """
     own, others = names_of(weights, classes), read_classes(data)
     if own and others and (difference := first_difference(own, others)):
         label, name, other = difference
         raise InputError(f"{data}: class {label}: found {other}, expected {name}, as in the run of {weights}")
-    if others and len(others) != classes:
+    if others and len(others) > classes:
         raise InputError(f"{data}: found {len(others)} classes, expected {classes}, as {weights} has")
-    return own or others
+    names = own or others or []
+    return names + [str(label) for label in range(len(names), classes)]

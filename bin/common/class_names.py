@@ -12,24 +12,19 @@ SHOWN = 3  # names in a line
 
 def names_of(weights, classes):
     """The names of the `classes` of a file of weights: those of its run's run.json, else of a classes.txt beside the
-    file, else of the run's training data; None if there are none. Raises InputError if they are not as many.
+    file; raises InputError if they are not as many. Else those of the run's training data, if they are as many; else
+    None.
     """
-    for where, names in _sources(Path(weights)):
+    run = Path(weights).parent.parent
+    stored = {RunFolder(run).description: description_of(run).get("classes")}
+    for where, names in (stored | {Path(weights).parent / FILE: read_classes(weights)}).items():
         if isinstance(names, list) and names:
             if len(names) != classes:
                 raise InputError(f"{where}: found {len(names)} class names, expected {classes}, as {weights} has")
             return [str(name) for name in names]
-    return None
-
-
-def _sources(weights):
-    """(file, what it has as names) of each place where the names may be."""
-    run = weights.parent.parent
-    yield RunFolder(run).description, description_of(run).get("classes")
-    yield weights.parent / FILE, read_classes(weights)
     data = path_of(run, "train_data")
-    if data is not None:
-        yield data / FILE, read_classes(data)
+    names = data and read_classes(data)
+    return names if names and len(names) == classes else None
 
 
 def classes_text(classes, names):
