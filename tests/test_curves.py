@@ -50,6 +50,15 @@ def test_a_phase_begins_where_its_weights_come_from(tmp_path):
     call("curves", tmp_path, "--out", tmp_path / "c.png")
 
 
+def test_a_phase_that_the_recipe_has_not(tmp_path):
+    recipe = override(get_recipe("digits"), ["1.max_iter=30", "2.max_iter=4"])
+    (make_run(tmp_path) / "run.json").write_text(json.dumps({"recipe": to_dict(recipe)}))
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(lines.replace('"phase": "1"', '"phase": ["odd"]'))
+    first, second = read(tmp_path, records=64)
+    assert (first.name, first.epochs, second.epochs, second.epoch) == ("['odd']", None, None, None)
+
+
 def test_a_test_without_a_result_is_a_gap(tmp_path):
     nothing = {"phase": "1", "iteration": 0, "test_loss": None, "top1": None, "top5": None, "why": "x"}
     run = make_run(tmp_path)

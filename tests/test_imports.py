@@ -26,7 +26,7 @@ INSIDE = {
     "export": {"network", "errors", "files"},
     "update": {"recipes", "errors"},
     "run": {"caffe", "recipes", "errors", "files"},
-    "report": {"run", "errors"},
+    "report": {"data", "recipes", "run", "errors", "files"},
     "inspect": {"caffe", "data", "run", "report", "errors", "files"},
     "step": {"recipes", "reduction", "update", "world", "errors"},
     "evaluate": {"data", "network"},

@@ -115,6 +115,17 @@ def test_names_from_a_file_beside_the_weights(tmp_path):
     assert errors == (f"export: {weights.parent}/classes.txt: found 2 class names, expected 5, as {weights} has\n")
 
 
+def test_names_of_the_training_data(tmp_path):
+    recipe = override(PUBLISHED, ["classes=5", "depth=18", "crop_size=32"])
+    weights = run_of(tmp_path / "run", recipe, trained(recipe, photographs(32, 2)))
+    description = json.loads((tmp_path / "run" / "run.json").read_text())
+    description["arguments"] = {"train_data": str(tmp_path)}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(description))
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    output, _ = call("export", "--weights", weights, "--prototxt", tmp_path / "d.prototxt")
+    assert "5 classes (a, b, c, ...); data" in output
+
+
 def test_without_the_package_one_line_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     _, errors = call("export", "--weights", "w", "--onnx", tmp_path / "x.onnx", status=2)

@@ -26,7 +26,7 @@ DESCRIBED = ("depth", "downsample", "bn_eps", "crop_size", "test_resize", "scale
 NAMES = ["ant", "bee", "cow", "emu", "Čáp"]
 CASES = [
     ["depth=18", "crop_size=48"],
-    ["depth=34", "crop_size=33", "stem_bias=false", "first_projection=true", "mean_bgr=90,100,110.5"],
+    ["depth=34", "crop_size=33", "stem_bias=false", "first_projection=true", "mean_bgr=90,100,110.5123456"],
     ["depth=50", "crop_size=48", "bn_eps=0.001", "scale=0.02"],
     ["depth=50", "crop_size=64", "downsample=1x1", "stem_bias=false"],
 ]
@@ -73,7 +73,7 @@ def test_there_and_back_and_pytorch_gives_our_scores(tmp_path, changes):
     assert again == recipe  # the flags that were printed make the same preprocessing
     assert same(scores_of(tmp_path / "back.caffemodel", again, pixels), ours)
     data = next(layer.parameter for layer in layers_of(tmp_path / "back.caffemodel")).transform_param
-    assert (data.crop_size, list(data.mean_value)) == (recipe.crop_size, list(recipe.mean_bgr))
+    assert (data.crop_size, list(data.mean_value)) == (recipe.crop_size, pytest.approx(recipe.mean_bgr))
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     model = program(path)
     found, description = model.load(path)
@@ -177,6 +177,11 @@ def test_what_is_not_torchvision_s_is_said(tmp_path):
     _, errors = call("convert", "--torchvision", path, target, status=2)
     assert errors == (f"convert: {path}: layer res2a_branch2a blob 0 has shape (128, 64, 3, 3), "
                       "expected (64, 64, 3, 3)\n")  # fmt: skip
+    torchvision_file(path, **{"fc.bias": np.array(1, np.float32)})
+    _, errors = call("convert", "--torchvision", path, target, status=2)
+    assert errors == f"convert: {path}: layer fc1000 blob 0 has shape (5, 512), expected (1, 512)\n"
+    torchvision_file(path, **{"conv1.weight": np.ones((64, 1, 7, 7), np.float32)})  # of grey images
+    call("convert", "--torchvision", path, target, status=2)
     safetensors.numpy.save_file({"x": np.ones(3)}, path)
     _, errors = call("convert", "--torchvision", path, target, status=2)
     assert errors.startswith(f"convert: {path}: found no ResNet-18, 34, 50, 101, 152 with torchvision's names")
@@ -198,6 +203,21 @@ def as_file(header, numbers=b""):
 
 def entry(shape=(2,), offsets=(0, 8), dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+def test_metadata_that_do_not_fit(tmp_path):
+    *_, path = exported(tmp_path, ["depth=18", "crop_size=32"])
+    tensors, metadata = safetensors.numpy.load_file(path), read_safetensors(path)[1]
+    for change, line in (
+        ({"mean": "[1, 2]"}, "metadata: mean_bgr: found (2.0, 1.0), expected "),
+        ({"depth": "34"}, "metadata: found depth 34, expected 18, as the tensors have\n"),
+        ({"classes": '["a"]'}, "found 1 class names in its metadata, expected 5\n"),
+        ({"classes": "5"}, "metadata: damaged, expected what bin/export writes\n"),
+    ):
+        safetensors.numpy.save_file(tensors, path, metadata | change)
+        _, errors = call("convert", path, tmp_path / "out.caffemodel", status=2)
+        assert errors.startswith(f"convert: {path}: {line}")
+        assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(

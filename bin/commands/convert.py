@@ -44,14 +44,13 @@ def main(argv, world):
     tensors, metadata = read_safetensors(args.source)
     recipe, names = described(args, metadata)
     architecture = torch_names.architecture_of(tensors, recipe.downsample, args.source)
-    if metadata.get("depth", str(architecture.depth)) != str(architecture.depth):
-        raise InputError(
-            f"{args.source}: depth: found {metadata['depth']}, but tensors of a ResNet-{architecture.depth}"
-        )
+    if not args.torchvision and recipe.depth != architecture.depth:
+        raise InputError(f"{args.source}: metadata: found depth {recipe.depth}, expected {architecture.depth}, as the "
+                         "tensors have")  # fmt: skip
     blobs = torch_names.from_torch(tensors, architecture, args.source)
     if args.torchvision:
         blobs = torchvision.with_pixels_of(recipe, blobs)
-    recipe = replace(recipe, classes=len(blobs["fc1000"][1]), depth=architecture.depth,
+    recipe = replace(recipe, classes=blobs["fc1000"][1].size, depth=architecture.depth,
                      stem_bias=architecture.stem_bias, first_projection=architecture.first_projection)  # fmt: skip
     network = ResNet.of(recipe, naive)
     network.arena.load(blobs, args.source)
@@ -114,5 +113,5 @@ def flags(recipe):
     for field in SCORING:
         value = getattr(recipe, field)
         if value != getattr(base, field):
-            text = ",".join(f"{each:g}" for each in value) if isinstance(value, tuple) else str(value).lower()
-            yield f"--set {field}={text}"
+            values = value if isinstance(value, tuple) else (value,)
+            yield f"--set {field}={','.join(str(each).lower().removesuffix('.0') for each in values)}"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bin.common.run_data import description_of
-from nptrain.data.classes import read_classes
+from bin.common.run_data import description_of, path_of
+from nptrain.data.classes import FILE, read_classes
 from nptrain.errors import InputError
 from nptrain.run.run_folder import RunFolder
 
@@ -11,16 +11,20 @@ SHOWN = 3  # names in a line
 
 
 def names_of(weights, classes):
-    """The names of the `classes` of a file of weights: those of its run's run.json, else those of a classes.txt beside
-    the file; None if there are none. Raises InputError if they are not as many.
+    """The names of the `classes` of a file of weights: those of its run's run.json, else of a classes.txt beside the
+    file; raises InputError if they are not as many. Else those of the run's training data, if they are as many; else
+    None.
     """
-    folder = Path(weights).parent.parent
-    where, names = RunFolder(folder).description, description_of(folder).get("classes")
-    if not names:
-        where, names = Path(weights).parent / "classes.txt", read_classes(weights)
-    if names and len(names) != classes:
-        raise InputError(f"{where}: found {len(names)} class names, expected {classes}, as {weights} has")
-    return names
+    run = Path(weights).parent.parent
+    stored = {RunFolder(run).description: description_of(run).get("classes")}
+    for where, names in (stored | {Path(weights).parent / FILE: read_classes(weights)}).items():
+        if isinstance(names, list) and names:
+            if len(names) != classes:
+                raise InputError(f"{where}: found {len(names)} class names, expected {classes}, as {weights} has")
+            return [str(name) for name in names]
+    data = path_of(run, "train_data")
+    names = data and read_classes(data)
+    return names if names and len(names) == classes else None
 
 
 def classes_text(classes, names):

@@ -1,6 +1,8 @@
 """The data sets and the description of a run, as far as they can still be read."""
 
 import json
+import os
+from pathlib import Path
 
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
@@ -21,12 +23,18 @@ def description_of(folder):
     return content
 
 
-def data_of(folder, flag, classes=None):
-    """The LmdbDataset that the run's `flag`, "train_data" or "val_data", names; None if it cannot be read here."""
+def path_of(folder, flag):
+    """The Path that the run's `flag`, "train_data" or "val_data", names; None if there is none, or it is not here."""
     arguments = description_of(folder).get("arguments")
     path = arguments.get(flag) if isinstance(arguments, dict) else None
+    return Path(path) if isinstance(path, str) and os.path.exists(path) else None
+
+
+def data_of(folder, flag, classes=None):
+    """The LmdbDataset that the run's `flag` names; None if it cannot be read here."""
+    path = path_of(folder, flag)
     try:
-        return LmdbDataset(path, classes) if isinstance(path, str) else None
+        return LmdbDataset(path, classes) if path else None
     except InputError:
         return None
 

@@ -76,7 +76,7 @@ def architecture_of(tensors, downsample, where):
                    for stage in (1, 2, 3, 4))  # fmt: skip
     bottleneck = "layer1.0.conv3.weight" in tensors
     depth = {shape: depth for depth, shape in DEPTHS.items()}.get((counts, bottleneck))
-    if depth is None or getattr(tensors.get("conv1.weight"), "ndim", 0) != 4:
+    if depth is None or getattr(tensors.get("conv1.weight"), "shape", None) != (64, 3, 7, 7):
         raise InputError(f"{where}: found no ResNet-{', '.join(map(str, DEPTHS))} with torchvision's names of tensors")
     projection = not bottleneck and "layer1.0.downsample.0.weight" in tensors
     return Architecture(depth, downsample, "conv1.bias" in tensors, projection)

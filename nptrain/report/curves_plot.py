@@ -70,8 +70,9 @@ def _lines(axes, runs, column, in_epochs, window=1, first=0):
     """A line for each phase of each run, of a column of its iterations."""
     for label, (color, phases) in zip(runs, _coloured(runs), strict=True):
         for phase, after in _pairs(phases):
-            x, y = phase.x(phase.iterations, in_epochs)[first:], phase.iterations[first:, column]
-            y = smoothed(y, window)
+            rows = phase.iterations[first:]
+            rows = rows[~np.isnan(rows[:, column])]
+            x, y = phase.x(rows, in_epochs), smoothed(rows[:, column], window)
             for part, alpha in _parts(x, after, in_epochs):
                 axes.plot(x[part], y[part], color=color, alpha=alpha, linewidth=1.4, label=label)
                 label = None  # named once

@@ -52,13 +52,14 @@ def read(folder, records=None):
         rows = [(np.array([row for phase, kind, row in entries if (phase, kind) == (name, of)]).reshape(-1, 4))
                 for of in (ITERATION, TEST)]  # fmt: skip
         wanted, epochs = _of_recipe(recipe, name, records)
-        begin, epoch = 0, 0.0 if epochs is not None else None
+        begin, epoch = 0, 0.0
         if phases:
             before = phases[-1]
             start = before.done if wanted is None else min(wanted, before.done)
             begin = before.begin + start
-            if epochs is not None:
-                epoch = before.epoch + before.epochs * start
+            epochs = None if before.epochs is None else epochs
+            epoch = None if before.epochs is None else before.epoch + before.epochs * start
+        epoch = None if epochs is None else epoch
         phases.append(PhaseHistory(name, *rows, begin, epoch, epochs))
     return phases
 
@@ -74,7 +75,7 @@ def _of_recipe(recipe, name, records):
 
 def _numbers(entry):
     """(phase, ITERATION or TEST, updates done and the numbers of an entry); null is NaN: there was no result."""
-    phase, updates, kind = entry["phase"], int(entry["iteration"]), ITERATION if "loss" in entry else TEST
+    phase, updates, kind = str(entry["phase"]), int(entry["iteration"]), ITERATION if "loss" in entry else TEST
     if kind == TEST and "top1" not in entry:
         raise KeyError("top1")
     values = [np.nan if entry.get(name) is None else float(entry[name]) for name in kind]

@@ -73,7 +73,7 @@ def _timeline(entry):
     shown = [(label, ready, begin, end) for label, (_, ready, begin, end, _, _) in zip(labels, sums, strict=True)]
     if not spans[-1][2] > 0:
         raise ValueError("no time has passed")
-    return Timeline(entry["phase"], int(entry["iteration"]), spans, shown, float(entry["hidden"]))
+    return Timeline(str(entry["phase"]), int(entry["iteration"]), spans, shown, float(entry["hidden"]))
 
 
 def _spans(marks, waits):
