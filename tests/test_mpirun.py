@@ -8,7 +8,9 @@ import sys
 import pytest
 from commands import PROJECT
 
-WORDS = '#!/bin/sh\nprintf '%s\\n' "$*"; echo "$PRTE_MCA_hwloc_default_binding_policy $I_MPI_PIN ${PATH%%:*}"\n'
+WORDS = """#!/bin/sh
+printf '%s\\n' "$*" "$PRTE_MCA_hwloc_default_binding_policy $I_MPI_PIN ${PATH%%:*}"
+"""
 WAITS = f"""#!{sys.executable}
 import os, signal, sys
 def end(number, _):
