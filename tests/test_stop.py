@@ -18,7 +18,8 @@ from nptrain.run.stop import Stop, Stopped
 
 SHORT = ["--set", "1.max_iter=6", "--set", "1.snapshot=2", "--set", "2.max_iter=2", "--set", "2.starts_from=4",
          "--set", "test_interval=3", "--workers", "3"]  # fmt: skip
-LONGER = [*SHORT, "--set", "1.max_iter=60", "--set", "1.snapshot=9"]  # some seconds
+LONGER = [*SHORT, "--set", "1.max_iter=40", "--set", "1.snapshot=9", "--set", "2.starts_from=36", "--set",
+          "test_interval=20"]  # fmt: skip
 TRIALS = int(os.environ.get("NPTRAIN_STOPS", "0"))  # random moments for each signal and number of ranks
 
 
