@@ -16,6 +16,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
+TRY_AGAIN = 75  # as in nptrain/run/stop.py, which cannot be imported yet
 ON_RANKS = ("train", "evaluate", "bench")  # commands that run on several ranks; the others are one process
 
 
@@ -32,6 +33,9 @@ def launch(name):
         silence_pillow()
         importlib.import_module(f"bin.commands.{name}").main(argv, world)
 
+    if name == "train":  # a Stop takes these over when there is something to save
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda *_: sys.exit(TRY_AGAIN))
     status = run(name, main)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # all is done: a signal that comes now is late

@@ -48,7 +48,7 @@ def usable_folder():
         problem = "HOME is not set"
     for base in _temporary():
         folder = base / _name()
-        if not folder.exists() and isinstance(wanted, Path):
+        if isinstance(wanted, Path) and not any(folder.glob("*")):
             _copy(wanted, folder)
         if _problem(folder) is None:
             return folder, f"compiled kernels go to {folder}: {wanted}: {problem} (NPTRAIN_CACHE names another folder)"

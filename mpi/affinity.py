@@ -25,10 +25,10 @@ def claim(world, threads=None, comm_threads=None):
     neighbours = [entry for entry in ranks if entry[1] == machine]
     if world.rank == 0:
         _warn_of_idle_cores(len(frozenset().union(*(entry[2] for entry in neighbours))), world)
-    quota, requests = _quota(), []
+    granted_time, requests = quota(), []
     for host, _, granted, asked, asked_comm, limit in neighbours:
-        if quota is not None:  # of this rank's host; the limits of other hosts' ranks do not change its cores
-            limit = min(limit or quota, quota / sum(entry[0] == host for entry in neighbours))
+        if granted_time is not None:  # of this rank's host; the limits of other hosts' ranks do not change its cores
+            limit = min(limit or granted_time, granted_time / sum(entry[0] == host for entry in neighbours))
         requests.append(CoreRequest(granted, limit, asked, asked_comm, alone=world.size == 1))
     place = sum(entry[1] == machine for entry in ranks[: world.rank])
     return split(requests, *topology())[place]
@@ -130,7 +130,7 @@ def _warn_of_idle_cores(used, world):
               " binding off (--bind-to none; Intel MPI: I_MPI_PIN=off)", file=sys.stderr, flush=True)  # fmt: skip
 
 
-def _quota():
+def quota():
     """The CPU time that the control group (version 2, or 1) grants, in cores; None if it sets no limit."""
     root = Path("/sys/fs/cgroup")
     try:

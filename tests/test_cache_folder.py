@@ -46,6 +46,8 @@ def test_a_full_disk_s_kernels_are_taken_along(places, monkeypatch):
     cache.cache_folder().mkdir(parents=True)
     (cache.cache_folder() / "kernel.nbi").write_text("compiled")
     monkeypatch.setattr(os, "statvfs", free)
+    (places[1] / cache.cache_folder().name).mkdir(parents=True)  # of a start that compiled nothing
+    places[1].chmod(0o700)
     folder, note = cache.usable_folder()
     assert (folder.parent, (folder / "kernel.nbi").read_text()) == (places[1], "compiled")
     assert "less than 32 MiB are free" in note

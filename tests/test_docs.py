@@ -33,7 +33,15 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FILE = re.compile(r"(?<![\w./~-])(?:bin|docs|kernels|mpi|nptrain|tests)/[\w.*/-]*\w")
 PYTHON_FILE = re.compile(r"(?<![\w./*-])\w+\.py\b")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-LAUNCHERS = {"--bind-to", "--cpus-per-task", "--map-by", "--mca", "--mpi", "--prtemca"}  # flags of mpirun and srun
+LAUNCHERS = {
+    "--bind-to",
+    "--cpus-per-task",
+    "--map-by",
+    "--mca",
+    "--mpi",
+    "--output",
+    "--prtemca",
+}  # flags of mpirun and srun
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

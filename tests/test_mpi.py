@@ -73,7 +73,7 @@ assert world.thread_level == ASKED_FOR
 print(f"fine on {n}")
 """, tmp_path)  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count(f"fine on {max(count, 1)}\n") == max(count, 1)
+    assert done.stdout.count(f"fine on {max(count, 1)}") == max(count, 1)  # the ends of lines may come later
 
 
 def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path):

@@ -13,12 +13,14 @@ import pytest
 from commands import MPIRUN, PROJECT, call, launcher
 from short_runs import arguments, metrics
 
+from bin import launch
 from bin.common.ending import resume_command, seconds
-from nptrain.run.stop import Stop, Stopped
+from nptrain.run.stop import TRY_AGAIN, Stop, Stopped
 
 SHORT = ["--set", "1.max_iter=6", "--set", "1.snapshot=2", "--set", "2.max_iter=2", "--set", "2.starts_from=4",
          "--set", "test_interval=3", "--workers", "3"]  # fmt: skip
-LONGER = [*SHORT, "--set", "1.max_iter=60", "--set", "1.snapshot=9"]  # some seconds
+LONGER = [*SHORT, "--set", "1.max_iter=40", "--set", "1.snapshot=9", "--set", "2.starts_from=36", "--set",
+          "test_interval=20"]  # fmt: skip
 TRIALS = int(os.environ.get("NPTRAIN_STOPS", "0"))  # random moments for each signal and number of ranks
 
 
@@ -92,6 +94,22 @@ def test_before_the_first_iteration_it_ends_at_once_and_leaves_nothing(data, tmp
     _, errors = call("train", *arguments(data, tmp_path / "run", *SHORT, "--kernels", "numpy"), status=75)
     assert errors == "train: SIGTERM before the first iteration\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_batch_system_may_try_again_from_the_first_moment_on(monkeypatch, number):
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    monkeypatch.setattr(launch, "enter_environment", lambda _: None)
+    monkeypatch.setattr(launch, "run", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    try:
+        with pytest.raises(SystemExit) as caught:
+            launch.launch("train")
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert caught.value.code == launch.TRY_AGAIN == TRY_AGAIN
 
 
 def test_a_second_interrupt_ends_at_once(monkeypatch, capfd):
@@ -195,7 +213,9 @@ def test_signals_at_random_moments_lose_nothing(data, tmp_path, longer, mpirun, 
             if end:
                 time.sleep(end)
                 running.send_signal(number)
-            _, errors = running.communicate(timeout=200)
-            assert running.returncode in ((0, 130 if number == signal.SIGINT else 75) if end else (0,)), errors
+            output, errors = running.communicate(timeout=200)
+            ended = {130 if number == signal.SIGINT else 75} if end else set()
+            ended |= {-number} if not output else set()  # before Python has started
+            assert running.returncode in {0, *ended}, errors
             assert iterations(folder) >= before
         expect_same(folder, longer)

@@ -160,16 +160,14 @@ def train(args, world, recipe, choice, folder, stop):
         expect_memory(recipe, ready.cores.threads, world)
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
-    workers = worker_range(recipe.workers, world.rank, world.size)
-    hosts = world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
+    hosts = hosts_of(world, ready, recipe)
     if args.dry_run:
         head = [*choice.lines, *notes, *beginning(recipe, data, hosts, None)]
         sizes = len(train_data), len(val_data or ())
         return dry_run(recipe, phases, args, network, ready.cores.threads, sizes, folder.path, world, head)
-    facts = {"train_data": train_data, **({"val_data": val_data} if val_data else {})}
-    facts = {flag: data_facts(dataset) for flag, dataset in facts.items()} if world.rank == 0 else None
+    sets = {flag: dataset for flag, dataset in (("train_data", train_data), ("val_data", val_data)) if dataset}
     resumed, tests, log = begin_run(args, world, recipe, phases, folder, network, hosts, [*choice.lines, *notes],
-                                    (data.names, facts))  # fmt: skip
+                                    (data.names, sets))  # fmt: skip
     for line in beginning(recipe, data, hosts, resumed):
         log.say(line)
     options = options_of(args, ready, world)
@@ -182,6 +180,12 @@ def train(args, world, recipe, choice, folder, stop):
     log.close()
     if trainer.stopped:
         end_early(stop, last, folder.path, world)
+
+
+def hosts_of(world, ready, recipe):
+    """What runs where: an entry for each rank. All ranks call it."""
+    workers = worker_range(recipe.workers, world.rank, world.size)
+    return world.allgather({"host": world.host, "rank": world.rank, **ready.cores.table(), "workers": list(workers)})
 
 
 def options_of(args, ready, world):
@@ -204,14 +208,15 @@ def data_of_solver(args, recipe, files):
 def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
     """On rank 0, describe the run in its folder and load the weights to start from. Returns (the Checkpoint that the
     run continues from, or None; the Tests that it has made; the Log) on all ranks. `data` are the names of the classes,
-    or None, and the facts of the data sets, for `RunFolder.describe`.
+    or None, and {name of the argument: LmdbDataset}.
     """
     resumed, tests, log = None, [], Log(None)
     with raise_together(world, InputError):
         if world.rank == 0:
-            resumed, lines = load_start(args, recipe, phases, folder, network.arena, *data)
+            names, facts = data[0], {flag: data_facts(dataset) for flag, dataset in data[1].items()}
+            resumed, lines = load_start(args, recipe, phases, folder, network.arena, names, facts)
             stream = args.caffe_log and open_log(args.caffe_log, args.resume)
-            folder.describe(recipe, hosts, vars(args), world.library, *data)
+            folder.describe(recipe, hosts, vars(args), world.library, names, facts)
             tests = read_tests(folder.metrics)
             writers = [CsvWriter(folder.metrics)] if args.csv else []
             writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []
