@@ -170,9 +170,8 @@ def train(args, world, recipe, choice, folder, stop):
                                     (data.names, sets))  # fmt: skip
     for line in beginning(recipe, data, hosts, resumed):
         log.say(line)
-    options = options_of(args, ready, world)
-    trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed, options,
-                      stop.wanted, tests)  # fmt: skip
+    trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed,
+                      options_of(args, ready, world), stop.wanted, tests)  # fmt: skip
     last = trainer.run(phases, args.iterations, resumed)
     if not trainer.stopped:
         weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
