@@ -54,7 +54,7 @@ class CaffeLog:
                 self.stream.close()
 
     def _write(self, source, text):
-        with writing(f"--caffe-log: {getattr(self.stream, 'name', 'a stream')}"):
+        with writing(f"--caffe-log: {getattr(self.stream, 'name', 'the output')}"):
             print(glog_line(source, text), file=self.stream, flush=True)
 
 

@@ -26,9 +26,11 @@ class MetricsFile:
 
 
 def read_entries(path):
-    """The entries of a metrics.jsonl whose lines are complete, as `forget_after` leaves it; none without a file."""
+    """The entries of a metrics.jsonl whose lines are complete, as `forget_after` leaves it; none without a file, or of
+    a device, which may have no end.
+    """
     path = Path(path)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def read(path, parse):
@@ -64,7 +66,7 @@ def forget_after(path, checkpoint, phases):
     A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n.
     """
     path, kept = Path(path), []
-    if not path.exists():
+    if not path.is_file():
         return
     for line in path.read_text().splitlines():
         try:
