@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from bin.common.arguments import Parser, expect_at_least
+from bin.common.data_sets import MOST
 from bin.common.memory import available_bytes, needed_bytes
 from kernels import cache
 from mpi.affinity import quota, topology
@@ -177,4 +178,5 @@ def data(path):
     dataset = LmdbDataset(path)
     for index in {0, len(dataset) - 1}:
         dataset[index]
-    return GOOD, f"{path}: {len(dataset)} records, {dataset.count_classes()} classes; bin/inspect reads all of them"
+    largest, _ = dataset.largest_label(MOST)
+    return GOOD, f"{path}: {len(dataset)} records, labels up to {largest}; bin/inspect reads all of them"
