@@ -50,7 +50,7 @@ def on_ranks():
         each.close()
 
 
-LONGEST = ("test_compile", "test_ranks", "test_train", "test_kernels")  # files
+LONGEST = ("test_ranks", "test_compile", "test_train", "test_compressed_sum", "test_stop")  # files
 
 
 def pytest_collection_modifyitems(items):

@@ -30,10 +30,9 @@ RECIPE = override(get_recipe("resnet50-448nodes"), ["classes=5", "downsample=1x1
 SIZE, LABELS = 64, np.array([0, 4, 2])
 OTHERS = [  # a kind of network, and a layer of it that the recipe's has not, or has in another way
     ({"downsample": "1x1"}, "res3a_branch2a"),
-    ({"depth": 18, "stem_bias": False}, "conv1"),
-    ({"depth": 18, "first_projection": True}, "res2a_branch1"),
+    ({"depth": 18, "stem_bias": False, "first_projection": True}, "res2a_branch1"),
 ]
-KINDS = [{}, *(kind for kind, _ in OTHERS), {"depth": 34, "stem_bias": False, "first_projection": True}]
+KINDS = [{}, *(kind for kind, _ in OTHERS), {"depth": 34, "stem_bias": False}]
 
 
 def filled(ops, dtype, **kind):
