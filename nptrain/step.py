@@ -115,7 +115,7 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
     update(network.arena, phase, iteration, count, buckets.wait_into_gradients(), progress.current_step)
     network.arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
     timer.mark("update")
-    speed = count * recipe.batch_of(phase) / timer.total_s
+    speed = recipe.images_of(phase) / timer.total_s
     return Step(loss, progress, waited, speed, timer.result(buckets), stop > 0)
 
 

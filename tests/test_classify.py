@@ -87,6 +87,10 @@ def test_the_checkpoint_of_a_run(folder, tmp_path):
     (tmp_path / "run" / "best.json").write_text(json.dumps({"phase": "1", "iteration": 1}))
     found = classified(folder, tmp_path / "run", "photos/a.png")["photos/a.png"]
     assert found == classified(folder, model(folder, 1), "photos/a.png")["photos/a.png"]
+    (tmp_path / "run" / "best.json").write_text(json.dumps({"phase": "1", "iteration": 7, "weights": None}))
+    newest, errors = call("classify", tmp_path / "run", "photos/a.png", "--json", cwd=folder)
+    assert newest == call("classify", model(folder, 2), "photos/a.png", "--json", cwd=folder)[0]
+    assert "best.json: no checkpoint was kept of the best test: the newest is used\n" in errors
     (tmp_path / "run" / "best.json").write_text("{}")
     _, errors = call("classify", tmp_path / "run", "x", status=2)
     assert errors.endswith("best.json: found no phase and iteration of a checkpoint\n")

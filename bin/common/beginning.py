@@ -38,7 +38,7 @@ def _steps(recipe):
 
 def epochs(recipe, phase, records):
     """How often a phase sees each record."""
-    return phase.max_iter * phase.iter_size * recipe.workers * recipe.batch_of(phase) / records
+    return phase.max_iter * recipe.images_of(phase) / records
 
 
 def _phase(recipe, phase, records):

@@ -15,7 +15,7 @@ from nptrain.network.inference import Inference
 from nptrain.recipes.changes import with_crop
 from nptrain.recipes.published import DEFAULT, get_recipe
 from nptrain.recipes.recipe import override
-from nptrain.run.checkpoint import Checkpoint, fill_arena, latest
+from nptrain.run.checkpoint import fill_arena, latest, of_manifest
 from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
 # fields of a recipe that scores depend on
@@ -186,7 +186,7 @@ def weights_of(model, tell):
     folder, recipe = RunFolder(model), recipe_of(model)
     if recipe is None:
         raise InputError(f"{model}: a folder without run.json, expected that of a run, or a .caffemodel")
-    found = best(folder) or latest(recipe, folder.checkpoints, tell)
+    found = best(folder, tell) or latest(recipe, folder.checkpoints, tell)
     if found is None:
         raise InputError(f"{model}: found no complete checkpoint of this run")
     return str(found.model)
@@ -197,13 +197,19 @@ def runs_of(models):
     return [model if os.path.isdir(model) else run_of(model) for model in models]
 
 
-def best(folder):
-    """The Checkpoint that the best.json of a RunFolder names; None if there is none."""
-    path = next((place for place in (folder.path, folder.checkpoints) if (place / "best.json").is_file()), None)
-    if path is None:
+def best(folder, tell):
+    """The Checkpoint that the best.json of a RunFolder names. None if there is none, or if no checkpoint was saved at
+    that test, which tell(line) says.
+    """
+    path = folder.path / "best.json"
+    if not path.is_file():
         return None
     try:
-        entry = json.loads((path / "best.json").read_bytes())
-        return Checkpoint(folder.checkpoints, entry["phase"], entry["iteration"], prefix=entry.get("prefix"))
+        entry = json.loads(path.read_bytes())
+        manifest = folder.checkpoints / f"phase{entry['phase']}_iter_{entry['iteration']}.json"
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path / 'best.json'}: found no phase and iteration of a checkpoint") from None
+        raise InputError(f"{path}: found no phase and iteration of a checkpoint") from None
+    if not manifest.is_file():
+        tell(f"{path}: no checkpoint was kept of the best test: the newest is used")
+        return None
+    return of_manifest(manifest)

@@ -69,8 +69,7 @@ def _of_recipe(recipe, name, records):
     if recipe is None or name not in [phase.name for phase in recipe.phases]:
         return None, None
     phase = recipe.phase(name)
-    images = recipe.workers * recipe.batch_of(phase) * phase.iter_size
-    return phase.starts_from, images / records if records else None
+    return phase.starts_from, recipe.images_of(phase) / records if records else None
 
 
 def _numbers(entry):
