@@ -8,9 +8,10 @@ Ioffe and Szegedy, arXiv 1502.03167; biased variance, as in Caffe's BatchNorm an
 import numba
 import numpy as np
 
-from kernels.check import expect, expect_stored
+from kernels.check import expect, expect_activations, expect_stored
 from kernels.division import PIECES
-from kernels.epilogue import mean_and_variance, norm_factors, normalised, reduce_pieces
+from kernels.epilogue import mean_and_variance, norm_factors, reduce_pieces
+from kernels.group_sums import normalised
 from kernels.jit import inlined_jit, parallel_jit
 from kernels.ranges import nth_range
 from kernels.vector import fused, load, splat, store, where_above, where_below, widen, zero64
@@ -98,7 +99,8 @@ def channel_sums(x):
 
 def _expect_batchnorm(x, gamma, other):
     """Raise ValueError unless x is an activation of blocks of 16, and the vectors have its channels."""
-    expect_stored(x=(x, 5), gamma=(gamma, 1))
+    expect_activations(x=(x, 5))
+    expect_stored(gamma=(gamma, 1))
     expect(x.shape[4] == 16, f"x {x.shape} holds few channels, expected blocks of 16")
     for vector in (gamma, other):
         expect(vector.shape == (x.shape[0] * 16,), f"a vector of {vector.shape} for an activation {x.shape}")

@@ -1,15 +1,11 @@
 """The gradient of a convolution's data: a convolution of dy with the transposed weights, whose taps are reversed."""
 
-import numba
 import numpy as np
 
-from kernels.check import expect, expect_stored
+from kernels.check import expect, expect_activations, expect_stored
 from kernels.convolve import convolve
-from kernels.epilogue import NO_EPILOGUE, backward_epilogue
-from kernels.jit import parallel_jit
-from kernels.layout import FEW
-from kernels.scratch import TRANSPOSED_WEIGHTS, scratch
-from kernels.scratch_sizes import transposed_weights
+from kernels.epilogue import backward_epilogue, no_epilogue
+from kernels.layout import FEW, stored_as, values_of
 from kernels.sizes import convolved_size
 
 
@@ -27,44 +23,26 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     winograd     the mode of `uses_winograd`
 
     Returns dx, an activation as x; with `fused_norm` (d, sums): d is dx where its y > 0, else 0; sums are float64
-    (2, channels), sum d and sum d (x - mean) with its x and mean. Arrays are float32, as `layout` stores them. Raises
+    (2, channels), sum d and sum d (x - mean) with its x and mean. Arrays are as `layout` stores them. Raises
     ValueError on shapes that do not fit.
     """
-    expect_stored(dy=(dy, 5), w=(w, 6))
+    expect_activations(dy=(dy, 5))
+    expect_stored(w=(w, 6))
     expect(dy.shape[0] == w.shape[0], f"dy {dy.shape} has other channels than w {w.shape}")
     expected = tuple(convolved_size(size[i], w.shape[2 + i], stride, pad) for i in (0, 1))
     expect(dy.shape[1:3] == expected, f"dy {dy.shape} is no gradient of a {size} image, expected {expected}")
     few = w.shape[4] <= FEW
     shape = (w.shape[1], *size, dy.shape[3], FEW if few else 16)
-    dx = np.zeros(shape, np.float32) if out is None else out
+    dx = np.zeros(shape, dy.dtype) if out is None else out
     expect(dx.shape == shape, f"out is {dx.shape}, expected {shape}")
     if fused_norm is not None:
         found = fused_norm.x.shape
         expect(found == fused_norm.y.shape == shape, f"fused_norm is of {found}, expected {shape}")
-    transposed = scratch(TRANSPOSED_WEIGHTS, transposed_weights(w.shape))
-    _transpose(w.reshape(*w.shape[:2], -1, *w.shape[4:]), transposed.reshape(*transposed.shape[:2], -1, 16, 16))
     target = np.empty((*shape[:4], 16), np.float32) if few else dx
-    epilogue = NO_EPILOGUE if fused_norm is None else backward_epilogue(fused_norm)
+    epilogue = no_epilogue(target.dtype) if fused_norm is None else backward_epilogue(fused_norm)
     add, needs_sums = accumulate and not few, fused_norm is not None
-    sums = convolve(dy, transposed, target, 1, pad, -1, stride, add, epilogue, needs_sums, winograd)
+    sums = convolve(dy, w, target, 1, pad, -1, stride, add, epilogue, needs_sums, winograd)
     if few:
-        dx[...] = dx * accumulate + target[..., :FEW]
+        total = values_of(dx) + target[..., :FEW] if accumulate else target[..., :FEW]
+        dx[...] = stored_as(total, dx.dtype)
     return dx if fused_norm is None else (dx, sums)
-
-
-@parallel_jit
-def _transpose(w, transposed):
-    """transposed[c, k, tap] = w[k, c, tap]', filled up with zeros.
-
-    w           (K/16, C/16, taps, lanes, 16)
-    transposed  (C/16, K/16, taps, 16, 16)
-    """
-    k_blocks, c_blocks, n_taps, lanes, _ = w.shape
-    for pair in numba.prange(k_blocks * c_blocks):
-        k, c = pair // c_blocks, pair % c_blocks
-        for tap in range(n_taps):
-            for row in range(16):
-                for lane in range(lanes):
-                    transposed[c, k, tap, row, lane] = w[k, c, tap, lane, row]
-                for lane in range(lanes, 16):
-                    transposed[c, k, tap, row, lane] = 0

@@ -5,14 +5,16 @@ import functools
 import numba
 
 from kernels.batchnorm import channel_sums
-from kernels.check import expect, expect_stored
-from kernels.division import is_pointwise, part_count
-from kernels.jit import inlined_jit, parallel_jit
+from kernels.check import expect, expect_activations, expect_stored
+from kernels.division import flattened, is_pointwise, part_count
+from kernels.jit import parallel_jit
+from kernels.layout import BF16
+from kernels.pair_weight_gradient import pair_weight_gradient
 from kernels.ranges import nth_range
 from kernels.scratch import PARTIAL_DW, scratch
 from kernels.scratch_sizes import partial_dw
 from kernels.sizes import convolved_size
-from kernels.tiles import outer_tile
+from kernels.weight_gradient_rows import add_pieces, add_rows
 from kernels.winograd import winograd_backward_weights
 from kernels.winograd_division import uses_winograd
 
@@ -29,9 +31,10 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="a
     stride, pad  pixels
     winograd     the mode of `uses_winograd`
 
-    Arrays are float32, as `layout` stores them. Raises ValueError on shapes that do not fit.
+    Arrays are as `layout` stores them; dw and dbias are float32. Raises ValueError on shapes that do not fit.
     """
-    expect_stored(x=(x, 5), dy=(dy, 5), dw=(dw, 6))
+    expect_activations(x=(x, 5), dy=(dy, 5))
+    expect_stored(dw=(dw, 6))
     k_blocks, c_blocks, rows, cols, lanes, _ = dw.shape
     expect(x.shape[0] == c_blocks and x.shape[4] >= lanes, f"x {x.shape} has other channels than dw {dw.shape}")
     size = (convolved_size(x.shape[1 + i], dw.shape[2 + i], stride, pad) for i in (0, 1))
@@ -39,13 +42,17 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="a
     expect(dy.shape == expected, f"dy is {dy.shape}, expected {expected}")
     if dbias is not None:
         dbias += channel_sums(dy)[0].astype(dbias.dtype)
-    if uses_winograd(winograd, dw.shape, dy.shape, stride, pad):
+    if uses_winograd(winograd, dw.shape, dy.shape, stride, pad, x.dtype == BF16):
         return winograd_backward_weights(x, dy, dw)
     if is_pointwise(dw.shape, stride, pad):  # the pixels of a row count as images
-        x, dy = (a.reshape(a.shape[0], a.shape[1], 1, -1, a.shape[4]) for a in (x, dy))
-    partial = scratch(PARTIAL_DW, partial_dw(dw.shape, dy.shape))
-    k_parts = part_count(k_blocks, len(partial))
-    _outer_for(lanes, x.shape[4])(x, dy, dw, partial, stride, pad, rows, cols, k_parts)
+        x, dy = (a.reshape(flattened(a.shape, a.dtype == BF16)) for a in (x, dy))
+    partial = scratch(PARTIAL_DW, partial_dw(dw.shape, dy.shape, x.dtype == BF16))
+    if x.dtype == BF16:
+        pair_weight_gradient(x, dy, dw, partial, stride, pad)
+    else:
+        k_parts = part_count(k_blocks, len(partial))
+        _outer_for(lanes, x.shape[4])(x, dy, dw, partial, stride, pad, rows, cols, k_parts)
+    add_pieces(partial, dw.reshape(-1))
 
 
 @functools.cache
@@ -56,11 +63,10 @@ def _outer_for(lanes, pitch):
 
     @parallel_jit
     def _outer(x, dy, dw, partial, stride, pad, rows, cols, k_parts):
-        """dw += the gradient of weights: sums over each piece (a range of rows of dy) are taken in `partial`, and then
-        over the pieces, in their order.
+        """The gradient of weights of each piece, a range of rows of dy.
 
-        x, dy, dw    as `layout` stores them
-        partial      working memory (pieces, dw.size)
+        x, dy, dw    as `layout` stores them; of dw only the shape counts
+        partial      the result (pieces, dw.size)
         stride, pad  pixels
         rows, cols   of the kernel
         k_parts      parts of the blocks of outputs
@@ -87,49 +93,9 @@ def _outer_for(lanes, pitch):
                         k, c = k_first + pair // c_blocks, pair % c_blocks
                     else:
                         k, c = k_first + pair % k_count, pair // k_count
-                    _add_rows(
-                        lanes, pitch, xf, c * h_in * x_row, h_in, w_in,
-                        yf, k * h_out * y_row, top, bottom, w_out, images,
-                        pf, piece * size + k * k_size + c * pair_size, stride, pad, rows, cols)  # fmt: skip
-        wf = dw.reshape(-1)
-        for row in numba.prange(k_blocks * c_blocks):
-            for i in range(row * pair_size, (row + 1) * pair_size):
-                total = pf[i]
-                for piece in range(1, pieces):
-                    total += pf[piece * size + i]
-                wf[i] += total
+                    add_rows(
+                        lanes, 1, pitch, 1, xf, c * h_in * x_row, h_in, w_in,
+                        yf, k * h_out * y_row, 0, top, bottom, w_out, images,
+                        pf, piece * size + k * k_size + c * pair_size, 0, stride, pad, rows, cols)  # fmt: skip
 
     return _outer
-
-
-@inlined_jit
-def _add_rows(lanes, pitch, x, x0, h_in, w_in, dy, dy0, top, bottom, w_out, images, dw, dw0, stride, pad,
-              rows, cols):  # fmt: skip
-    """Add the gradient of the weights of one pair of blocks from some rows of dy. Arrays are flat.
-
-    lanes, pitch   literals, as in `outer_tile`
-    x, x0          the input, and the offset of its block (h_in, w_in, images, pitch)
-    dy, dy0        the gradient of the result, and the offset of its block (height, w_out, images, 16)
-    top, bottom    the rows of dy are top .. bottom - 1
-    dw, dw0        the gradient of weights, and the offset of the pair's (rows, cols, lanes, 16)
-    stride, pad, rows, cols   of the convolution, and of its kernel
-    """
-    x_pixel, x_row, y_row = images * pitch, w_in * images * pitch, w_out * images * 16
-    for h in range(top, bottom):
-        for r in range(rows):
-            h_x = h * stride - pad + r
-            if h_x < 0 or h_x >= h_in:
-                continue
-            for s in range(cols):
-                # output columns whose input column w * stride - pad + s exists
-                first = max(0, (pad - s + stride - 1) // stride)
-                last = min(w_out, (w_in - 1 + pad - s) // stride + 1)
-                if last <= first:
-                    continue
-                count, run = last - first, images
-                if stride == 1:
-                    count, run = 1, count * images
-                outer_tile(
-                    lanes, pitch, x, x0 + h_x * x_row + (first * stride - pad + s) * x_pixel, stride * x_pixel,
-                    dy, dy0 + h * y_row + first * images * 16, images * 16,
-                    dw, dw0 + (r * cols + s) * lanes * 16, count, run)  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 
 from kernels.jit import parallel_jit
 from kernels.registers import HELD
-from kernels.tiles import fma_chain
+from kernels.tiles import fma_chain, pair_chain
 
 
 def set_threads(threads):
@@ -17,12 +17,15 @@ def set_threads(threads):
     numba.set_num_threads(threads)
 
 
-def fma_peak(repeats=5):
-    """The float32 FMA peak of the threads in use, in GFLOP/s: the best of `repeats` runs of nothing else."""
-    threads, count = numba.get_num_threads(), 1_000_000
-    _chains(1, threads)
-    best = min(_seconds(lambda: _chains(count, threads)) for _ in range(repeats))
-    return threads * count * HELD.pixels * 4 * 2 * 16 / best / 1e9
+def fma_peak(repeats=5, precision="float32"):
+    """The peak of the threads in use, in GFLOP/s: the best of `repeats` runs of nothing but independent float32 FMAs,
+    or with `precision` "bf16" of sums of two bf16 products.
+    """
+    threads, count, bf16 = numba.get_num_threads(), 1_000_000, precision == "bf16"
+    chains = _pair_chains if bf16 else _chains
+    chains(1, threads)
+    best = min(_seconds(lambda: chains(count, threads)) for _ in range(repeats))
+    return threads * count * HELD.products * 4 * (4 if bf16 else 2) * 16 / best / 1e9
 
 
 def memory_bandwidth(repeats=5, floats=64 << 20):
@@ -49,6 +52,15 @@ def _chains(count, threads):
     out = np.zeros(threads, np.float32)
     for thread in numba.prange(threads):
         out[thread] = fma_chain(count)
+    return out
+
+
+@parallel_jit
+def _pair_chains(count, threads):
+    """`pair_chain(count)` on each thread."""
+    out = np.zeros(threads, np.float32)
+    for thread in numba.prange(threads):
+        out[thread] = pair_chain(count)
     return out
 
 

@@ -4,12 +4,30 @@ The words are those of the package's docstring. Shapes are as `layout` stores ar
 """
 
 import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Tile(NamedTuple):
+    """A register tile of a convolution: its pixels, those of the tile for the rest, and its blocks of outputs."""
+
+    pixels: int
+    few: int
+    blocks: int
+
 
 TASKS = 56  # of a kernel, at least, where the shape allows
 PIECES = 14  # of the pixels of each block in batch norm; of the rows of a map in a gradient of weights, at most
-PIXELS, FEW_PIXELS = 16, 4  # of a register tile: a usual batch is a multiple of them
+PIXELS = 16  # of a register tile in float32: a usual batch is a multiple of it
+TILES = {np.float32: Tile(PIXELS, 4, 1), np.uint16: Tile(8, 4, 2)}  # by the type of x's elements; uint16 holds bf16
+PAIR_BLOCKS = 2  # of outputs, in a register tile of a gradient of weights in bf16
 POINTWISE_PIXELS = 64  # of a piece: they stay in a core's cache while all outputs are computed from them
 PARTIAL_BYTES = 2 << 20  # of the sums of a piece in a gradient of weights: they stay in a core's L2 cache
+
+PAIR_PIXELS = 800  # at most, of a row that a task copies for a pointwise gradient of weights in bf16
+PAIR_TASKS = 28  # of a gradient of weights in bf16: each copies all inputs
+PAIR_BYTES = 512 << 10  # of the rows of a band in a gradient of weights in bf16
 
 
 def part_count(k_blocks, pieces):
@@ -36,6 +54,40 @@ def direct_pieces(w, y, stride, pad):
     return -(-pixels // pointwise_piece(pixels))
 
 
-def weight_gradient_pieces(w, rows):
+def flattened(shape, bf16=False):
+    """The shape of an activation for a pointwise gradient of weights: the pixels of a row count as images. In bf16 a
+    row has as many as PAIR_PIXELS allows, and an even number if there is one.
+    """
+    blocks, height, width, images, lanes = shape
+    if not bf16:
+        return blocks, height, 1, width * images, lanes
+    area = height * width
+    sizes = ((d, area // d * images) for d in range(1, area + 1) if area % d == 0)
+    rows = next((d for d, size in sizes if size <= PAIR_PIXELS and size % 2 == 0), height)
+    return blocks, rows, 1, area // rows * images, lanes
+
+
+def weight_gradient_pieces(w, rows, bf16=False):
     """Pieces of the rows of a map in a direct gradient of weights."""
-    return max(1, min(PIECES, rows, PARTIAL_BYTES // (4 * math.prod(w))))
+    return max(1, min(PAIR_TASKS if bf16 else PIECES, rows, PARTIAL_BYTES // (4 * math.prod(w))))
+
+
+def pair_parts(k_blocks, pieces):
+    """(parts of the blocks of outputs in a direct gradient of weights in bf16, the most blocks that a part has)."""
+    units = -(-k_blocks // PAIR_BLOCKS)  # a part has whole register tiles
+    parts = min(units, -(-PAIR_TASKS // pieces))
+    return parts, -(-units // parts) * PAIR_BLOCKS
+
+
+def copy_step(w, stride, pad):
+    """(pixels from one that is copied of x to the next, stride of the copies) in a gradient of weights in bf16."""
+    return (stride, 1) if w[2] == w[3] == 1 and pad == 0 else (1, stride)
+
+
+def pair_band(w, dy, stride):
+    """Rows of a band in a direct gradient of weights in bf16: what a task copies of them stays in a core's L2 cache."""
+    _, of_part = pair_parts(w[0], weight_gradient_pieces(w, dy[1], True))
+    if w[2] == w[3] == dy[2] == 1:  # `flattened`
+        return 1
+    row = 2 * dy[2] * dy[3] * (w[1] * stride**2 * w[4] + of_part * 16)
+    return max(1, PAIR_BYTES // row)

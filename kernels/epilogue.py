@@ -1,7 +1,6 @@
 """What a convolution does to its result while that is still in a core's cache, instead of a pass of its own later.
 
 Forward: the sums of a batch norm's statistics; or a bias, a residual and a ReLU, with which a folded batch norm ends.
-Sums are taken of four pixels in float32, whose values are no more exact than that, and then in float64.
 Backward: the ReLU that made the convolution's input, and the sums that the batch norm before it needs.
 """
 
@@ -9,12 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.jit import inlined_jit, jit
+from kernels.group_sums import GROUP, gradient_moments, moments, through_relu
+from kernels.jit import inlined_jit
+from kernels.layout import BF16
 from kernels.scratch import EPILOGUE_SUMS, scratch
 from kernels.scratch_sizes import epilogue_sums
-from kernels.vector import fused, load, splat, store, where_above, where_below, widen
+from kernels.vector import load, splat, store, where_below, widen
 
 _NO32, _NO64 = np.empty(0, np.float32), np.empty(0, np.float64)
+_NONE = {dtype: np.empty(0, dtype) for dtype in (np.float32, BF16.type)}  # of an activation
 
 
 class FusedBatchNorm(NamedTuple):
@@ -41,31 +43,45 @@ class FusedBatchNorm(NamedTuple):
 class Epilogue(NamedTuple):
     """What `apply_epilogue` does to a convolution's result. Arrays are flat; what an empty one stands for is left out.
 
-    bias, residual  added: (channels,), and of the result's shape
+    residual, bias  added: of the result's shape, and (channels,)
     floor           the least value: 0 for a ReLU; only with a bias
-    x, y            for the backward pass through a ReLU, of the result's shape: the input of the batch norm before the
-                    ReLU; the ReLU's output, where a residual was added, so that x does not determine it
-    factors         (3, channels): `norm_factors` of that batch norm
+    x, gate         for the backward pass through a ReLU, of the result's shape: the input of the batch norm before the
+                    ReLU; what decides where the ReLU lets the gradient pass
+    factors         (4, channels): the mean of x; mean, scale and shift with which the gate's normalised value is
+                    positive there
     sums, pieces    float64 (blocks, pieces, 2, 16): sums of each piece are added to; their number
     """
 
+    residual: np.ndarray
+    x: np.ndarray
+    gate: np.ndarray
     bias: np.ndarray = _NO32
-    residual: np.ndarray = _NO32
     floor: float = np.float32(-np.inf)
-    x: np.ndarray = _NO32
-    y: np.ndarray = _NO32
     factors: np.ndarray = _NO32
     sums: np.ndarray = _NO64
     pieces: int = 0
 
 
-NO_EPILOGUE = Epilogue()
+def no_epilogue(dtype):
+    """The epilogue that does nothing to activations of a dtype."""
+    return Epilogue(*[_NONE[np.dtype(dtype).type]] * 3)
+
+
+def bias_epilogue(dtype, bias, residual=None, relu=False):
+    """The epilogue that adds a bias and a residual, and clips with `relu`."""
+    added = {} if residual is None else {"residual": residual.reshape(-1)}
+    return no_epilogue(dtype)._replace(bias=bias, floor=np.float32(0 if relu else -np.inf), **added)
 
 
 def backward_epilogue(norm):
-    """The epilogue of the backward pass through the ReLU of a FusedBatchNorm, with sums."""
-    y = norm.y.reshape(-1) if norm.residual else _NO32
-    return Epilogue(x=norm.x.reshape(-1), y=y, factors=norm_factors(*norm[2:7]).reshape(-1))
+    """The epilogue of the backward pass through the ReLU of a FusedBatchNorm, with sums. The ReLU's output decides
+    where the gradient passes: y where a residual was added, else the normalised x, which is read in any case.
+    """
+    mean, scale, shift = norm_factors(*norm[2:7])
+    gate = (norm.y, np.zeros_like(mean), np.ones_like(mean), np.zeros_like(mean))
+    gate, *factors = gate if norm.residual else (norm.x, mean, scale, shift)
+    return no_epilogue(norm.x.dtype)._replace(
+        x=norm.x.reshape(-1), gate=gate.reshape(-1), factors=np.concatenate([mean, *factors]))  # fmt: skip
 
 
 def norm_factors(gamma, beta, mean, var, eps):
@@ -89,12 +105,6 @@ def mean_and_variance(sums, count):
     """(mean, biased variance) of each channel from (2, channels): the sums of `count` values and of their squares."""
     mean, square = sums / count
     return mean, np.maximum(square - mean * mean, 0)
-
-
-@jit
-def normalised(value, mean, scale, shift):
-    """Batch norm of 16 channels, all vectors. Written once, so that it rounds the same everywhere."""
-    return fused(value - mean, scale, shift)
 
 
 @inlined_jit
@@ -121,15 +131,13 @@ def _add_to_sums(e, out, at, count, block, piece):
     """Forward: the sums of the values and of their squares, for `mean_and_variance`."""
     to = (block * e.pieces + piece) * 32
     first, second = load(e.sums, to), load(e.sums, to + 16)
-    end, fours = at + count * 16, at + count // 4 * 64
-    for i in range(at, fours, 64):
-        a, b, c, d = load(out, i), load(out, i + 16), load(out, i + 32), load(out, i + 48)
-        first = first + widen((a + b) + (c + d))
-        second = second + widen(fused(a, a, b * b) + fused(c, c, d * d))
-    for i in range(fours, end, 16):
+    end, groups = at + count * 16, at + count // GROUP * GROUP * 16
+    for i in range(at, groups, GROUP * 16):
+        total, squares = moments(out, i)
+        first, second = first + total, second + squares
+    for i in range(groups, end, 16):
         value = widen(load(out, i))
-        first = first + value
-        second = second + value * value
+        first, second = first + value, second + value * value
     store(e.sums, to, first)
     store(e.sums, to + 16, second)
 
@@ -148,32 +156,18 @@ def _add_bias(e, out, at, count, block):
 @inlined_jit
 def _backward_through_relu(e, out, at, count, block, piece):
     """Backward: out becomes d, the gradient before the ReLU; the sums of d and of d (x - mean) are added to."""
-    channels = e.factors.size // 3
-    mean = load(e.factors, block * 16)
-    scale, shift = load(e.factors, channels + block * 16), load(e.factors, 2 * channels + block * 16)
+    channels = e.factors.size // 4
+    centre, mean = load(e.factors, block * 16), load(e.factors, channels + block * 16)
+    scale, shift = load(e.factors, 2 * channels + block * 16), load(e.factors, 3 * channels + block * 16)
+    x, gate = e.x, e.gate
     to = (block * e.pieces + piece) * 32
     first, second = load(e.sums, to), load(e.sums, to + 16)
-    end, fours = at + count * 16, at + count // 4 * 64
-    for i in range(at, fours, 64):
-        a, p = _gradient_at(e, out, i, mean, scale, shift)
-        b, q = _gradient_at(e, out, i + 16, mean, scale, shift)
-        c, r = _gradient_at(e, out, i + 32, mean, scale, shift)
-        d, s = _gradient_at(e, out, i + 48, mean, scale, shift)
-        first = first + widen((a + b) + (c + d))
-        second = second + widen(fused(a, p, b * q) + fused(c, r, d * s))
-    for i in range(fours, end, 16):
-        d, centred = _gradient_at(e, out, i, mean, scale, shift)
-        first = first + widen(d)
-        second = second + widen(d) * widen(centred)
+    end, groups = at + count * 16, at + count // GROUP * GROUP * 16
+    for i in range(at, groups, GROUP * 16):
+        total, centred = gradient_moments(out, x, gate, i, centre, mean, scale, shift)
+        first, second = first + total, second + centred
+    for i in range(groups, end, 16):
+        d = through_relu(out, gate, i, mean, scale, shift)
+        first, second = first + widen(d), second + widen(d) * widen(load(x, i) - centre)
     store(e.sums, to, first)
     store(e.sums, to + 16, second)
-
-
-@inlined_jit
-def _gradient_at(e, out, i, mean, scale, shift):
-    """(d, x - mean) of the 16 channels at offset i: d, out where y > 0 and else 0, is also written to out."""
-    x, zero = load(e.x, i), splat(np.float32(0))
-    y = load(e.y, i) if e.y.size > 0 else normalised(x, mean, scale, shift)
-    d = where_above(y, zero, load(out, i), zero)
-    store(out, i, d)
-    return d, x - mean

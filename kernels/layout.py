@@ -13,11 +13,29 @@ import numpy as np
 
 LANES = 16  # channels of a block, and numbers of a vector
 FEW = 4  # channels (an image's three) that are not worth a block of 16
+BF16 = np.dtype(np.uint16)  # how bf16 is stored: NumPy has no such type
+STORED = {"float32": np.dtype(np.float32), "bf16": BF16}  # how activations are stored, by precision
 
 
 def blocks_of(channels):
     """How many blocks of 16 hold `channels`."""
     return -(-channels // LANES)
+
+
+def stored_as(values, dtype):
+    """float32 values as an array of `dtype`: float32, or BF16, rounded to nearest, ties to even."""
+    if dtype != BF16:
+        return values
+    with np.errstate(over="ignore"):
+        words = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        upper = words >> 16
+        half = (words + 0x7FFF + (upper & 1)) >> 16
+    return np.where(np.isnan(values), upper | 0x40, half).astype(BF16)
+
+
+def values_of(stored):
+    """The float32 values of an array of either dtype."""
+    return (stored.astype(np.uint32) << 16).view(np.float32) if stored.dtype == BF16 else stored
 
 
 def activation_shape(n, c, h, w):
@@ -40,35 +58,37 @@ def vector_shape(c):
     return (blocks_of(c) * LANES,)
 
 
-def pack(x, out=None):
-    """(N, C, H, W) of any dtype -> float32 activation."""
+def pack(x, out=None, dtype=np.float32):
+    """(N, C, H, W) of any dtype -> activation, float32 or (`dtype` BF16) bf16."""
     n, c, h, w = x.shape
     shape = activation_shape(n, c, h, w)
     full = np.zeros((n, shape[0] * shape[4], h, w), np.float32)
     full[:, :c] = x
     blocked = full.reshape(n, shape[0], shape[4], h, w).transpose(1, 3, 4, 0, 2)
     if out is None:
-        return np.ascontiguousarray(blocked)
-    out[...] = blocked
+        return stored_as(np.ascontiguousarray(blocked), dtype)
+    out[...] = stored_as(blocked, out.dtype)
     return out
 
 
 def unpack(x, channels):
-    """Activation -> (N, channels, H, W)."""
+    """Activation -> (N, channels, H, W), float32."""
     blocks, h, w, n, lanes = x.shape
+    x = values_of(x)
     return np.ascontiguousarray(x.transpose(3, 0, 4, 1, 2).reshape(n, blocks * lanes, h, w)[:, :channels])
 
 
 def pack_images(pixels, mean, scale, dtype=np.float32, out=None):
-    """uint8 pixels (N, 3, H, W) -> (pixel - mean) * scale, a float32 activation, written to `out` if given. `mean`: a
-    value for each channel. `dtype` is that of the naive twin alone.
+    """uint8 pixels (N, 3, H, W) -> (pixel - mean) * scale, an activation, written to `out` if given. `mean`: a value
+    for each channel. `dtype`: float32, or BF16 for bf16.
     """
     n, c, h, w = pixels.shape
     if out is None:
-        out = np.zeros(activation_shape(n, c, h, w), np.float32)
+        out = np.zeros(activation_shape(n, c, h, w), dtype)
     table = (np.arange(256) - np.asarray(mean, np.float64)[:, None]) * scale
-    for channel, values in enumerate(table.astype(np.float32)):
+    for channel, values in enumerate(stored_as(table.astype(np.float32), out.dtype)):
         out[0, ..., channel] = values[pixels[:, channel].transpose(1, 2, 0)]
+    out[0, ..., c:] = 0  # the partner of an odd channel in bf16
     return out
 
 

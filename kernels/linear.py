@@ -9,13 +9,14 @@ from kernels.layout import pack, unpack
 
 
 def linear_forward(x, w, bias, outputs):
-    """x w' + bias, plain (N, outputs).
+    """x w' + bias, plain (N, outputs), float32 also of x in bf16.
 
     x        activation (C/16, 1, 1, N, 16)
     w, bias  weights (1x1) and vector, as `layout` stores them
     outputs  how many there are: those up to a multiple of 16 are left out
     """
-    return unpack(conv_forward(x, w, bias), outputs)[:, :, 0, 0]
+    scores = np.empty((w.shape[0], 1, 1, *x.shape[3:]), np.float32)
+    return unpack(conv_forward(x, w, bias, out=scores), outputs)[:, :, 0, 0]
 
 
 def linear_backward(dy, x, w, dw, dbias):
@@ -26,6 +27,6 @@ def linear_backward(dy, x, w, dw, dbias):
     dw, dbias    gradients of w and bias, as those are stored
     """
     filled = np.pad(dy, ((0, 0), (0, w.shape[0] * 16 - dy.shape[1])))
-    stored = pack(filled[:, :, None, None])
+    stored = pack(filled[:, :, None, None], dtype=x.dtype)
     conv_backward_weights(x, stored, dw, dbias)
     return conv_backward_data(stored, w, (1, 1))

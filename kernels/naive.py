@@ -224,6 +224,11 @@ def linear_backward(dy, x, w, dw, dbias):
 # --- layout: nothing to do -----------------------------------------------------------------------------
 
 
+def activation_dtype(dtype):
+    """The dtype of activations, given that of the weights: the same."""
+    return dtype
+
+
 def activation_shape(n, c, h, w):
     """(n, c, h, w): stored as it is."""
     return n, c, h, w
@@ -254,7 +259,7 @@ def pack_images(pixels, mean, scale, dtype=np.float32, out=None):
     return _into(out, ((pixels - _channels(np.asarray(mean, np.float64))) * scale).astype(dtype))
 
 
-def pack(x, out=None):
+def pack(x, out=None, dtype=np.float32):
     """x itself."""
     return _into(out, x)
 

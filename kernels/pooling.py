@@ -3,10 +3,11 @@
 import numba
 import numpy as np
 
-from kernels.check import expect, expect_stored
+from kernels.check import expect, expect_activations
 from kernels.jit import parallel_jit
+from kernels.layout import stored_as, values_of
 from kernels.sizes import pooled_size
-from kernels.vector import load, splat, store, where_equal, where_larger
+from kernels.vector import load, narrow, splat, store, where_equal, where_larger, widen, zero64
 
 
 def maxpool_forward(x, kernel=3, stride=2, out=None, winner=None):
@@ -17,16 +18,16 @@ def maxpool_forward(x, kernel=3, stride=2, out=None, winner=None):
     out, winner     where the results are written (None: new arrays)
 
     Returns (y, winner), activations of `pooled_size`: winner is where in its window the first maximum is,
-    r * kernel + s, as float32.
+    r * kernel + s, in x's dtype.
     """
-    expect_stored(x=(x, 5))
+    expect_activations(x=(x, 5))
     expect(min(x.shape[1:3]) >= kernel, f"a window of {kernel} does not fit into x {x.shape}")
     blocks, h, w, n, lanes = x.shape
     expect(lanes == 16, f"x {x.shape} holds few channels, expected blocks of 16")
     shape = (blocks, pooled_size(h, kernel, stride), pooled_size(w, kernel, stride), n, 16)
-    y = np.empty(shape, np.float32) if out is None else out
+    y = np.empty(shape, x.dtype) if out is None else out
     expect(y.shape == shape, f"out is {y.shape}, expected {shape}")
-    winner = np.empty(shape, np.float32) if winner is None else winner
+    winner = np.empty(shape, x.dtype) if winner is None else winner
     expect(winner.shape == shape, f"winner is {winner.shape}, expected {shape}")
     _maxpool_forward(x, y, winner, kernel, stride)
     return y, winner
@@ -42,10 +43,10 @@ def maxpool_backward(dy, winner, size, kernel=3, stride=2, out=None):
 
     Returns dx, an activation as x.
     """
-    expect_stored(dy=(dy, 5), winner=(winner, 5))
+    expect_activations(dy=(dy, 5), winner=(winner, 5))
     expect(dy.shape == winner.shape, f"dy {dy.shape} and winner {winner.shape} differ")
     shape = (dy.shape[0], *size, dy.shape[3], 16)
-    dx = np.empty(shape, np.float32) if out is None else out
+    dx = np.empty(shape, dy.dtype) if out is None else out
     expect(dx.shape == shape, f"out is {dx.shape}, expected {shape}")
     _maxpool_backward(dy, winner, dx, kernel, stride)
     return dx
@@ -53,8 +54,11 @@ def maxpool_backward(dy, winner, size, kernel=3, stride=2, out=None):
 
 def average_forward(x):
     """Mean over each map: activation (C/16, H, W, N, 16) -> (C/16, 1, 1, N, 16), summed in float64."""
-    expect_stored(x=(x, 5))
-    return x.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
+    expect_activations(x=(x, 5))
+    blocks, h, w, n, _ = x.shape
+    y = np.empty((blocks, 1, 1, n, 16), x.dtype)
+    _average(x.reshape(-1), y.reshape(-1), blocks, h * w, n)
+    return y
 
 
 def average_backward(dy, size, out=None):
@@ -62,9 +66,21 @@ def average_backward(dy, size, out=None):
     to `out` if given. `size` is x's (height, width).
     """
     shape = (dy.shape[0], *size, *dy.shape[3:])
-    dx = np.empty(shape, np.float32) if out is None else out
-    dx[...] = dy * np.float32(1 / (size[0] * size[1]))
+    dx = np.empty(shape, dy.dtype) if out is None else out
+    dx[...] = stored_as(values_of(dy) * np.float32(1 / (size[0] * size[1])), dy.dtype)
     return dx
+
+
+@parallel_jit
+def _average(x, y, blocks, area, images):
+    """y (blocks, images, 16) = the means of x (blocks, area, images, 16), both flat."""
+    share = np.float32(1 / area)
+    for task in numba.prange(blocks * images):
+        block, n = task // images, task % images
+        total = zero64()
+        for pixel in range(area):
+            total = total + widen(load(x, ((block * area + pixel) * images + n) * 16))
+        store(y, task * 16, narrow(total) * splat(share))
 
 
 @parallel_jit

@@ -17,7 +17,10 @@ class Purpose(NamedTuple):
 
 # What each holds; its shape is in `scratch_sizes`.
 TRANSPOSED_WEIGHTS = Purpose("transposed weights")  # of a gradient of data: weights with inputs and outputs exchanged
+PAIR_WEIGHTS = Purpose("pair weights", np.uint16)  # of a direct convolution in bf16: weights in pairs of inputs
 PARTIAL_DW = Purpose("partial dw")  # of a direct gradient of weights: the sums of each piece
+PAIR_INPUTS = Purpose("pair inputs", np.uint16)  # of a gradient of weights in bf16: rows of x in pairs of pixels
+PAIR_OUTPUTS = Purpose("pair outputs", np.uint16)  # the same of dy
 WINOGRAD_WEIGHTS = Purpose("winograd weights")  # weights, or the gradient of weights, at the points of Winograd
 WINOGRAD_INPUTS = Purpose("winograd inputs")  # the input's tiles at these points
 WINOGRAD_OUTPUTS = Purpose("winograd outputs")  # the tiles of the result, or of its gradient, at these points

@@ -7,9 +7,13 @@ from math import prod
 
 import numpy as np
 
-from kernels.division import weight_gradient_pieces
+from kernels.division import copy_step, flattened, is_pointwise, pair_band, pair_parts, weight_gradient_pieces
+from kernels.layout import FEW
 from kernels.scratch import (
     EPILOGUE_SUMS,
+    PAIR_INPUTS,
+    PAIR_OUTPUTS,
+    PAIR_WEIGHTS,
     PARTIAL_DW,
     TRANSPOSED_WEIGHTS,
     WINOGRAD_INPUTS,
@@ -26,28 +30,40 @@ from kernels.winograd_division import (
 )
 
 
-def forward(w, y, stride, pad, threads, winograd="auto", sums=True):
-    """The need of `conv_forward` with statistics, or without `sums` of `conv_inference`, on so many threads."""
-    by_winograd = uses_winograd(winograd, w, y, stride, pad)
+def forward(w, y, stride, pad, threads, winograd="auto", sums=True, bf16=False):
+    """The need of `conv_forward` with statistics, or without `sums` of `conv_inference`, on so many threads, of an
+    input in float32 or in bf16.
+    """
+    return _convolution(w, w, y, stride, pad, threads, winograd, sums, bf16)
+
+
+def backward_data(w, dx, stride, pad, threads, winograd="auto", sums=True, bf16=False):
+    """The need of `conv_backward_data`, with the `sums` of a `fused_norm` or without: a convolution with transposed
+    weights.
+    """
+    transposed = transposed_weights(w)
+    need = _convolution(w, transposed, dx, stride, pad, threads, winograd, sums, bf16)
+    return need if PAIR_WEIGHTS in need else {TRANSPOSED_WEIGHTS: transposed, **need}
+
+
+def _convolution(stored, w, y, stride, pad, threads, winograd, sums, bf16):
+    by_winograd = uses_winograd(winograd, w, y, stride, pad, bf16)
     found = winograd_convolution(w, y, threads) if by_winograd else {}
+    if bf16 and not by_winograd:
+        found[PAIR_WEIGHTS] = pair_weights(stored, stored is not w)
     if sums:
         found[EPILOGUE_SUMS] = epilogue_sums(w[0], convolution_pieces(w, y, stride, pad, by_winograd))
     return found
 
 
-def backward_data(w, dx, stride, pad, threads, winograd="auto", sums=True):
-    """The need of `conv_backward_data`, with the `sums` of a `fused_norm` or without: a convolution with transposed
-    weights.
-    """
-    transposed = transposed_weights(w)
-    return {TRANSPOSED_WEIGHTS: transposed, **forward(transposed, dx, stride, pad, threads, winograd, sums)}
-
-
-def backward_weights(w, dy, stride, pad, winograd="auto"):
+def backward_weights(w, dy, stride, pad, winograd="auto", bf16=False, threads=1):
     """The need of `conv_backward_weights`."""
-    if uses_winograd(winograd, w, dy, stride, pad):
+    if uses_winograd(winograd, w, dy, stride, pad, bf16):
         return winograd_weight_gradient(w, dy)
-    return {PARTIAL_DW: partial_dw(w, dy)}
+    if is_pointwise(w, stride, pad):
+        dy = flattened(dy, bf16)
+    need = {PARTIAL_DW: partial_dw(w, dy, bf16)}
+    return need | pair_rows(w, dy, stride, pad, threads) if bf16 else need
 
 
 def largest(needs):
@@ -66,9 +82,29 @@ def transposed_weights(w):
     return c_blocks, k_blocks, rows, cols, 16, 16
 
 
-def partial_dw(w, dy):
+def pair_weights(w, backward):
+    """The shape of PAIR_WEIGHTS: weights, or their transpose, in pairs of inputs."""
+    if backward:
+        return *transposed_weights(w)[:4], 8, 16, 2
+    return *w[:4], (w[4] + 1) // 2, 16, 2
+
+
+def partial_dw(w, dy, bf16=False):
     """The shape of PARTIAL_DW: as many numbers as weights, for each piece of dy's rows."""
-    return weight_gradient_pieces(w, dy[1]), prod(w)
+    return weight_gradient_pieces(w, dy[1], bf16), prod(w)
+
+
+def pair_rows(w, dy, stride, pad, threads):
+    """The shapes of PAIR_INPUTS and PAIR_OUTPUTS: rows of a band for each thread, in pairs of pixels."""
+    k_blocks, c_blocks, rows, cols, lanes, _ = w
+    _, stride = copy_step(w, stride, pad)
+    band = pair_band(w, dy, stride)
+    _, of_part = pair_parts(k_blocks, weight_gradient_pieces(w, dy[1], True))
+    height = (band - 1) * stride + rows
+    width = dy[2] * stride + cols - 1 - 2 * pad  # of the input, at most
+    even = (dy[3] + 1) // 2 * 2
+    return {PAIR_INPUTS: (threads, c_blocks * height * width * even * (FEW if lanes <= FEW else 16)),
+            PAIR_OUTPUTS: (threads, of_part * band * dy[2] * even * 16)}  # fmt: skip
 
 
 def epilogue_sums(blocks, pieces):

@@ -2,97 +2,59 @@
 
 A register tile keeps its sums in registers in all its loops, which plain loops do not guarantee. Sizes that shape the
 code are literals (plain ints in the closure of the calling kernel), so that each tile is found again in the cache on
-disk. Arrays are flat float32; offsets and steps count floats, and steps may be negative.
+disk. Arrays are flat; offsets and steps count elements, and steps may be negative.
+
+Operands are float32, or bf16 in pairs, whose two products are one instruction. A pair of a convolution is two
+channels, and its weights are stored as `layout.pair_weights`; one of a gradient of weights is two pixels.
 """
+
+from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.emit import (
+    V16,
+    broadcast,
+    const,
+    fma,
+    if_set,
+    literals,
+    load_vector,
+    loop,
+    moved,
+    pointer_at,
+    prefetch,
+    store_vector,
+    walk,
+)
+from kernels.emit_bf16 import B16, B32, pair_broadcast, pair_products, rounded, widened
 from kernels.layout import LANES
 from kernels.registers import HELD
-from kernels.vector import broadcast, fma, pointer_at, prefetch
-
-_V16 = ir.VectorType(ir.FloatType(), LANES)
-_I64 = ir.IntType(64)
 
 
-def _const(value):
-    """An int as an LLVM value."""
-    return ir.Constant(_I64, value)
+class _Operands(NamedTuple):
+    """How products are taken of the elements of an array.
 
-
-def _load(builder, pointer):
-    """The vector of 16 floats at a pointer, which may lie anywhere."""
-    vector = builder.load(builder.bitcast(pointer, _V16.as_pointer()))
-    vector.align = 4
-    return vector
-
-
-def _store(builder, vector, pointer):
-    """Write a vector of 16 floats to a pointer, which may lie anywhere."""
-    builder.store(vector, builder.bitcast(pointer, _V16.as_pointer())).align = 4
-
-
-def _broadcast(builder, pointer):
-    """A vector with the float at a pointer in every lane."""
-    return broadcast(builder, builder.load(pointer))
-
-
-def _at(builder, pointer, *offsets):
-    """The pointer, moved by the sum of offsets: ints or LLVM values, in floats."""
-    for offset in offsets:
-        pointer = builder.gep(pointer, [offset if isinstance(offset, ir.Value) else _const(offset)])
-    return pointer
-
-
-def _loop(builder, count, carried, body):
-    """for i in range(count): carried = body(i, carried), all in registers. Returns the last `carried`.
-
-    count    an LLVM integer, at least 1
-    carried  a list of LLVM values before the first round
-    body     Python that emits a round: (LLVM index, list of values) -> list of values
+    group    elements that one product instruction takes
+    vector   the LLVM type of what belongs to 16 outputs
+    value    (builder, pointer) -> the group there, for all 16 outputs
+    add      (builder, value, vector, sums) -> sums + products
     """
-    before = builder.block
-    loop, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    index = builder.phi(_I64)
-    index.add_incoming(_const(0), before)
-    phis = [builder.phi(value.type) for value in carried]
-    for phi, value in zip(phis, carried, strict=True):
-        phi.add_incoming(value, before)
-    results = body(index, phis)
-    last = builder.block
-    for phi, value in zip(phis, results, strict=True):
-        phi.add_incoming(value, last)
-    following = builder.add(index, _const(1))
-    index.add_incoming(following, last)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
-    builder.position_at_end(after)
-    return results
+
+    group: int
+    vector: ir.Type
+    value: object
+    add: object
 
 
-def _walk(builder, steps, carried, body):
-    """Nested loops: returns the last `carried`, a list of LLVM values.
+_FLOAT32 = _Operands(1, V16, lambda builder, pointer: broadcast(builder, builder.load(pointer)), fma)
+_BF16 = _Operands(2, B32, pair_broadcast, pair_products)
 
-    steps  a list of (count, {operand: step}), the outermost loop first, as LLVM values
-    body   Python that emits a round of the innermost loop: ({operand: offset}, carried) -> carried
-    """
-    names = list(steps[0][1])
 
-    def nest(depth, offsets, carried):
-        if depth == len(steps):
-            return body(offsets, carried)
-        count, step = steps[depth]
-
-        def inner(index, carried):
-            moved = {n: builder.add(offsets[n], builder.mul(index, step[n])) for n in names}
-            return nest(depth + 1, moved, carried)
-
-        return _loop(builder, count, carried, inner)
-
-    return nest(0, {name: _const(0) for name in names}, carried)
+def _operands(array):
+    return _BF16 if array.dtype == types.uint16 else _FLOAT32
 
 
 def _ranges(count, held):
@@ -100,108 +62,121 @@ def _ranges(count, held):
     return [range(first, min(first + held, count)) for first in range(0, count, held)]
 
 
-def _literals(*kinds):
-    """The ints of Numba's literal types; None if one of the types is no literal."""
-    return [k.literal_value for k in kinds] if all(isinstance(k, types.IntegerLiteral) for k in kinds) else None
+def _result(builder, array, pointer):
+    """The 16 sums at a pointer into an array of results, float32 or bf16."""
+    if array.dtype == types.uint16:
+        return widened(builder, load_vector(builder, pointer, B16))
+    return load_vector(builder, pointer)
+
+
+def _write(builder, array, sums, pointer):
+    """Write 16 sums there, rounded as the array is."""
+    store_vector(builder, rounded(builder, sums) if array.dtype == types.uint16 else sums, pointer)
 
 
 @intrinsic(prefer_literal=True)
-def product_tile(ctx, pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
-                 w, w0, w_block, w_row, w_col, y, y0, c_blocks, rows, cols, accumulate):  # fmt: skip
-    """y[pixel, 16] (+)= sum over c_blocks, rows, cols, lanes of x[pixel, lane] * w[lane, 16].
+def product_tile(ctx, pixels, blocks, lanes, pitch, x, x0, x_block, x_row, x_col,
+                 w, w0, w_k, w_block, w_row, w_col, y, y0, y_k, c_blocks, rows, cols, accumulate):  # fmt: skip
+    """y[k, pixel, 16] (+)= sum over c_blocks, rows, cols, lanes of x[pixel, lane] * w[k, lane, 16].
 
-    pixels, lanes          literals: pixels of the tile (as many at a time as registers hold), channels in a block of x
+    pixels, blocks, lanes  literals: pixels and blocks k of the tile, channels in a block of x
     pitch                  a literal: from a pixel to the next in x; in y that is 16
     x, x0                  the input, and the offset of the first pixel's first tap in its first block
     x_block, x_row, x_col  steps from a block to the next, and from a tap to the next of a column or row of the kernel
-    w, w0, w_block, w_row, w_col   the same of the weights, of which a tap of a block has (lanes, 16)
-    y, y0                  the result, and the offset of the first pixel
+    w, w0, w_k, w_block, w_row, w_col   the same of the weights, and the step from an output's block to the next
+    y, y0, y_k             the result, the offset of the first pixel, and the step from a block to the next
     c_blocks, rows, cols   blocks of x, and rows and columns of taps, each at least 1
     accumulate             a boolean: begin the sums with y instead of zero
     """
-    sizes = _literals(pixels, lanes, pitch)
+    sizes = literals(pixels, blocks, lanes, pitch)
     if sizes is None:
         return None
-    P, L, pitch_ = sizes
-    signature = types.void(pixels, lanes, pitch, x, x0, x_block, x_row, x_col,
-                           w, w0, w_block, w_row, w_col, y, y0, c_blocks, rows, cols, accumulate)  # fmt: skip
+    P, B, L, pitch_ = sizes
+    signature = types.void(pixels, blocks, lanes, pitch, x, x0, x_block, x_row, x_col,
+                           w, w0, w_k, w_block, w_row, w_col, y, y0, y_k, c_blocks, rows, cols, accumulate)  # fmt: skip
+    kind, result = _operands(x), y
 
     def codegen(context, builder, sig, args):
-        (_, _, _, x, x0, x_block, x_row, x_col,
-         w, w0, w_block, w_row, w_col, y, y0, c_blocks, rows, cols, accumulate) = args  # fmt: skip
-        x = pointer_at(context, builder, sig.args[3], x, x0)
-        w = pointer_at(context, builder, sig.args[8], w, w0)
-        y = pointer_at(context, builder, sig.args[13], y, y0)
-        out = [_at(builder, y, p * LANES) for p in range(P)]
-        if P > 1:  # where the next tile's sums will go: stores would wait for these lines
-            for p in range(P):
-                prefetch(builder, _at(builder, y, (P + p) * LANES), write=True)
+        (_, _, _, _, x, x0, x_block, x_row, x_col,
+         w, w0, w_k, w_block, w_row, w_col, y, y0, y_k, c_blocks, rows, cols, accumulate) = args  # fmt: skip
+        x = pointer_at(context, builder, sig.args[4], x, x0)
+        w = pointer_at(context, builder, sig.args[9], w, w0)
+        y = pointer_at(context, builder, sig.args[15], y, y0)
+        block = [moved(builder, y, builder.mul(const(k), y_k)) for k in range(B)]
+        if P > 1 and kind is _FLOAT32:  # where the next tile's sums will go: stores would wait for these lines
+            for start in block:
+                for p in range(P):
+                    prefetch(builder, moved(builder, start, (P + p) * LANES), write=True)
 
-        walk = [(c_blocks, {"x": x_block, "w": w_block}), (rows, {"x": x_row, "w": w_row}),
-                (cols, {"x": x_col, "w": w_col})]  # fmt: skip
-        for held in _ranges(P, HELD.pixels):
-            start = builder.block
-            with builder.if_then(builder.icmp_signed("!=", accumulate, ir.Constant(accumulate.type, 0))):
-                loaded = [_load(builder, out[p]) for p in held]
-                load_block = builder.block
-            sums = [builder.phi(_V16) for _ in held]
-            for phi, value in zip(sums, loaded, strict=True):
-                phi.add_incoming(ir.Constant(_V16, None), start)
-                phi.add_incoming(value, load_block)
+        steps = [(c_blocks, {"x": x_block, "w": w_block}), (rows, {"x": x_row, "w": w_row}),
+                 (cols, {"x": x_col, "w": w_col})]  # fmt: skip
+        for held in _ranges(P, max(1, HELD.products // B)):
+            out = [moved(builder, start, p * LANES) for p in held for start in block]
 
             def tap(offset, sums, held=held):
                 sums = list(sums)
-                xt, wt = _at(builder, x, offset["x"]), _at(builder, w, offset["w"])
-                for lane in range(L):
-                    weights = _load(builder, _at(builder, wt, lane * LANES))
+                xt = moved(builder, x, offset["x"])
+                wt = [moved(builder, w, offset["w"], builder.mul(const(k), w_k)) for k in range(B)]
+                for lane in range(0, L, kind.group):
+                    weights = [load_vector(builder, moved(builder, at, lane * LANES), kind.vector) for at in wt]
                     for i, p in enumerate(held):
-                        value = _broadcast(builder, _at(builder, xt, p * pitch_ + lane))
-                        sums[i] = fma(builder, value, weights, sums[i])
+                        value = kind.value(builder, moved(builder, xt, p * pitch_ + lane))
+                        for k in range(B):
+                            sums[i * B + k] = kind.add(builder, value, weights[k], sums[i * B + k])
                 return sums
 
-            for value, p in zip(_walk(builder, walk, sums, tap), held, strict=True):
-                _store(builder, value, out[p])
+            zeros = [ir.Constant(V16, None)] * len(out)
+            sums = if_set(builder, accumulate, lambda out=out: [_result(builder, result, at) for at in out], zeros)
+            for total, at in zip(walk(builder, steps, sums, tap), out, strict=True):
+                _write(builder, result, total, at)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic(prefer_literal=True)
-def outer_tile(ctx, lanes, pitch, x, x0, x_col, dy, dy0, dy_col, dw, dw0, cols, pixels):
-    """dw[lane, 16] += sum over cols, pixels of x[pixel, lane] * dy[pixel, 16].
+def outer_tile(ctx, lanes, blocks, pitch, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels):
+    """dw[k, lane, 16] += sum over cols, pixels of x[pixel, lane] * dy[k, pixel, 16].
 
-    lanes            a literal: channels in a block of x (as many at a time as registers hold)
+    lanes, blocks    literals: channels in a block of x, and blocks k of dy
     pitch            a literal: from a pixel to the next of a column in x; in dy that is 16
     x, x0, x_col     the input, the offset of the first pixel, and the step from a column to the next
-    dy, dy0, dy_col  the same of the gradient of the result
-    dw, dw0          the gradient of weights, and the offset of the (lanes, 16) that are added to
-    cols, pixels     columns, and pixels of each, at least 1
+    dy, dy0, dy_k, dy_col   the same of the gradient of the result, and the step from a block to the next
+    dw, dw0, dw_k    the gradient of weights, float32, the offset of the (lanes, 16) that are added to, and that step
+    cols, pixels     columns, and pixels of each, at least 1; of bf16 pairs of pixels, stored as `pair_pixels`
     """
-    sizes = _literals(lanes, pitch)
+    sizes = literals(lanes, blocks, pitch)
     if sizes is None:
         return None
-    L, pitch_ = sizes
-    signature = types.void(lanes, pitch, x, x0, x_col, dy, dy0, dy_col, dw, dw0, cols, pixels)
+    L, B, pitch_ = sizes
+    signature = types.void(lanes, blocks, pitch, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels)
+    kind = _operands(x)
 
     def codegen(context, builder, sig, args):
-        _, _, x, x0, x_col, dy, dy0, dy_col, dw, dw0, cols, pixels = args
-        x = pointer_at(context, builder, sig.args[2], x, x0)
-        dy = pointer_at(context, builder, sig.args[5], dy, dy0)
-        dw = pointer_at(context, builder, sig.args[8], dw, dw0)
-        out = [_at(builder, dw, lane * LANES) for lane in range(L)]
-
-        walk = [(cols, {"x": x_col, "dy": dy_col}), (pixels, {"x": _const(pitch_), "dy": _const(LANES)})]
-        for held in _ranges(L, HELD.channels):
+        _, _, _, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels = args
+        x = pointer_at(context, builder, sig.args[3], x, x0)
+        dy = pointer_at(context, builder, sig.args[6], dy, dy0)
+        dw = pointer_at(context, builder, sig.args[10], dw, dw0)
+        gradients = [moved(builder, dy, builder.mul(const(k), dy_k)) for k in range(B)]
+        step = {"x": const(pitch_ * kind.group), "dy": const(LANES * kind.group)}
+        steps = [(cols, {"x": x_col, "dy": dy_col}), (pixels, step)]
+        for held in _ranges(L, max(1, HELD.outer // B)):
+            out = [moved(builder, dw, builder.mul(const(k), dw_k), lane * LANES) for lane in held for k in range(B)]
 
             def pixel(offset, sums, held=held):
-                xp, gradient = _at(builder, x, offset["x"]), _load(builder, _at(builder, dy, offset["dy"]))
-                prefetch(builder, _at(builder, xp, x_col))  # the next column's pixel, which may lie far away
-                values = [_broadcast(builder, _at(builder, xp, lane)) for lane in held]
-                return [fma(builder, value, gradient, total) for value, total in zip(values, sums, strict=True)]
+                sums, at = list(sums), moved(builder, x, offset["x"])
+                vectors = [load_vector(builder, moved(builder, start, offset["dy"]), kind.vector)
+                           for start in gradients]  # fmt: skip
+                prefetch(builder, moved(builder, at, x_col))  # the next column's pixel, which may lie far away
+                for i, lane in enumerate(held):
+                    value = kind.value(builder, moved(builder, at, lane * kind.group))
+                    for k in range(B):
+                        sums[i * B + k] = kind.add(builder, value, vectors[k], sums[i * B + k])
+                return sums
 
-            sums = _walk(builder, walk, [_load(builder, out[lane]) for lane in held], pixel)
-            for value, lane in zip(sums, held, strict=True):
-                _store(builder, value, out[lane])
+            for total, at in zip(walk(builder, steps, [load_vector(builder, at) for at in out], pixel), out,
+                                 strict=True):  # fmt: skip
+                store_vector(builder, total, at)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -209,20 +184,32 @@ def outer_tile(ctx, lanes, pitch, x, x0, x_col, dy, dy0, dy_col, dw, dw0, cols, 
 
 @intrinsic
 def fma_chain(ctx, count):
-    """count * 4 * HELD.pixels vector FMAs, that many independent: nothing but the FMA peak. Returns their sum."""
+    """count * 4 * HELD.products vector FMAs, that many independent: nothing but the FMA peak. Returns their sum."""
+    return types.float32(types.int64), _chain(lambda builder, total: fma(builder, total, *_constants(1.0000001, 1e-9)))
 
+
+@intrinsic
+def pair_chain(ctx, count):
+    """The same of bf16: products of pairs, added to float32."""
+    ones = ir.Constant(B32, [0x3F80] * 2 * LANES)
+    return types.float32(types.int64), _chain(lambda builder, total: pair_products(builder, ones, ones, total))
+
+
+def _constants(*values):
+    return [ir.Constant(V16, [value] * LANES) for value in values]
+
+
+def _chain(add):
     def codegen(context, builder, sig, args):
-        factor, term = (ir.Constant(_V16, [value] * LANES) for value in (1.0000001, 1e-9))
-
         def body(_, sums):
             for _ in range(4):
-                sums = [fma(builder, value, factor, term) for value in sums]
+                sums = [add(builder, total) for total in sums]
             return sums
 
-        sums = _loop(builder, args[0], [ir.Constant(_V16, [float(k)] * LANES) for k in range(HELD.pixels)], body)
-        total = sums[0]
-        for value in sums[1:]:
-            total = builder.fadd(total, value)
+        start = _constants(*(float(k) for k in range(HELD.products)))
+        total, *others = loop(builder, args[0], start, body)
+        for other in others:
+            total = builder.fadd(total, other)
         return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
 
-    return types.float32(types.int64), codegen
+    return codegen

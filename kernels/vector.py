@@ -1,8 +1,8 @@
 """Vectors of 16 lanes as values that a compiled kernel can load, combine and store.
 
-`load` and `store` take a flat array and an offset in elements; + - * work lane by lane. float32 vectors
-come from float32 arrays; `widen` turns one into float64 for long sums. This file and `tiles` are the only
-ones that emit LLVM code.
+`load` and `store` take a flat array and an offset in elements; + - * work lane by lane. float32 vectors come from
+arrays of float32, or of bf16 (uint16), which are widened when they are loaded and rounded when they are stored; `widen`
+turns one into float64 for long sums.
 """
 
 import operator
@@ -13,6 +13,8 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, overload, register_model
 
+from kernels.emit import broadcast, fma, load_vector, pointer_at, store_vector
+from kernels.emit_bf16 import B16, rounded, widened
 from kernels.layout import LANES
 
 
@@ -31,23 +33,10 @@ class _VectorModel(models.PrimitiveModel):
 
 
 V32, V64 = Vector(32), Vector(64)
-VECTORS = {types.float32: V32, types.float64: V64}  # the vector of an array's elements, by their type
+VECTORS = {types.float32: V32, types.float64: V64, types.uint16: V32}  # of an array's elements, by their type
 
 
-def pointer_at(context, builder, array_type, array, offset):
-    """The address of element `offset` of a flat array."""
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
-
-
-def broadcast(builder, scalar):
-    """A vector with `scalar` in every lane."""
-    kind = ir.VectorType(scalar.type, LANES)
-    lane = ir.IntType(32)
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(lane, 0))
-    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(lane, LANES), [0] * LANES))
-
-
-def _expect(array, allowed):
+def expect_array(array, allowed):
     """Raise Numba's TypingError unless `array` is the type of an array of one of the `allowed` dtypes: its memory would
     be read as numbers of another kind.
     """
@@ -57,29 +46,28 @@ def _expect(array, allowed):
 
 @intrinsic
 def load(ctx, array, at):
-    """Elements at .. at + 15 of a flat float32 or float64 array."""
-    _expect(array, VECTORS)
+    """Elements at .. at + 15 of a flat float32, bf16 or float64 array."""
+    expect_array(array, VECTORS)
 
     def codegen(context, builder, sig, args):
-        kind = context.get_value_type(sig.return_type)
         pointer = pointer_at(context, builder, sig.args[0], *args)
-        vector = builder.load(builder.bitcast(pointer, kind.as_pointer()))
-        vector.align = 4
-        return vector
+        if array.dtype == types.uint16:
+            return widened(builder, load_vector(builder, pointer, B16))
+        return load_vector(builder, pointer, context.get_value_type(sig.return_type))
 
     return VECTORS[array.dtype](array, at), codegen
 
 
 @intrinsic
 def store(ctx, array, at, value):
-    """Write a vector to elements at .. at + 15 of a flat array of its own kind."""
-    _expect(array, VECTORS)
+    """Write a vector to elements at .. at + 15 of a flat array of its own kind; float32 also to one of bf16."""
+    expect_array(array, VECTORS)
     if VECTORS[array.dtype] != value:
         raise TypingError(f"found {value} for {array}, expected {VECTORS[array.dtype]}")
 
     def codegen(context, builder, sig, args):
         pointer = pointer_at(context, builder, sig.args[0], args[0], args[1])
-        builder.store(args[2], builder.bitcast(pointer, args[2].type.as_pointer())).align = 4
+        store_vector(builder, rounded(builder, args[2]) if array.dtype == types.uint16 else args[2], pointer)
         return context.get_dummy_value()
 
     return types.void(array, at, value), codegen
@@ -95,6 +83,18 @@ def splat(ctx, scalar):
 def widen(ctx, value):
     """A float32 vector as float64."""
     return V64(V32), lambda context, builder, sig, args: builder.fpext(args[0], context.get_value_type(V64))
+
+
+@intrinsic
+def narrow(ctx, value):
+    """A float64 vector rounded to float32."""
+    return V32(V64), lambda context, builder, sig, args: builder.fptrunc(args[0], context.get_value_type(V32))
+
+
+@intrinsic
+def rounded_to_bf16(ctx, value):
+    """A float32 vector, each value rounded to the nearest bf16."""
+    return V32(V32), lambda context, builder, sig, args: widened(builder, rounded(builder, args[0]))
 
 
 @intrinsic
@@ -146,32 +146,18 @@ def fused(ctx, a, b, c):
     return V32(V32, V32, V32), lambda context, builder, sig, args: fma(builder, *args)
 
 
-def fma(builder, a, b, c):
-    """a * b + c in one instruction, on LLVM values."""
-    kind = ir.FunctionType(a.type, [a.type] * 3)
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32"), [a, b, c])
-
-
 @intrinsic
 def load_if(ctx, array, at, inside):
-    """Elements at .. at + 15 of a flat float32 array, or zeros (and no access) where not `inside`."""
-    _expect(array, [types.float32])
+    """Elements at .. at + 15 of a flat float32 or bf16 array, or zeros (and no access) where not `inside`."""
+    expect_array(array, [types.float32, types.uint16])
 
     def codegen(context, builder, sig, args):
-        array, at, inside = args
-        kind = context.get_value_type(V32)
+        _, at, inside = args
+        bf16 = array.dtype == types.uint16
+        kind = B16 if bf16 else context.get_value_type(V32)
         zeros = cgutils.global_constant(builder, "zeros", ir.Constant(kind, None))
-        pointer = builder.bitcast(pointer_at(context, builder, sig.args[0], array, at), kind.as_pointer())
-        vector = builder.load(builder.select(inside, pointer, zeros))
-        vector.align = 4
-        return vector
+        pointer = builder.bitcast(pointer_at(context, builder, sig.args[0], args[0], at), kind.as_pointer())
+        vector = load_vector(builder, builder.select(inside, pointer, zeros), kind)
+        return widened(builder, vector) if bf16 else vector
 
     return V32(array, at, types.boolean), codegen
-
-
-def prefetch(builder, pointer, write=False):
-    """Ask for the cache line at `pointer` before it is needed. No address faults."""
-    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [builder.bitcast(pointer, byte)] + [ir.Constant(word, v) for v in (int(write), 3, 1)])

@@ -10,8 +10,8 @@ gradient of weights uses the transposed maps in reverse order.
 import numba
 
 from kernels.division import PIXELS
-from kernels.epilogue import NO_EPILOGUE
 from kernels.jit import jit, parallel_jit
+from kernels.layout import BF16
 from kernels.scratch import scratch
 from kernels.scratch_sizes import winograd_convolution, winograd_weight_gradient
 from kernels.tiles import outer_tile, product_tile
@@ -26,8 +26,9 @@ from kernels.winograd_tiles import (
 )
 
 
-def winograd_convolve(x, w, y, flip=False, accumulate=False, epilogue=NO_EPILOGUE):
-    """y (+)= the 3x3 convolution of x, padded by 1, with w, all arrays as `layout` stores them.
+def winograd_convolve(x, w, y, flip, accumulate, epilogue):
+    """y (+)= the 3x3 convolution of x, padded by 1, with w, all arrays as `layout` stores them. Of x in bf16, weights
+    are rounded to bf16 as well; all that is computed of both is float32.
 
     flip        rotate w by 180 degrees: for the gradient of data
     accumulate  add to y
@@ -36,7 +37,7 @@ def winograd_convolve(x, w, y, flip=False, accumulate=False, epilogue=NO_EPILOGU
     tiling = convolution_tiling(w.shape, y.shape)
     need = winograd_convolution(w.shape, y.shape, numba.get_num_threads())
     u, v, m = (scratch(purpose, shape) for purpose, shape in need.items())
-    transform_weights(w.reshape(-1), u.reshape(-1), tiling.k_blocks, tiling.c_blocks, flip)
+    transform_weights(w.reshape(-1), u.reshape(-1), tiling.k_blocks, tiling.c_blocks, flip, x.dtype == BF16)
     kernel = _in_cache if fits_cache(w.shape) else _in_phases
     kernel(x.reshape(-1), u.reshape(-1), y.reshape(-1), v, m, tiling, accumulate, epilogue)
 
@@ -125,9 +126,9 @@ def _in_rounds(x, dy, dw, v, m, du, tiling):
         for task in numba.prange(POINTS * k_blocks):
             point, k = task // k_blocks, task % k_blocks
             for c in range(c_blocks):
-                outer_tile(16, 16, v, point * tiling.x_plane + c * at_once * 16, 0,
-                           m, point * tiling.y_plane + k * at_once * 16, 0,
-                           du, (task * c_blocks + c) * 256, 1, count)  # fmt: skip
+                outer_tile(16, 1, 16, v, point * tiling.x_plane + c * at_once * 16, 0,
+                           m, point * tiling.y_plane + k * at_once * 16, 0, 0,
+                           du, (task * c_blocks + c) * 256, 0, 1, count)  # fmt: skip
     transform_weights_back(du, dw, k_blocks, c_blocks)
 
 
@@ -137,6 +138,6 @@ def _multiply(v, m, u, point, k, tiling):
     c_blocks, at_once = tiling.c_blocks, tiling.tiles_at_once
     for tile in range(0, at_once, PIXELS):
         product_tile(
-            PIXELS, 16, 16, v, point * tiling.x_plane + tile * 16, at_once * 16, 0, 0,
-            u, (point * tiling.k_blocks + k) * c_blocks * 256, 256, 0, 0,
-            m, point * tiling.y_plane + (k * at_once + tile) * 16, c_blocks, 1, 1, False)  # fmt: skip
+            PIXELS, 1, 16, 16, v, point * tiling.x_plane + tile * 16, at_once * 16, 0, 0,
+            u, (point * tiling.k_blocks + k) * c_blocks * 256, 0, 256, 0, 0,
+            m, point * tiling.y_plane + (k * at_once + tile) * 16, 0, c_blocks, 1, 1, False)  # fmt: skip

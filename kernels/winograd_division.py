@@ -37,7 +37,7 @@ class Tiling(NamedTuple):
     y_plane: int
 
 
-def uses_winograd(mode, w, y, stride, pad):
+def uses_winograd(mode, w, y, stride, pad, bf16=False):
     """Whether Winograd's algorithm computes a convolution. It can where kernels are 3x3 and stride and pad are 1.
 
     mode  "always", where it can; "never"; "auto", where it is faster, too. Raises ValueError for others
@@ -45,19 +45,21 @@ def uses_winograd(mode, w, y, stride, pad):
     expect(mode in MODES, f"winograd is {mode!r}, expected one of {', '.join(MODES)}")
     rows, cols, lanes, _ = w[2:]
     possible = rows == cols == 3 and stride == pad == 1 and lanes == 16
-    return possible and (mode == "always" or (mode == "auto" and winograd_is_faster(w, y)))
+    return possible and (mode == "always" or (mode == "auto" and winograd_is_faster(w, y, bf16)))
 
 
-def winograd_is_faster(w, y):
+def winograd_is_faster(w, y, bf16=False):
     """Whether Winograd's algorithm is faster than a direct convolution; for shapes that it can compute.
 
     It is where it saves a third of the products at least, and where there are enough both of channels and of tiles to
-    make up for the transforms.
+    make up for the transforms. Of activations in bf16 it has to save five eighths: its products are float32, half as
+    fast as direct ones.
     """
     _, height, width, images, _ = y
     direct = (3 * height - 2) * (3 * width - 2) * images  # the taps that meet an image
     tiles = _tile_count(y)
-    return 3 * POINTS * tiles < 2 * direct and tiles >= 2 * PIXELS and min(w[:2]) >= 2
+    most = 3 / 8 if bf16 else 2 / 3
+    return POINTS * tiles < most * direct and tiles >= 2 * PIXELS and min(w[:2]) >= 2
 
 
 def convolution_pieces(w, y, stride, pad, by_winograd):

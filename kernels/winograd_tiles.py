@@ -1,7 +1,8 @@
 """Winograd's tiles of a map: from activations and weights as stored to their 36 points, and back.
 
-In the numbering of tiles the image changes fastest, then the column, then the row. Arrays are flat float32, offsets
-count floats. Arguments of the same name mean the same in all functions:
+In the numbering of tiles the image changes fastest, then the column, then the row. Arrays are flat, offsets count
+elements; activations are float32 or bf16, all else is float32. Arguments of the same name mean the same in all
+functions:
 
     x, y, dy     activations (blocks, height, width, images, 16); c and k number their blocks
     tiling       a `Tiling` of the convolution
@@ -17,7 +18,7 @@ import numpy as np
 
 from kernels.epilogue import apply_epilogue
 from kernels.jit import inlined_jit, jit, parallel_jit
-from kernels.vector import load, load_if, store
+from kernels.vector import load, load_if, rounded_to_bf16, store
 from kernels.winograd_division import POINTS
 from kernels.winograd_transforms import gradient_points, input_points, kernel_points, kernel_values, output_values
 
@@ -116,16 +117,18 @@ def apply_epilogue_to_tiles(epilogue, y, k, tiling, first, last, piece):
 
 
 @parallel_jit
-def transform_weights(w, u, k_blocks, c_blocks, flip):
-    """u[point, k, c] = G g Gt for the 3x3 kernels g of w. `flip`: for g rotated by 180 degrees."""
+def transform_weights(w, u, k_blocks, c_blocks, flip, bf16):
+    """u[point, k, c] = G g Gt for the 3x3 kernels g of w. `flip`: for g rotated by 180 degrees; `bf16`: rounded."""
     for pair in numba.prange(k_blocks * c_blocks):
         half = np.empty(18 * 16, np.float32)
         first, step = (pair * 9 + 8) * 256 if flip else pair * 9 * 256, -256 if flip else 256
         for lane in range(0, 256, 16):
             at = first + lane
             for s in range(3):
-                points = kernel_points(
-                    load(w, at + s * step), load(w, at + (3 + s) * step), load(w, at + (6 + s) * step))  # fmt: skip
+                a, b, c = load(w, at + s * step), load(w, at + (3 + s) * step), load(w, at + (6 + s) * step)
+                if bf16:
+                    a, b, c = rounded_to_bf16(a), rounded_to_bf16(b), rounded_to_bf16(c)
+                points = kernel_points(a, b, c)
                 _store_all(half, s * 16, 48, points)
             for r in range(6):
                 points = kernel_points(load(half, r * 48), load(half, r * 48 + 16), load(half, r * 48 + 32))

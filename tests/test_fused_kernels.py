@@ -28,7 +28,7 @@ WINOGRAD = [
 
 @pytest.mark.parametrize("shape", WINOGRAD, ids=lambda s: "x".join(map(str, s)))
 def test_winograd(shape):
-    check_convolution((*shape, 3, 1, 1), fast.with_winograd("always"))
+    check_convolution((*shape, 3, 1, 1), fast.configured("always"))
 
 
 def test_winograd_is_chosen_where_it_is_faster():
@@ -50,7 +50,7 @@ def test_the_mode_of_winograd_is_an_argument_or_bound():
     x, w = blocked(normal(2, 32, 8, 8)), fast.pack_weights(normal(48, 32, 3, 3))
     results = {}
     for mode in ("auto", "always", "never"):
-        kernels = fast.with_winograd(mode)
+        kernels = fast.configured(mode)
         assert all(hasattr(kernels, name) for name in fast.__all__)
         assert kernels.__all__ == fast.__all__
         assert kernels.IN_PLACE
@@ -58,7 +58,7 @@ def test_the_mode_of_winograd_is_an_argument_or_bound():
         assert np.array_equal(results[mode], fast.conv_forward(x, w, None, 1, 1, winograd=mode))
     assert not np.array_equal(results["always"], results["never"])
     with pytest.raises(ValueError, match="winograd is 'sometimes', expected one of auto, always, never"):
-        fast.with_winograd("sometimes")
+        fast.configured("sometimes")
     with pytest.raises(ValueError, match="winograd is 'sometimes'"):
         fast.conv_forward(x, w, winograd="sometimes")
 

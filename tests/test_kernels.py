@@ -173,7 +173,7 @@ def test_wrong_shapes_are_refused():
     x, w = fast.pack(normal(2, 32, 5, 5)), fast.pack_weights(normal(16, 16, 3, 3))
     with pytest.raises(ValueError, match="other channels"):
         fast.conv_forward(x, w)
-    with pytest.raises(ValueError, match="expected float32"):
+    with pytest.raises(ValueError, match="expected float32, or uint16 that holds bf16"):
         fast.conv_forward(x.astype(np.float64), w)
     with pytest.raises(ValueError, match="does not fit"):
         fast.conv_forward(fast.pack(normal(2, 16, 2, 2)), w)
@@ -196,7 +196,7 @@ def write(array):
 
 @pytest.mark.parametrize(
     ("use", "right", "wrong"),
-    [(read, "fd", "Heq"), (read_if, "f", "dHi"), (write, "f", "dHi")],
+    [(read, "fdH", "eqi"), (read_if, "fH", "dih"), (write, "fH", "dih")],
     ids=["load", "load_if", "store"],
 )
 def test_vectors_refuse_arrays_of_other_numbers(use, right, wrong):

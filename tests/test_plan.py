@@ -162,7 +162,7 @@ def test_working_memory_of_each_pass_by_each_algorithm(monkeypatch):
     x, weights, dy = (np.zeros(s, np.float32) for s in (fast.activation_shape(5, 32, 9, 8), w, y))
     threads = numba.get_num_threads()
     for mode in ("always", "never"):
-        ops = fast.with_winograd(mode)
+        ops = fast.configured(mode)
         for need, convolve in (
             (scratch_sizes.forward(w, y, 1, 1, threads, mode),
              lambda ops=ops: ops.conv_forward(x, weights, None, 1, 1, statistics=np.empty((2, 48)))),

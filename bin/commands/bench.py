@@ -12,11 +12,12 @@ bin/bench roofline --out roof.png  operations against FMA peak and bandwidth
 import json
 import math
 import textwrap
+from dataclasses import replace
 
 from bin.common.agreement import agreed_arguments
 from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
-from bin.common.prepare import add_winograd, kernels_and_cores, tell, use_threads
-from kernels import cache, fast
+from bin.common.prepare import add_precision, add_winograd, kernels_and_cores, slow_precision, tell, use_threads
+from kernels import cache
 from mpi.agree import raise_together
 from nptrain.bench import allreduce, convolutions, data, parallel, roofline, step
 from nptrain.bench.against import check_installed
@@ -36,6 +37,7 @@ def parser():
     sub = add(commands, "kernels", "every convolution of ResNet-50: error against float64, then speed")
     sub.add_argument("--shape", metavar="TEXT", default="",
                      help='only shapes whose label contains TEXT, e.g. "3x3/1" or "512>"')  # fmt: skip
+    add_precision(sub)
     for name, description in (
         ("step", "training step: speed, memory, time by kind of operation; under mpirun a data-parallel step, with and "
                  "without communication"),
@@ -43,10 +45,13 @@ def parser():
     ):  # fmt: skip
         sub = add(commands, name, description)
         add_winograd(sub)
-        sub.add_argument("--against", choices=["torch"], help="run another program in turn with this one")
+        add_precision(sub)
+        sub.add_argument("--against", choices=["torch"],
+                         help="run another program in turn with this one, in the same precision")  # fmt: skip
         sub.add_argument("--mode", choices=["eager", "compile", "both"], help="mode of --against torch (both)")
     sub = add(commands, "allreduce", "sums of gradients over the ranks of mpirun, and how much of them a step hides")
     add_winograd(sub)
+    add_precision(sub)
     sub.add_argument("--bucket-mib", metavar="X", action="append",
                      help=f"bucket sizes, with commas or repeated; all: one bucket ({SIZES})")  # fmt: skip
     add_renamed(sub, "--bucket-mb", "--bucket-mib", action="append")
@@ -58,6 +63,7 @@ def parser():
     sub.add_argument("--decode-threads", metavar="N", type=int, help="threads of the loader (as --threads)")
     sub.add_argument("--rate", metavar="X", type=float, help="images/s of a training step (measured)")
     sub = add(commands, "roofline", "operations of a training step against FMA peak and memory bandwidth")
+    add_precision(sub)
     sub.add_argument("--out", metavar="FILE", default="roofline.png", help="picture to write (%(default)s)")
     return p
 
@@ -79,6 +85,11 @@ def modes(args):
     if not args.against:
         return ()
     return ("eager", "compile") if args.mode in (None, "both") else (args.mode,)
+
+
+def precision_of(args):
+    """The precision of activations."""
+    return getattr(args, "precision", None) or "float32"
 
 
 def bucket_sizes(args):
@@ -116,7 +127,7 @@ def prepare(args, world):
     """Compile the kernels and choose threads. Returns Prepared where ranks share the machine as in bin/train; None for
     one process, which may use all its cores.
     """
-    recipe = RECIPES["resnet50-448nodes"]
+    recipe = replace(RECIPES["resnet50-448nodes"], precision=precision_of(args))
     if world.size > 1 or args.what == "allreduce":
         args.kernels, args.no_pin = "fast", False
         return kernels_and_cores(args, world, recipe, comm_threads=None)
@@ -125,6 +136,8 @@ def prepare(args, world):
     if args.what != "data":
         if cache.note:
             tell(cache.note)
+        if slow_precision(recipe.precision):
+            tell(slow_precision(recipe.precision))
         compile_kernels(recipe, tell)
     return None
 
@@ -134,18 +147,18 @@ def measure(args, world, ready):
     common = (args.batch, args.crop_size, args.repeats)
     match args.what:
         case "kernels":
-            return convolutions.measure(*common, args.shape)
+            return convolutions.measure(*common, args.shape, precision_of(args))
         case "step" if world.size > 1:
-            return parallel.measure(world, ready, *common, modes(args))
+            return parallel.measure(world, ready, *common, modes(args), precision_of(args))
         case "step" | "inference":
-            return step.measure(args.what == "step", *common, modes(args), fast.with_winograd(args.winograd))
+            return step.measure(args.what == "step", *common, modes(args), args.winograd, precision_of(args))
         case "allreduce":
             sizes = bucket_sizes(args)
             return allreduce.measure(world, *common, sizes, args.value_bytes, ready.comm_initializers, ready.ops)
         case "data":
             return data.measure(args.dir, args.records, *common, args.decode_threads, args.rate)
         case "roofline":
-            return roofline.measure(*common, args.out)
+            return roofline.measure(*common, args.out, precision_of(args))
 
 
 def main(argv, world):

@@ -16,6 +16,7 @@ from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_po
 from bin.common.predict import Cluster, against_published, predict
 from nptrain.errors import InputError
 from nptrain.plan import published_runs
+from nptrain.recipes.check import PRECISIONS
 from nptrain.recipes.published import DEFAULT, get_recipe
 from nptrain.report import picture
 from nptrain.report.table import table
@@ -26,6 +27,7 @@ def parser():
     p.add_argument("--recipe", metavar="NAME", default=DEFAULT, help="recipe of bin/train (%(default)s)")
     p.add_argument("--workers", metavar="N", type=int, help="logical workers, divided among the ranks")
     p.add_argument("--batch-size", metavar="N", type=int, help="images per worker")
+    p.add_argument("--precision", choices=PRECISIONS, help="of activations and products (the recipe's, float32)")
     ranks = p.add_argument_group("ranks")
     ranks.add_argument("--nodes", metavar="N", type=int, help="number of hosts (one rank per worker)")
     ranks.add_argument("--ranks-per-node", metavar="N", type=int, default=published_runs.RANKS_PER_NODE,
@@ -129,7 +131,8 @@ def main(argv, world):
     args = parser().parse_args(argv)
     check(args)
     recipe = plain = get_recipe(args.recipe)
-    changes = {name: getattr(args, name) for name in ("workers", "batch_size") if getattr(args, name) is not None}
+    flags = ("workers", "batch_size", "precision")
+    changes = {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
     recipe = replace(recipe, **changes)
     if args.nodes is None:
         args.nodes = max(1, recipe.workers // args.ranks_per_node)

@@ -98,6 +98,7 @@ def evaluated(args, run, recipe, world, evaluation):
     if dataset is None:
         return recipe, numbers, "the run's held-out images cannot be read here; --data names others"
     names = agreed_names(saved[-1].model, dataset.path, classes)
+    recipe = replace(recipe, precision=args.precision or recipe.precision)
     ready = kernels_and_cores(args, world, recipe)
     network = ResNet.of(recipe, ready.ops)
     checkpoint.fill_arena(network.arena, blobs, saved[-1].model)

@@ -87,7 +87,7 @@ def add_step_arguments(step):
     step.add_argument("--check-every", metavar="N", type=int, default=0,
                       help="iterations after which ranks compare their weights (as at checkpoints)")  # fmt: skip
     step.add_argument("--compress", choices=["none", "bf16"], default="none",
-                      help="format of gradients sent between ranks (none: not rounded)")  # fmt: skip
+                      help="format of gradients that are sent, in any --precision (none: not rounded)")  # fmt: skip
     step.add_argument("--dtype", choices=["float32", "float64"], default="float32",
                       help="float64 needs --kernels numpy (%(default)s)")  # fmt: skip
 
@@ -115,6 +115,7 @@ def main(argv, world):
     with raise_together(world, InputError):
         choice = Choice(args, config, files, data, origin)
         recipe = choice.recipe(world.size)
+        args.precision = recipe.precision
         if printing:
             text = printed(args, recipe, files)
     if text is None:
@@ -235,6 +236,8 @@ def check_flags(args):
         raise InputError(
             "--dtype: found float64, expected float32 with the fast kernels; float64 needs --kernels numpy"
         )
+    if args.dtype == "float64" and args.precision == "bf16":
+        raise InputError("--dtype: found float64 together with --precision bf16, expected one of them")
     expect_positive(args, "bucket_mib")
     if args.compress != "none" and args.reproducible:
         raise InputError(f"--compress: found {args.compress} together with --reproducible, expected one of them")

@@ -1,5 +1,6 @@
 """The lines of a run's log before its first iteration: what runs, on what, and what may be a mistake."""
 
+from dataclasses import replace
 from itertools import groupby
 
 from bin.common.data_sets import classes_line
@@ -13,8 +14,10 @@ def beginning(recipe, data, hosts, resumed):
     continues, or None.
     """
     size = recipe.crop_size
-    yield f"{recipe.name}: ResNet-{recipe.depth}, {recipe.classes} classes, images of {size}x{size}"
-    if recipe.name != photos.NAME and recipe == RECIPES.get(recipe.name, recipe):
+    precision = "" if recipe.precision == "float32" else f", {recipe.precision}"
+    yield f"{recipe.name}: ResNet-{recipe.depth}, {recipe.classes} classes, images of {size}x{size}{precision}"
+    plain = replace(recipe, precision="float32")
+    if recipe.name != photos.NAME and plain == RECIPES.get(recipe.name, plain):
         yield recipe.description
     tested = f", {data.val.records} to test on" if data.val else ""
     yield f"{_steps(recipe)}; {data.train.records} images to train on{tested}"

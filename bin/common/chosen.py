@@ -78,7 +78,13 @@ class Choice:
         if args.lr is not None:
             base = with_rate(base, args.lr)
         base = self._as_config(base)
-        flags = {"depth": args.depth, "crop_size": args.crop_size, **self._step(base), "classes": self._classes(base)}
+        flags = {
+            "depth": args.depth,
+            "crop_size": args.crop_size,
+            "precision": args.precision,
+            **self._step(base),
+            "classes": self._classes(base),
+        }
         changes = [f"{field}={value}" for field, value in flags.items() if value is not None]
         recipe = override(base, [*changes, *args.assignments])
         if args.freeze is not None:

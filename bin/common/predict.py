@@ -111,6 +111,9 @@ def _check(recipe, cluster):
         if recipe.batch_of(phase) != recipe.batch_size:
             raise InputError(f"{phase.name}.batch_size: found {phase.batch_size}, expected that of all phases, "
                              f"{recipe.batch_size}")  # fmt: skip
+    if cluster.images_per_s is None and recipe.precision != "float32":
+        raise InputError("--images-per-s: found none, expected the speed of a rank: the published one is for float32, "
+                         f"the recipe for {recipe.precision}")  # fmt: skip
     if cluster.images_per_s is None and (recipe.depth, recipe.crop_size) != published_runs.NETWORK:
         published, own = (
             "ResNet-{} at {}".format(*net) for net in (published_runs.NETWORK, (recipe.depth, recipe.crop_size))

@@ -11,6 +11,7 @@ import numba
 
 from kernels import cache, fast, naive
 from kernels.cpu import set_threads
+from kernels.registers import has_bf16
 from mpi import affinity
 from mpi.agree import raise_together
 from mpi.cores import CoreAssignment
@@ -41,10 +42,18 @@ def add_arguments(parser):
     parser.add_argument("--kernels", choices=["fast", "numpy"], default="fast",
                         help="compiled kernels, or the plain reference (%(default)s)")  # fmt: skip
     add_winograd(parser)
+    add_precision(parser)
+
+
+def add_precision(parser):
+    """Add the flag that sets the recipe's `precision`."""
+    parser.add_argument("--precision", choices=list(fast.STORED),
+                        help="of activations and products: bf16 is faster and needs half the memory on a CPU with "
+                             "AVX512-BF16; weights stay float32 (default: the recipe's, float32)")  # fmt: skip
 
 
 def add_winograd(parser):
-    """Add the flag whose value `fast.with_winograd` takes."""
+    """Add the flag whose value `fast.configured` takes."""
     parser.add_argument("--winograd", choices=["auto", "never"], default="auto",
                         help="3x3 convolutions by Winograd's F(4x4, 3x3) where it is faster, with a digit less of "
                              "precision; or never (%(default)s)")  # fmt: skip
@@ -78,15 +87,16 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
         use_threads(cores.threads)
     _tell_together(world, "oversubscribed: more threads than cores; threads are not pinned" if cores.crowded else None)
     if args.kernels == "numpy":
-        return Prepared(naive, cores)
+        return Prepared(plain_kernels(recipe.precision), cores)
     _tell_together(world, cache.note)
+    _tell_together(world, slow_precision(recipe.precision))
 
     def load():
         with affinity.started(pool):
             compile_kernels(recipe, tell if world.rank == 0 else lambda text: None)
 
     world.one_per_host_first(load)
-    ops = fast.with_winograd(args.winograd)
+    ops = fast.configured(args.winograd, recipe.precision)
     if args.no_pin or cores.crowded:
         return Prepared(ops, cores)
     refused = _pin(cores, pool)
@@ -96,6 +106,22 @@ def kernels_and_cores(args, world, recipe, comm_threads=0):
         return Prepared(ops, cores, decode_initializer)
     cores = replace(cores, pinned=True)
     return Prepared(ops, cores, decode_initializer, (partial(affinity.to_communication, cores),))
+
+
+def plain_kernels(precision):
+    """The plain reference kernels for activations in a precision."""
+    if precision == "float32":
+        return naive
+    from kernels import naive_bf16  # here: it needs ml_dtypes
+
+    return naive_bf16
+
+
+def slow_precision(precision):
+    """A line, if this CPU has no instructions for a precision; else None."""
+    if precision == "bf16" and not has_bf16():
+        return "precision bf16: this CPU has no AVX512-BF16: a pair of products takes two float32 FMAs"
+    return None
 
 
 def _pin(cores, pool):

@@ -23,7 +23,7 @@ from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
 OF_A_START = ("resume", "run_dir", "time_limit", "dry_run")  # arguments that are not the run's
 # flags that change results, apart from those of the recipe
-CHANGE_BITS = ("kernels", "dtype", "winograd", "reproducible", "compress")
+CHANGE_BITS = ("kernels", "precision", "dtype", "winograd", "reproducible", "compress")
 
 
 def run_arguments(parser, argv, args, world):

@@ -85,6 +85,8 @@ def chosen_recipe(args, paths, files=None, runs=None):
         base, note = recipe_of_alone(paths[0])
     size = args.batch_size
     changes = [] if size is None else [f"batch_size={size}", f"test_batch_size={size}"]
+    if getattr(args, "precision", None):
+        changes.append(f"precision={args.precision}")
     if args.crop_size is not None:
         base = with_crop(base, args.crop_size)
     recipe = override(base, [*changes, *args.assignments])

@@ -25,7 +25,8 @@ def check_installed():
 
 
 class Rival:
-    """PyTorch's training step or inference in `mode` "eager" or "compile", with as many threads as ours. A call runs it
+    """PyTorch's training step or inference in `mode` "eager" or "compile", with as many threads as ours, in a
+    `precision`, "float32" or "bf16" (autocast). A call runs it
     once and returns the seconds; `memory_mb` is then the peak memory of the process. A context manager. Raises
     InputError if PyTorch is missing or fails.
 
@@ -33,10 +34,10 @@ class Rival:
     cores  cores that the process may use (None: those of the calling thread, which may be pinned to one)
     """
 
-    def __init__(self, mode, training, batch, crop_size, group=None, cores=None):
+    def __init__(self, mode, training, batch, crop_size, precision="float32", group=None, cores=None):
         check_installed()
         self.mode, self.memory_mb = mode, None
-        settings = {"mode": mode, "training": training, "batch": batch, "crop_size": crop_size,
+        settings = {"mode": mode, "training": training, "batch": batch, "crop_size": crop_size, "precision": precision,
                     "ranks": group["WORLD_SIZE"] if group else 1, "threads": get_num_threads()}  # fmt: skip
         here = os.sched_getaffinity(0)
         os.sched_setaffinity(0, cores or here)  # the new process inherits it

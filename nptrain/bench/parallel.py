@@ -48,7 +48,7 @@ class ParallelWork(Work):
         return self.world.allgather((took, step.times["gradient_wait_s"]))
 
 
-def measure(world, ready, batch, crop_size, repeats, modes=()):
+def measure(world, ready, batch, crop_size, repeats, modes=(), precision="float32"):
     """images/s of all ranks with `batch` images each, and of the same step without sending, in turn: medians of the
     slowest rank's times. `rank_images_per_s` is the speed of one rank while all compute and nothing is sent, the mean
     of the ranks.
@@ -58,8 +58,10 @@ def measure(world, ready, batch, crop_size, repeats, modes=()):
     """
     bucket_bytes, cores = BUCKET_BYTES, ready.cores.cores
     with ExitStack() as stack:
-        rivals = {f"torch {mode}": stack.enter_context(Rival(mode, True, batch, crop_size, group(world), cores))
-                  for mode in modes}  # fmt: skip
+        rivals = {}
+        for mode in modes:
+            rival = Rival(mode, True, batch, crop_size, precision, group(world), cores)
+            rivals[f"torch {mode}"] = stack.enter_context(rival)
         work = ParallelWork(
             world,
             stack.enter_context(world.reducer(initializers=ready.comm_initializers)),
@@ -80,9 +82,10 @@ def measure(world, ready, batch, crop_size, repeats, modes=()):
     if rivals:
         medians = {name: seconds for name, seconds in took.items() if name != SENDS_NOTHING}
         result["against"] = compared(medians, images, {"nptrain": memory_mb(), **memory})
-    return {**result, "ranks": world.size, **conditions(batch, crop_size, repeats), "value_bytes": work.values.itemsize,
-            "bucket_mib": bucket_bytes / 2**20, "efficiency": took[SENDS_NOTHING] / took["nptrain"],
-            "rank_images_per_s": batch / alone, "memory_mb": memory_mb()}  # fmt: skip
+    return {**result, "ranks": world.size, **conditions(batch, crop_size, repeats, precision),
+            "value_bytes": work.values.itemsize, "bucket_mib": bucket_bytes / 2**20,
+            "efficiency": took[SENDS_NOTHING] / took["nptrain"], "rank_images_per_s": batch / alone,
+            "memory_mb": memory_mb()}  # fmt: skip
 
 
 def slowest(results):

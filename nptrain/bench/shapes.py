@@ -44,13 +44,13 @@ class Shape:
         """Multiplications and additions for one image in any pass, by direct convolution."""
         return 2 * self.inputs * self.outputs * self.kernel**2 * self.out**2
 
-    def traffic(self, name, images):
-        """Bytes that the pass `name` has to move for so many images: every operand once, but weight gradients twice, as
-        they are added up.
+    def traffic(self, name, images, itemsize=FLOAT):
+        """Bytes that the pass `name` has to move for so many images, whose activations have `itemsize` bytes a number:
+        every operand once, but weight gradients twice, as they are added up.
         """
         maps = images * (self.inputs * self.height**2 + self.outputs * self.out**2)
         weights = self.inputs * self.outputs * self.kernel**2
-        return FLOAT * (maps + weights * (2 if name == "weights" else 1))
+        return itemsize * maps + FLOAT * weights * (2 if name == "weights" else 1)
 
 
 def inputs_of_convolutions(size):

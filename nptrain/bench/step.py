@@ -94,29 +94,32 @@ class Work:
         return train_step(self.network, self.recipe, PHASE, 0, iter([self.batch]), reduction)
 
 
-def measure(training, batch, crop_size, repeats, modes=(), ops=fast):
-    """images/s; GFLOP/s, counted for direct convolution; its share of the FMA peak (the better of two measurements,
-    before and after); the peak memory of the process; a table of the kinds of operation in the step of median time (of
-    an even number, the faster of the two in the middle), which add up to it.
+def measure(training, batch, crop_size, repeats, modes=(), winograd="auto", precision="float32"):
+    """images/s; GFLOP/s, counted for direct convolution; its share of the peak in the precision (the better of two
+    measurements, before and after); the peak memory of the process; a table of the kinds of operation in the step of
+    median time (of an even number, the faster of the two in the middle), which add up to it.
 
     `rest` is what no kernel in the table computes: setting gradients and images to zero, running statistics, Python.
-    With `modes` of PyTorch, "eager" or "compile", a table `against` of its medians, measured in turn with ours.
+    With `modes` of PyTorch, "eager" or "compile", a table `against` of its medians in the same precision, measured in
+    turn with ours.
     """
+    ops = fast.configured(winograd, precision)
     with ExitStack() as stack:
-        rivals = {f"torch {mode}": stack.enter_context(Rival(mode, training, batch, crop_size)) for mode in modes}
-        peak = cpu.fma_peak()
+        rivals = {f"torch {mode}": stack.enter_context(Rival(mode, training, batch, crop_size, precision))
+                  for mode in modes}  # fmt: skip
+        peak = cpu.fma_peak(precision=precision)
         found = samples({"nptrain": Work(training, batch, crop_size, ops=ops), **rivals}, repeats, WARM_UP)
         memory = {name: rival.memory_mb for name, rival in rivals.items()}
-    peak = max(peak, cpu.fma_peak())
+    peak = max(peak, cpu.fma_peak(precision=precision))
     took, spent = sorted(found["nptrain"], key=lambda sample: sample[0])[(repeats - 1) // 2]
     flops = (step_flops if training else inference_flops)(crop_size) * batch
     result = {"rows": breakdown(took, spent, batch, crop_size, peak)}
     if rivals:
         medians = {"nptrain": took, **{name: statistics.median(found[name]) for name in rivals}}
         result["against"] = compared(medians, batch, {"nptrain": memory_mb(), **memory})
-    return {**result, **conditions(batch, crop_size, repeats), "ms": took * 1e3, "images_per_s": batch / took,
-            "gflops": flops / took / 1e9, "of_peak": flops / took / 1e9 / peak, "peak_gflops": peak,
-            "memory_mb": memory_mb()}  # fmt: skip
+    return {**result, **conditions(batch, crop_size, repeats, precision), "ms": took * 1e3,
+            "images_per_s": batch / took, "gflops": flops / took / 1e9, "of_peak": flops / took / 1e9 / peak,
+            "peak_gflops": peak, "memory_mb": memory_mb()}  # fmt: skip
 
 
 def breakdown(took, spent, batch, crop_size, peak):

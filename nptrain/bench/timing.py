@@ -44,9 +44,10 @@ def samples(sides, repeats, warm_up=1):
     return results
 
 
-def conditions(batch, crop_size, repeats):
+def conditions(batch, crop_size, repeats, precision="float32"):
     """The conditions of a measurement, which most results contain."""
-    return {"batch": batch, "crop_size": crop_size, "threads": get_num_threads(), "repeats": repeats}
+    return {"batch": batch, "crop_size": crop_size, "threads": get_num_threads(), "repeats": repeats,
+            "precision": precision}  # fmt: skip
 
 
 def memory_mb():

@@ -1,9 +1,9 @@
 """PyTorch's ResNet-50 from the same layer table: a training step, or an inference, for every line of stdin.
 
 The answer is a line of JSON, {"seconds", "memory_mb"} or {"error"}. Images are float32, channels last, from the
-beginning, while our own step converts them. With several ranks, each runs one such process, which sums its gradients
-with the others' by DistributedDataParallel over gloo; it does not sum batch statistics, as our own step does. This is
-the only module that imports torch; `against` runs it as a process.
+beginning, while our own step converts them. The precision bf16 is PyTorch's autocast. With several ranks, each runs one
+such process, which sums its gradients with the others' by DistributedDataParallel over gloo; it does not sum batch
+statistics, as our own step does. This is the only module that imports torch; `against` runs it as a process.
 """
 
 import json
@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from datetime import timedelta
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 
@@ -68,8 +69,9 @@ class Network(nn.Module):
 PATIENCE = timedelta(minutes=15)  # that ranks wait for one another, as some may have to compile
 
 
-def work(training, mode, batch, crop_size, ranks):
+def work(training, mode, batch, crop_size, ranks, precision):
     """A function that runs the step, or the inference, once."""
+    autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bf16")
     model = Network().to(memory_format=torch.channels_last).train(training)
     if ranks > 1:
         init_process_group("gloo", timeout=PATIENCE)  # the environment says where the others are
@@ -81,11 +83,13 @@ def work(training, mode, batch, crop_size, ranks):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(network(images), labels).backward()
+        with autocast():
+            loss = F.cross_entropy(network(images), labels)
+        loss.backward()
         optimizer.step()
 
     def inference():
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast():
             network(images)
 
     return step if training else inference

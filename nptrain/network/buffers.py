@@ -2,6 +2,8 @@
 
 from math import prod
 
+import numpy as np
+
 from kernels.scratch import aligned
 from nptrain.network.slots import inference_slots, training_slots
 
@@ -11,9 +13,11 @@ class Buffers:
 
     ops           the kernels; plain ones make new arrays, and have no buffers
     architecture  of the network
+    dtype         of its weights
     """
 
-    def __init__(self, ops, architecture):
+    def __init__(self, ops, architecture, dtype=np.float32):
+        self.dtype = ops.activation_dtype(dtype)
         self.ops, self.architecture, self.held, self._reserved, self._sizes = ops, architecture, {}, None, {}
 
     def reserve(self, n, height, width):
@@ -32,5 +36,5 @@ class Buffers:
         if size > room:
             raise ValueError(f"buffer {name}: {shape} needs {size} numbers, the table has {room}")
         if name not in self.held or self.held[name].size < room:
-            self.held[name] = aligned(room)
+            self.held[name] = aligned(room, self.dtype)
         return self.held[name][:size].reshape(shape)

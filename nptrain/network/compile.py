@@ -35,7 +35,9 @@ def compile_kernels(recipe, say=print):
     """
     announcement = _Announcement(say)
     with event.install_listener("numba:compile", announcement):
-        network = ResNet.of(recipe, fast.with_winograd("always"))  # convolutions with a stride are direct
+        network = ResNet.of(
+            recipe, fast.configured("always", recipe.precision)
+        )  # convolutions with a stride are direct
         x = network.pack_images(np.zeros((2, 3, 32, 32), np.uint8), recipe.mean_bgr, recipe.scale)
         network.forward(x, np.zeros(2, np.int64))
         network.backward()

@@ -26,16 +26,20 @@ from nptrain.network.slots import (
 
 
 class ConvolutionNorm:
-    """A convolution, its batch norm and scale, and the residual add and ReLU that follow."""
+    """A convolution, its batch norm and scale, and the residual add and ReLU that follow.
 
-    def __init__(self, conv, arena, buffers, eps):
-        self.conv, self.ops, self.buffers, self.eps = conv, arena.ops, buffers, eps
+    inner   its result is only the next convolution's input, after a ReLU: it is not kept, as computing it again from z
+            in the backward pass costs less than the memory
+    """
+
+    def __init__(self, conv, arena, buffers, eps, inner=False):
+        self.conv, self.ops, self.buffers, self.eps, self.inner = conv, arena.ops, buffers, eps, inner
         self.weights, *bias = arena.of(conv.name)
         self.bias = bias[0] if bias else None
         self.gamma, self.beta = arena.of(f"scale{conv.norm}")
         self.norm = arena.norms[f"bn{conv.norm}"]
         self.statistics = np.empty((2, self.gamma.w.size))
-        self.slots = activation_slots(conv)
+        self.slots = activation_slots(conv, inner)
 
     def forward(self, x, residual=None, relu=True):
         """Returns y = [relu](scale(norm(conv(x))) [+ residual]), by the batch's statistics."""
@@ -48,8 +52,9 @@ class ConvolutionNorm:
             z, self.gamma.w, self.beta.w, self.eps, residual, relu, self.buffers.get(self.slots[1], shape),
             self.statistics)  # fmt: skip
         count = prod(self.ops.unpacked_size(z))
-        self.norm.batch_mean += mean.astype(z.dtype)
-        self.norm.batch_var += (var * (count / max(count - 1, 1))).astype(z.dtype)  # unbiased, as Caffe keeps it
+        dtype = self.norm.batch_mean.dtype
+        self.norm.batch_mean += mean.astype(dtype)
+        self.norm.batch_var += (var * (count / max(count - 1, 1))).astype(dtype)  # unbiased, as Caffe keeps it
         self.x, self.z, self.y, self.mean, self.var = x, z, y, mean, var
         self.relu, self.residual = relu, residual is not None
         return y
@@ -69,13 +74,20 @@ class ConvolutionNorm:
             dy, self.z, self.y, self.gamma.w, self.mean, self.var, self.eps, self.gamma.dw, self.beta.dw,
             self.relu, out, dresidual, sums)  # fmt: skip
         dbias = self.bias.dw if self.bias else None
-        ops.conv_backward_weights(self.x, dz, self.weights.dw, dbias, conv.stride, conv.pad)
+        x = below.again() if below and below.inner else self.x
+        ops.conv_backward_weights(x, dz, self.weights.dw, dbias, conv.stride, conv.pad)
         if not need_dx:
             return None, None
         result = ops.conv_backward_data(
             dz, self.weights.w, ops.unpacked_size(self.x)[1:], conv.stride, conv.pad, dx, accumulate,
             below and below.as_fused())  # fmt: skip
         return result if below else (result, None)
+
+    def again(self):
+        """The result y of an inner one, once more."""
+        return self.ops.batchnorm_inference(
+            self.z, self.gamma.w, self.beta.w, self.mean, self.var, self.eps, None, True,
+            self.buffers.get(self.slots[1], self.z.shape))  # fmt: skip
 
     def as_fused(self):
         """Its batch norm and ReLU, for the convolution above, which computes the gradient of y."""
@@ -93,7 +105,8 @@ class ResidualBlock:
     """y = relu(branch(x) + shortcut(x)); the shortcut is x itself or its projection. `dx_slot`: the buffer of dx."""
 
     def __init__(self, block, dx_slot, *parts):
-        self.branch = [ConvolutionNorm(conv, *parts) for conv in block.branch]
+        *inner, last = block.branch
+        self.branch = [*(ConvolutionNorm(conv, *parts, inner=True) for conv in inner), ConvolutionNorm(last, *parts)]
         self.projection = ConvolutionNorm(block.projection, *parts) if block.projection else None
         self.dx_slot = dx_slot
 
@@ -123,7 +136,8 @@ class ResidualBlock:
 class ResNet:
     """The network, from packed images to the loss and back.
 
-    ops      `kernels.fast`, or `kernels.naive` in float32 or float64
+    ops      `kernels.fast`, as `fast.configured` returns it, too; `kernels.naive`, or `kernels.naive_bf16`
+    dtype    of weights, statistics and gradients of weights: float32; with `kernels.naive` also float64
     eps      of every batch norm
     blob_overrides   as in `layers`
     """
@@ -131,7 +145,7 @@ class ResNet:
     def __init__(self, ops, classes=1000, architecture=RESNET50, eps=1e-5, dtype=np.float32, blob_overrides=()):
         self.ops, self.classes, self.dtype, self.eps = ops, classes, dtype, eps
         self.arena = Arena(layers(architecture, classes, blob_overrides), ops, dtype)
-        self.buffers = Buffers(ops, architecture)
+        self.buffers = Buffers(ops, architecture, dtype)
         parts, table = (self.arena, self.buffers, eps), list(blocks(architecture))
         self.stem = ConvolutionNorm(stem(architecture), *parts)
         self.blocks = [ResidualBlock(block, slot, *parts)
@@ -148,7 +162,7 @@ class ResNet:
         n, _, height, width = pixels.shape
         self.buffers.reserve(n, height, width)
         out = self.buffers.get(IMAGES, self.ops.activation_shape(*pixels.shape))
-        return self.ops.pack_images(pixels, mean, scale, self.dtype, out)
+        return self.ops.pack_images(pixels, mean, scale, self.buffers.dtype, out)
 
     def forward(self, x, labels):
         """Training pass: (loss, scores). loss is the mean over images, scores (N, classes)."""

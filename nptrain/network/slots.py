@@ -1,7 +1,8 @@
 """The table of a network's buffers: which there are, and how large each is.
 
-A training step keeps every activation for its backward pass. The gradients of activations share few slots, each as
-large as its largest use. `buffers.Buffers` allocates what stands here, `plan.needs` predicts memory from it.
+A training step keeps the activations that its backward pass needs; the results of batch norms within a branch, which
+are computed again, share one slot. The gradients of activations share few slots, each as large as its largest use.
+`buffers.Buffers` allocates what stands here, `plan.needs` predicts memory from it.
 """
 
 from math import prod
@@ -12,9 +13,11 @@ from nptrain.network.layers import RESNET50, STEM, blocks, convolutions, walk
 IMAGES, POOLED, WINNER, DZ = "images", "pool", "winner", "dz"
 
 
-def activation_slots(conv):
-    """The names of a convolution's result, before and after its batch norm."""
-    return f"{conv.name} z", f"{conv.name} y"
+def activation_slots(conv, inner=False):
+    """The names of a convolution's result, before and after its batch norm; the latter is not kept of an `inner` one
+    of a branch, which is not its last.
+    """
+    return f"{conv.name} z", "inner y" if inner else f"{conv.name} y"
 
 
 def inner_gradient_slot(place):
@@ -40,11 +43,12 @@ def training_slots(height, width, architecture=RESNET50):
     """{name: (channels, height, width)} of all that a training step on images of this size holds, for one image."""
     sizes = _sizes(height, width, architecture)
     slots = _shared_slots(height, width)
-    for conv in convolutions(architecture):
-        for name in activation_slots(conv):
-            slots[name] = sizes[conv.name][1]
-    _grow(slots, DZ, sizes[STEM.name][1])
     table = list(blocks(architecture))
+    inner = {conv for block in table for conv in block.branch[:-1]}
+    for conv in convolutions(architecture):
+        for name in activation_slots(conv, conv in inner):
+            _grow(slots, name, sizes[conv.name][1])
+    _grow(slots, DZ, sizes[STEM.name][1])
     for block, dx in zip(table, block_gradient_slots(table), strict=True):
         _grow(slots, DZ, sizes[block.branch[-1].name][1])
         for place, conv in enumerate(block.branch[1:], 1):

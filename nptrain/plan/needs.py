@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from kernels import scratch_sizes
-from kernels.layout import activation_shape, weights_shape
+from kernels.layout import STORED, activation_shape, weights_shape
 from nptrain.network.layers import STATISTICS, Convolution, blocks, layers, walk
 from nptrain.network.slots import inference_slots, training_slots
 from nptrain.recipes.recipe import IMAGENET
@@ -92,14 +92,14 @@ def activation_bytes(recipe):
     training, testing = training_slots(crop, crop, architecture), inference_slots(crop, crop, architecture)
     only_testing = [size for name, size in testing.items() if name not in training]
     return {
-        "activations": _stored(training.values(), recipe.batch_size),
-        "tests": _stored(only_testing, recipe.test_batch_size or recipe.batch_size),
+        "activations": _stored(training.values(), recipe.batch_size, recipe.precision),
+        "tests": _stored(only_testing, recipe.test_batch_size or recipe.batch_size, recipe.precision),
     }
 
 
-def _stored(sizes, images):
+def _stored(sizes, images, precision):
     """Bytes of activations of (channels, height, width) as the fast kernels store them."""
-    return FLOAT * sum(prod(activation_shape(images, *size)) for size in sizes)
+    return STORED[precision].itemsize * sum(prod(activation_shape(images, *size)) for size in sizes)
 
 
 def kernel_bytes(recipe, threads):
@@ -107,21 +107,23 @@ def kernel_bytes(recipe, threads):
     training step or of a test needs. The classifier is a convolution of one pixel.
     """
     images, images_of_test = recipe.batch_size, recipe.test_batch_size or recipe.batch_size
+    how = {"bf16": recipe.precision == "bf16"}
     projections = {block.projection for block in blocks(recipe.architecture)}
     found = []
     for step in steps_of(recipe):
         conv, where = step.conv, (step.conv.stride, step.conv.pad, threads)
         w = weights_shape(conv.outputs, conv.inputs, conv.kernel, conv.kernel)
         x, y = _map(images, conv.inputs, step.height), _map(images, conv.outputs, step.out)
-        found.append(scratch_sizes.forward(w, y, *where))
-        found.append(scratch_sizes.forward(w, _map(images_of_test, conv.outputs, step.out), *where, sums=False))
-        found.append(scratch_sizes.backward_weights(w, y, conv.stride, conv.pad))
+        found.append(scratch_sizes.forward(w, y, *where, **how))
+        found.append(scratch_sizes.forward(w, _map(images_of_test, conv.outputs, step.out), *where, sums=False, **how))
+        found.append(scratch_sizes.backward_weights(w, y, conv.stride, conv.pad, threads=threads, **how))
         if not conv.is_stem:  # a projection's gradient is not the last that its input gets: no ReLU and sums yet
-            found.append(scratch_sizes.backward_data(w, x, *where, sums=conv not in projections))
+            found.append(scratch_sizes.backward_data(w, x, *where, sums=conv not in projections, **how))
     w = weights_shape(recipe.classes, conv.outputs, 1, 1)
     x, y = (_map(images, channels, 1) for channels in (conv.outputs, recipe.classes))
-    found.append(scratch_sizes.backward_weights(w, y, 1, 0))
-    found.append(scratch_sizes.backward_data(w, x, 1, 0, threads, sums=False))
+    found.append(scratch_sizes.forward(w, y, 1, 0, threads, sums=False, **how))
+    found.append(scratch_sizes.backward_weights(w, y, 1, 0, threads=threads, **how))
+    found.append(scratch_sizes.backward_data(w, x, 1, 0, threads, sums=False, **how))
     return scratch_sizes.largest(found)
 
 

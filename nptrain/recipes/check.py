@@ -9,6 +9,7 @@ from nptrain.network.layers import DEPTHS, DOWNSAMPLE, STATISTICS, layers
 from nptrain.recipes.schedule import check_policy
 
 MOST = 2**31 - 1
+PRECISIONS = ("float32", "bf16")
 
 
 def _one_of(values):
@@ -27,6 +28,7 @@ RECIPE_RULES = (
     (("crop_size",), (lambda value: value >= 32, "32 or more")),
     (("depth",), _one_of(DEPTHS)),
     (("downsample",), _one_of(DOWNSAMPLE)),
+    (("precision",), _one_of(PRECISIONS)),
     (("test_batch_size",), NONE_OR_POSITIVE),
     (("mean_bgr",), (lambda value: len(value) == 3, "three values")),
 )

@@ -84,6 +84,7 @@ class Recipe:
 
     depth, downsample, stem_bias, first_projection  the `Architecture` of the network
     blob_overrides  differences of a net file from the layer table: (layer, index of the blob, field, value)
+    precision       float32, or bf16: activations and products in bf16 (`kernels.naive_bf16` says where it rounds)
     records         (training, held-out) records of the recipe's data set, for predictions only
     """
 
@@ -104,6 +105,7 @@ class Recipe:
     stem_bias: bool = True
     first_projection: bool = False
     blob_overrides: tuple = ()
+    precision: str = "float32"
     records: tuple[int, int] = IMAGENET
     test_batch_size: int | None = None  # None: batch_size
 

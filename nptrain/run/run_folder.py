@@ -61,7 +61,8 @@ class RunFolder:
                                      f"in the run in {self.path}")  # fmt: skip
         if seed != old_seed:
             raise InputError(f"--seed: found {seed}, expected {old_seed}, as in the run in {self.path}")
-        for field, (was, is_now) in _differences(old, to_dict(recipe)):
+        new = to_dict(recipe) | {"precision": old["precision"]}  # may change, as weights stay float32
+        for field, (was, is_now) in _differences(old, new):
             raise InputError(f"{field}: found {is_now!r}, expected {was!r}, as in the run in {self.path}")
         return before["arguments"]
 
