@@ -97,7 +97,7 @@ def evaluated(args, run, recipe, world, evaluation):
     dataset = LmdbDataset(args.data, classes) if args.data else data_of(run, "val_data", classes)
     if dataset is None:
         return recipe, numbers, "the run's held-out images cannot be read here; --data names others"
-    names = agreed_names(saved[-1].model, dataset.path, classes)
+    names = agreed_names(saved[-1].model, dataset.path, classes, run)
     ready = kernels_and_cores(args, world, recipe)
     network = ResNet.of(recipe, ready.ops)
     checkpoint.fill_arena(network.arena, blobs, saved[-1].model)
@@ -114,11 +114,11 @@ def evaluated(args, run, recipe, world, evaluation):
     return recipe, names, evaluation(saved[-1].model, dataset.path, len(dataset), found, mistakes)
 
 
-def agreed_names(weights, data, classes):
+def agreed_names(weights, data, classes, run=None):
     """The names of the classes, by the weights or else by the data; numbers for those without. Raises InputError if the
     two differ, or if the data has more classes than the weights.
     """
-    own, others = names_of(weights, classes), read_classes(data)
+    own, others = names_of(weights, classes, run), read_classes(data)
     if own and others and (difference := first_difference(own, others)):
         label, name, other = difference
         raise InputError(f"{data}: class {label}: found {other}, expected {name}, as in the run of {weights}")

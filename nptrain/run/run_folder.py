@@ -13,7 +13,15 @@ from nptrain.files import atomic_write, check_regular, writing
 from nptrain.recipes.recipe import from_dict, to_dict
 
 PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
-FILES = ("data", "train_data", "val_data", "weights", "snapshot", "config")  # arguments that name what a run reads
+FILES = (
+    "data",
+    "train_data",
+    "val_data",
+    "weights",
+    "weights_run",
+    "snapshot",
+    "config",
+)  # arguments that name what a run reads
 
 
 class RunFolder:
