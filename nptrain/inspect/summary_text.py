@@ -128,8 +128,31 @@ def _checkpoint(summary):
         yield "  its files are complete, with the manifest's checksums"
 
 
+def _metadata(summary):
+    texts = (f"{name} {_clip(text, 70)}" for name, text in summary["metadata"].items())
+    yield from _wrap("metadata: ", texts)
+
+
+def _safetensors(summary):
+    yield f"  tensors in the format safetensors ({_size(summary)})"
+    yield from _metadata(summary)
+    rows = [("tensor", "", "", "L2 norm"), *((tensor["name"], *_blob(tensor)) for tensor in summary["tensors"])]
+    yield from _table(rows, (36, 20, 7, 12), right=(3,))
+    numbers = sum(math.prod(tensor["shape"]) for tensor in summary["tensors"])
+    yield f"  {len(summary['tensors'])} tensors, {numbers} numbers"
+
+
+def _onnx(summary):
+    yield f"  ONNX, a network of {_clip(summary['producer'], 40) or '(no name)'} ({_size(summary)})"
+    yield from _metadata(summary)
+    yield f"  {len(summary['operators'])} operators, {summary['arrays']} arrays"
+    kinds = Counter(summary["operators"])
+    yield from _wrap("", (f"{n} {_clip(kind, 30) or '(no type)'}" for kind, n in kinds.most_common()))
+
+
 _WRITERS = {"caffemodel": _caffemodel, "solverstate": _solverstate, "blob": _mean, "lmdb": _lmdb, "run": _run,
-            "checkpoint": _checkpoint, "SolverParameter": _message, "NetParameter": _message}  # fmt: skip
+            "checkpoint": _checkpoint, "SolverParameter": _message, "NetParameter": _message,
+            "safetensors": _safetensors, "onnx": _onnx}  # fmt: skip
 
 
 def _blob(blob):
