@@ -89,7 +89,7 @@ def add_step_arguments(step):
     step.add_argument("--check-every", metavar="N", type=int, default=0,
                       help="iterations after which ranks compare their weights (as at checkpoints)")  # fmt: skip
     step.add_argument("--compress", choices=["none", "bf16"], default="none",
-                      help="format of gradients sent between ranks (none: not rounded)")  # fmt: skip
+                      help="format of gradients between ranks (none: not rounded)")  # fmt: skip
     step.add_argument("--dtype", choices=["float32", "float64"], default="float32",
                       help="float64 needs --kernels numpy (%(default)s)")  # fmt: skip
 
