@@ -29,10 +29,12 @@ def test_people_see_the_smoothed_loss_as_often_as_display_says(tmp_path):
     log.begin(phase, 0, 8)
     for iteration, loss in enumerate(losses):
         progress = advance(progress, phase, iteration, loss)
-        log.iteration(iteration, 0.1, loss, 1.0, 0.0, smoothed_loss=progress.smoothed_loss)
+        log.iteration(iteration, 0.1, loss, 2.0 ** (iteration % 3), 0.0, smoothed_loss=progress.smoothed_loss)
     log.close()
     lines = [line.split("  ")[1:3] for line in said.getvalue().splitlines()]
     assert lines == [["1/8", "loss 8.0000"], ["4/8", "loss 3.0000"], ["7/8", "loss 5.0000"], ["8/8", "loss 8.0000"]]
+    speeds = [line.split("  ")[4] for line in said.getvalue().splitlines()]
+    assert speeds == [f"{speed} images/s" for speed in (1.0, 1.7, 1.7, 2.0)]  # 1.7: of 2, 4 and 1
     assert [entry["loss"] for entry in metrics(tmp_path)] == losses
 
 

@@ -13,7 +13,7 @@ from nptrain.data.parallel import ahead
 from nptrain.data.sampler import CONVERT, stream
 from nptrain.data.sources import open_source
 from nptrain.data.storage import Storage
-from nptrain.errors import InputError, reason
+from nptrain.errors import InputError, counted, reason
 
 
 @dataclass
@@ -81,7 +81,7 @@ def convert(
                 if not summary.records:
                     first = "; the first, {}: {}".format(*summary.skipped[0]) if summary.skipped else ""
                     place = Path(source, part.split)
-                    raise InputError(f"{place}: found no image in {len(summary.skipped)} files{first}")
+                    raise InputError(f"{place}: found no image in {counted(len(summary.skipped), 'file')}{first}")
                 if part.names:
                     writer.name_classes(part.names)
             summaries.append(summary)
