@@ -38,6 +38,23 @@ def test_people_see_the_smoothed_loss_as_often_as_display_says(tmp_path):
     assert [entry["loss"] for entry in metrics(tmp_path)] == losses
 
 
+@pytest.mark.parametrize(("columns", "fields"), [(80, 6), (100, 7), (8, 1)])
+def test_a_terminal_shows_whole_fields(tmp_path, columns, fields):
+    said = io.StringIO()
+    log = Log(tmp_path, said)
+    log.columns = columns
+    log.begin(get_recipe("digits").phases[0], 0, 100_000, epoch=0.001)
+    for iteration in range(2):
+        log.iteration(iteration, 0.01234, 1.5, 123.4, 0.0, smoothed_loss=1.5)
+    log.close()
+    _, *lines = said.getvalue().split("\r")
+    assert {len(line) for line in lines} == {columns - 1}
+    whole = ["phase 1", "2/100000", "epoch 0.00/100.00", "loss 1.5000", "0:00 left", "123.4 images/s", "lr 0.01234"]
+    found = lines[1].rstrip().split("  ")
+    assert len(found) == fields
+    assert all(a == b or "left" in b for a, b in zip(found, whole, strict=False))
+
+
 @pytest.mark.parametrize("depth", [18, 50])
 def test_before_the_first_iteration_the_running_averages_are_empty(data, tmp_path, depth):
     """Zero mean and variance, as in Caffe: large scores at depth 18; at 50 they overflow float32."""

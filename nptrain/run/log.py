@@ -55,11 +55,11 @@ class Log:
             self.caffe.iteration(iteration, lr, loss, smoothed_loss)
         if self.columns or display or last:
             done = iteration + 1 - self.start
-            left = (time.monotonic() - self.began) / done * (self.stop - iteration - 1)
-            epochs = f"  epoch {(iteration + 1) * self.epoch:.2f}/{self.stop * self.epoch:.2f}" if self.epoch else ""
-            speed = harmonic_mean(self.speeds)
-            self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}{epochs}  loss {smoothed_loss:.4f}  "
-                       f"lr {lr:.4g}  {speed:.1f} images/s  {duration(left)} left", last)  # fmt: skip
+            left = duration((time.monotonic() - self.began) / done * (self.stop - iteration - 1))
+            epochs = [f"epoch {(iteration + 1) * self.epoch:.2f}/{self.stop * self.epoch:.2f}"] if self.epoch else []
+            speed = f"{harmonic_mean(self.speeds):.1f} images/s"
+            self._show([f"phase {self.phase.name}", f"{iteration + 1}/{self.stop}", *epochs,
+                        f"loss {smoothed_loss:.4f}", f"{left} left", speed, f"lr {lr:.4g}"], last)  # fmt: skip
             self.speeds.clear()
 
     def begin_test(self, iteration):
@@ -119,12 +119,15 @@ class Log:
         for writer in self.writers:
             writer.write(entry)
 
-    def _show(self, text, last):
+    def _show(self, fields, last):
+        """Print a progress line; on a terminal, the first of its fields that fit, in place of the line before."""
         if not self.columns:
-            self._print(f"{text}\n")
+            self._print("  ".join(fields) + "\n")
             return
         width = self.columns - 1
-        self._print("\r" + text[:width].ljust(width) + ("\n" if last else ""))
+        while len(fields) > 1 and len("  ".join(fields)) > width:
+            fields = fields[:-1]
+        self._print("\r" + "  ".join(fields)[:width].ljust(width) + ("\n" if last else ""))
         self.line_open = not last
 
     def _print(self, text):
