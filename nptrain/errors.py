@@ -35,6 +35,11 @@ def reason(error):
     return getattr(error, "strerror", None) or error
 
 
+def counted(number, noun):
+    """1 file, 2 files."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def printable(text, limit):
     """`text` as one line of at most about `limit` characters: what is not printable is escaped, and the middle of a
     longer text is left out.

@@ -36,10 +36,18 @@ KINDS = {  # the first bytes of files that are given where others are expected, 
 }
 
 
+def is_safetensors(head):
+    """Whether a file that begins with the bytes `head` is of that format: a JSON header after its length."""
+    return head[4:9] == b"\0\0\0\0{"
+
+
 def other_kind(path):
     """What the file `path` is if its first bytes are those of another well-known kind of file; else None."""
     with open(path, "rb") as file:
-        head = file.read(64).lstrip()
+        head = file.read(64)
+    if is_safetensors(head):
+        return "a safetensors file, which bin/convert makes a .caffemodel"
+    head = head.lstrip()
     return next((kind for start, kind in KINDS.items() if head.startswith(start)), None)
 
 

@@ -1,6 +1,7 @@
 """Short training runs: their data, their command line, and what they leave behind."""
 
 import json
+from pathlib import Path
 
 from commands import TINY
 from images import make_dataset
@@ -18,6 +19,18 @@ def make_data(folder):
 
 def arguments(data, run_dir, *more):
     return [*TINY, "--train-data", data / "train", "--val-data", data / "val", "--run-dir", run_dir, *more]
+
+
+def move_snapshot(run, stem, prefix):
+    """Make the checkpoint `stem` of a run one of a recipe with a snapshot prefix."""
+    manifest = run / "checkpoints" / f"{stem}.json"
+    entry = json.loads(manifest.read_text())
+    for kind in ("caffemodel", "solverstate"):
+        moved = f"{prefix}_iter_{entry['iteration']}.{kind}"
+        manifest.with_suffix(f".{kind}").rename(moved)
+        entry["files"][Path(moved).name] = entry["files"].pop(f"{stem}.{kind}")
+    del entry["sha256"]
+    manifest.write_text(json.dumps({**entry, "prefix": str(prefix)}))
 
 
 def metrics(run_dir):

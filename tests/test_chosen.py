@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from commands import call
 from images import make_dataset
+from short_runs import move_snapshot
 
 from bin.common.beginning import beginning
 from bin.common.data_sets import DataSet, RunData
@@ -168,6 +169,10 @@ def test_other_names_start_with_a_new_classifier_and_the_same_ones_do_not(folder
     assert f"phase 1: starts from the weights in {path}\n" in output
     assert "classifier" not in output
     assert "not checked" not in output
+    moved = shutil.copytree(run, tmp_path / "moved")
+    move_snapshot(moved, "phase1_iter_1", tmp_path / "x")
+    _, output = trained(folder, "--data", renamed, "--weights", moved, run_dir=tmp_path / "of_prefix")
+    assert f"{tmp_path}/x_iter_1.caffemodel: its class 3 is 'd', the data's 'D': a new classifier" in output
     (renamed / "classes.txt").unlink()
     _, output = trained(folder, "--data", renamed, "--weights", path, run_dir=tmp_path / "nameless")
     assert f"{path}: that its 5 classes are those of the data is not checked: no names of classes in the data" in output

@@ -10,6 +10,7 @@ import pytest
 from commands import call
 from images import image, image_file
 from PIL import Image
+from short_runs import move_snapshot
 from weights import write_layers
 
 from kernels import naive
@@ -104,20 +105,21 @@ def test_the_checkpoint_of_a_run(folder, tmp_path):
 
 
 def test_snapshots_with_a_prefix_have_the_names_of_their_run(folder, tmp_path):
-    shutil.copytree(folder / "run", tmp_path / "run")
-    manifest = tmp_path / "run" / "checkpoints" / "phase2_iter_1.json"
-    entry = json.loads(manifest.read_text())
-    for kind in ("caffemodel", "solverstate"):
-        manifest.with_suffix(f".{kind}").rename(tmp_path / f"x_iter_1.{kind}")
-        entry["files"][f"x_iter_1.{kind}"] = entry["files"].pop(f"phase2_iter_1.{kind}")
-    del entry["sha256"]
-    manifest.write_text(json.dumps({**entry, "prefix": str(tmp_path / "x")}))
-    words = ["photos/a.png", "--json"]
-    assert call("classify", tmp_path / "run", *words, cwd=folder) == call("classify", "run", *words, cwd=folder)
-    words = ["--data", "data", "--json"]
-    moved, here = (call("evaluate", "--weights", run, *words, cwd=folder) for run in (tmp_path / "run", "run"))
-    assert moved == here
-    assert here[1] == ""
+    moved, file = shutil.copytree(folder / "run", tmp_path / "run"), tmp_path / "x_iter_1.caffemodel"
+    move_snapshot(moved, "phase2_iter_1", tmp_path / "x")
+    for command, *words in (
+        ("classify", moved, "photos/a.png", "--json"),
+        ("evaluate", "--weights", moved, "--data", "data", "--json"),
+        ("export", "--weights", moved, "--safetensors", tmp_path / "x.safetensors"),
+    ):
+        output, errors = call(command, *words, cwd=folder)
+        (tmp_path / "x.safetensors").unlink(missing_ok=True)
+        same_words = ["run" if word == moved else word for word in words]
+        expected, chosen = call(command, *same_words, cwd=folder)
+        assert output.replace(str(file), "run/checkpoints/phase2_iter_1.caffemodel") == expected
+        assert errors.endswith(f"{moved}: the newest weights are {file}\n")
+        assert chosen.endswith("run: the newest weights are run/checkpoints/phase2_iter_1.caffemodel\n")
+        assert errors.count("\n") == chosen.count("\n") == 1
 
 
 def test_photographs_are_turned_upright(folder, tmp_path):
@@ -133,7 +135,8 @@ def test_lines_and_tables(folder, monkeypatch):
     expected = right(folder, image(50, 60, 48), 2)
     best = np.argsort(-expected)[:2]
     words = ", ".join(f"{NAMES[label]} {expected[label]:.1%}" for label in best)
-    assert (output, errors) == (f"photos/a.png: {words}\n", "")
+    assert output == f"photos/a.png: {words}\n"
+    assert errors == "classify: run: the newest weights are run/checkpoints/phase2_iter_1.caffemodel\n"
     monkeypatch.setattr("sys.stdin", io.StringIO("photos/a.png\n\nphotos/below\n"))
     output, _ = call("classify", "run", "-", "--csv", "--top", "2", cwd=folder)
     rows = list(csv.DictReader(io.StringIO(output)))
@@ -148,7 +151,7 @@ def test_what_is_no_image_is_named_and_the_others_go_on(folder, tmp_path):
     words = ["photos/a.png", "photos/notes.txt", "none.jpg", tmp_path / "empty", "photos/b.JPG"]
     output, errors = call("classify", "run", *words, status=1, cwd=folder)
     assert [line.partition(":")[0] for line in output.splitlines()] == ["photos/a.png", "photos/b.JPG"]
-    assert sorted(errors.splitlines(), reverse=True) == [
+    assert sorted(errors.splitlines()[1:], reverse=True) == [
         "classify: photos/notes.txt: found 8 bytes that are not an image file",
         "classify: none.jpg: cannot be read: No such file or directory",
         f"classify: {tmp_path / 'empty'}: found no image in this folder, expected names that end in .jpg, .jpeg, .png, "

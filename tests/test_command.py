@@ -130,6 +130,8 @@ def test_help_fits_into_80_columns(words, monkeypatch):
     assert errors == ""
     assert output.startswith(f"usage: {' '.join(words)} ")
     assert max(map(len, output.splitlines())) <= 80
+    for group in re.split(r"\n\n(?=\S)", output):
+        assert group.count("\n") < 24, group  # a screen
 
 
 def test_what_bench_measures():

@@ -126,7 +126,7 @@ def test_errors_leave_nothing(tmp_path, files):
         (tmp_path / "pipe.tar", {}, "pipe.tar: cannot be read: not a regular file"),
         (damaged, {}, r"damaged.tar.xz: cannot be read: "),
         (short, {}, r"short.tar: found no tar archive \(unexpected end of data\)"),
-        (bad, {}, r"bad: found no image in 1 files; the first, a/x.png: found 8 bytes that are not an image"),
+        (bad, {}, r"bad: found no image in 1 file; the first, a/x.png: found 8 bytes that are not an image"),
         (flat, {}, "flat: found no class folders in it$"),
         (source, {"limit": 0}, "--limit: found 0, expected 1 or more"),
         (source, {"storage": Storage(resize=-1)}, "--resize: found -1, expected 1 or more"),

@@ -195,6 +195,11 @@ def test_there_are_command_lines():
     assert found == set(COMMANDS)
 
 
+def test_the_table_in_the_readme_has_every_command():
+    rows = re.findall(r"^\| (`bin/.*?) \|", (PROJECT / "README.md").read_text(), re.M)
+    assert sorted(re.findall(r"bin/(\w+)", " ".join(rows))) == COMMANDS
+
+
 @each_page
 def test_targets_of_make_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.M))

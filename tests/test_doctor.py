@@ -27,10 +27,10 @@ def answer(monkeypatch):
 
 
 def test_a_line_for_each_check(data, tmp_path, answer):
-    words = ["--run-dir", tmp_path / "runs", "--data", data / "train", "--data", data / "val"]
+    words = ["--run-dir", tmp_path / "runs", "--data", data, "--data", data / "val"]
     output, errors = call("doctor", *words)
     lines = [line.split(maxsplit=2) for line in output.splitlines()]
-    assert [line[0] for line in lines] == [*NAMES, "data", "data"]
+    assert [line[0] for line in lines] == [*NAMES, "data", "data", "data"]
     assert {line[1] for line in lines} <= {"ok", "note"}
     assert f"{data}/train: 41 records, labels up to 4; " in output
     assert "An MPI 1.0, thread level multiple; the sum of 16 MiB over 2 ranks: 1.5 GB/s\n" in output

@@ -35,7 +35,7 @@ INSIDE = {
     "update": {"recipes", "errors"},
     "run": {"caffe", "recipes", "errors", "files"},
     "report": {"data", "recipes", "run", "errors", "files"},
-    "inspect": {"caffe", "data", "run", "report", "errors", "files"},
+    "inspect": {"caffe", "data", "export", "run", "report", "errors", "files"},
     "step": {"recipes", "reduction", "update", "world", "errors"},
     "evaluate": {"data", "network"},
     "same_state": {"errors"},

@@ -59,6 +59,10 @@ def test_splits_that_cannot_be_made(tmp_path, files):
         with pytest.raises(InputError, match=message):
             convert(source, tmp_path / "sets")
         assert not (tmp_path / "sets").exists()
+    bad = {name: b"" if name.startswith("val") else content for name, content in parts.items()}
+    with pytest.raises(InputError, match="bad/val: found no image in 12 files"):
+        convert(make_folder(tmp_path / "bad", bad), tmp_path / "sets")
+    assert not (tmp_path / "sets").exists(), "train was made, and is removed"
     source = make_folder(tmp_path / "good", parts)
     make_folder(tmp_path / "sets", {"val/x": b""})
     with pytest.raises(InputError, match="sets/val: exists already"):

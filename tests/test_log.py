@@ -29,11 +29,30 @@ def test_people_see_the_smoothed_loss_as_often_as_display_says(tmp_path):
     log.begin(phase, 0, 8)
     for iteration, loss in enumerate(losses):
         progress = advance(progress, phase, iteration, loss)
-        log.iteration(iteration, 0.1, loss, 1.0, 0.0, smoothed_loss=progress.smoothed_loss)
+        log.iteration(iteration, 0.1, loss, 2.0 ** (iteration % 3), 0.0, smoothed_loss=progress.smoothed_loss)
     log.close()
     lines = [line.split("  ")[1:3] for line in said.getvalue().splitlines()]
     assert lines == [["1/8", "loss 8.0000"], ["4/8", "loss 3.0000"], ["7/8", "loss 5.0000"], ["8/8", "loss 8.0000"]]
+    speeds = [line.split("  ")[4] for line in said.getvalue().splitlines()]
+    assert speeds == [f"{speed} images/s" for speed in (1.0, 1.7, 1.7, 2.0)]  # 1.7: of 2, 4 and 1
     assert [entry["loss"] for entry in metrics(tmp_path)] == losses
+
+
+@pytest.mark.parametrize(("columns", "fields"), [(80, 6), (100, 7), (8, 1)])
+def test_a_terminal_shows_whole_fields(tmp_path, columns, fields):
+    said = io.StringIO()
+    log = Log(tmp_path, said)
+    log.columns = columns
+    log.begin(get_recipe("digits").phases[0], 0, 100_000, epoch=0.001)
+    for iteration in range(2):
+        log.iteration(iteration, 0.01234, 1.5, 123.4, 0.0, smoothed_loss=1.5)
+    log.close()
+    _, *lines = said.getvalue().split("\r")
+    assert {len(line) for line in lines} == {columns - 1}
+    whole = ["phase 1", "2/100000", "epoch 0.00/100.00", "loss 1.5000", "0:00 left", "123.4 images/s", "lr 0.01234"]
+    found = lines[1].rstrip().split("  ")
+    assert len(found) == fields
+    assert all(a == b or "left" in b for a, b in zip(found, whole, strict=False))
 
 
 @pytest.mark.parametrize("depth", [18, 50])

@@ -77,6 +77,8 @@ def test_the_page(run, made):
             picture.load()
     assert {"Confusion matrix", "Accuracy of each class", "iteration 8", "12 of 12", "3 of 3"} <= {*found.words}
     assert any(re.search(r"phase2_iter_3.caffemodel on all 7 images of .*: top-1 \d+\.\d\d%", w) for w in found.words)
+    assert "top-1" in found.words
+    assert "top-5" not in found.words  # of five classes
     captions = [word for word in found.words if " taken for " in word]
     assert captions
     assert all(any(caption.startswith(f"{name} taken for ") for name in NAMES) for caption in captions)
@@ -115,6 +117,9 @@ def test_held_out_images(run, tmp_path, data):
     assert any(
         f"on 4, evenly spread, of the 7 images of {named}" in word for word in Found(other / "report.html").words
     )
+    (other / "best.json").write_text(json.dumps({"phase": "1", "iteration": 8, "top1": 0.5, "weights": "x"}))
+    call("report", other, "--data", named, "--records", "4")
+    assert any("phase1_iter_8.caffemodel on 4" in word for word in Found(other / "report.html").words)
     (other / "run.json").write_text(json.dumps({**description, "classes": None}))
     write_classes(named, ["only", "three", "names"])
     weights = other / "checkpoints" / "phase2_iter_3.caffemodel"
@@ -126,7 +131,7 @@ def test_held_out_images(run, tmp_path, data):
     write_classes(named, [*NAMES[:3], "x", "y"])
     _, errors = call("report", other, "--data", named, status=2)
     assert errors == f"report: {named}: class 3: found x, expected {'d' * 60}, as in the run of " + (
-        f"{other}/checkpoints/phase2_iter_3.caffemodel\n")  # fmt: skip
+        f"{other}/checkpoints/phase1_iter_8.caffemodel\n")  # fmt: skip
 
 
 def test_predictions_by_hand():

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import chdir
+from pathlib import Path
 
 import pytest
 from commands import PROJECT, call
 from images import make_dataset
 from short_runs import arguments, metrics
 
+from bin.common.run_data import data_of
 from nptrain.run.lock import locked
 
 BRIEF = ["--phase", "1", "--workers", "1", "--kernels", "numpy", "--set", "1.snapshot=1"]
@@ -98,6 +101,24 @@ def test_a_run_goes_on_with_its_own_data(data, one, tmp_path):
         call("train", "--resume", one, "--train-data", moved / "train", "--val-data", moved / "val")
     finally:
         moved.rename(data)
+
+
+def test_a_run_goes_on_from_another_directory(data, tmp_path):
+    short = arguments(Path("data"), "run", *BRIEF)
+    begun, other = tmp_path / "begun", tmp_path / "other"
+    begun.mkdir()
+    other.mkdir()
+    (begun / "data").symlink_to(data)
+    call("train", *short, "--iterations", "1", cwd=begun)
+    call("train", "--resume", begun / "run", "--iterations", "2", cwd=other)
+    call("train", "--resume", "../begun/run", "--iterations", "3", cwd=other)
+    assert [entry["iteration"] for entry in metrics(begun / "run") if "loss" in entry] == [0, 1, 2]
+    with chdir(tmp_path):
+        assert data_of(begun / "run", "train_data").path == begun / "data/train"
+    (begun / "data").unlink()
+    _, errors = call("train", "--resume", begun / "run", "--iterations", "4", cwd=other, status=2)
+    assert errors.startswith(f"train: {begun}/data/train: ")
+    assert errors.count("\n") == 1
 
 
 def test_a_run_that_never_began_leaves_nothing(data, tmp_path):

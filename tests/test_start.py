@@ -29,7 +29,7 @@ BEGUN = {"kernels": "fast", "dtype": "float32", "reproducible": False, "compress
 
 
 def flags(**changed):
-    return Namespace(**{**BEGUN, "resume": False, "weights": None, "snapshot": None, **changed})
+    return Namespace(**{**BEGUN, "resume": False, "weights": None, "weights_run": None, "snapshot": None, **changed})
 
 
 def arena_of(value=0.0):

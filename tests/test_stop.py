@@ -197,22 +197,22 @@ def iterations(folder):
 
 @pytest.mark.ranks
 @pytest.mark.skipif(not TRIALS, reason="takes minutes: NPTRAIN_STOPS=10 runs it")
+@pytest.mark.parametrize("trial", range(TRIALS or 1))
 @pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_signals_at_random_moments_lose_nothing(data, tmp_path, longer, mpirun, number, ranks):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_signals_at_random_moments_lose_nothing(data, tmp_path, longer, mpirun, number, ranks, trial):
     """A run is started again, by --resume as soon as there is something to resume, until it has ended by itself."""
-    for trial in range(TRIALS):
-        folder, moment = tmp_path / f"{trial}", random.Random(f"{number} {ranks} {trial}")
-        for end in (moment.uniform(1, 12), moment.uniform(1, 12), None):
-            before = iterations(folder)
-            new = arguments(data, folder, *LONGER, "--reproducible", "--threads", 1)
-            running = process(["--resume", folder] if before else new, ranks, mpirun)
-            if end:
-                time.sleep(end)
-                running.send_signal(number)
-            output, errors = running.communicate(timeout=200)
-            ended = {130 if number == signal.SIGINT else 75} if end else set()
-            ended |= {-number} if not output else set()  # before Python has started
-            assert running.returncode in {0, *ended}, errors
-            assert iterations(folder) >= before
-        expect_same(folder, longer)
+    folder, moment = tmp_path / "run", random.Random(f"{number} {ranks} {trial}")
+    for end in (moment.uniform(1, 12), moment.uniform(1, 12), None):
+        before = iterations(folder)
+        new = arguments(data, folder, *LONGER, "--reproducible", "--threads", 1)
+        running = process(["--resume", folder] if before else new, ranks, mpirun)
+        if end:
+            time.sleep(end)
+            running.send_signal(number)
+        output, errors = running.communicate(timeout=200)
+        ended = {130 if number == signal.SIGINT else 75} if end else set()
+        ended |= {-number} if not output else set()  # before Python has started
+        assert running.returncode in {0, *ended}, errors
+        assert iterations(folder) >= before
+    expect_same(folder, longer)

@@ -107,6 +107,15 @@ def test_the_command_draws_a_picture(folder, tmp_path):
     assert (tmp_path / "step.svg").stat().st_size > 1000
 
 
+def test_one_rank_sends_nothing(tmp_path):
+    words = ["timeline", write(tmp_path / "run", LINE), "--out", tmp_path / "step.svg", "--iteration", "0"]
+    for hosts, hidden in (([{}, {}], ", 90.0% of communication hidden"), ([{}], "")):
+        (tmp_path / "run" / "run.json").write_text(json.dumps({"hosts": hosts}))
+        output, _ = call(*words)
+        assert output.startswith(f"phase 1, iteration 0: 800.0 ms{hidden}\n")
+        assert ("in flight" in (tmp_path / "step.svg").read_text()) == bool(hidden)
+
+
 @pytest.mark.parametrize(
     ("lines", "words", "says"),
     [

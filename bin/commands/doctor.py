@@ -2,7 +2,7 @@
 check. The exit status is 0 if a training can run, else 1.
 
 bin/doctor
-bin/doctor --run-dir runs --data data/train --data data/val
+bin/doctor --run-dir runs --data data
 """
 
 import fcntl
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -46,7 +47,13 @@ def parser():
     p.add_argument(
         "--run-dir", metavar="DIR", default="runs", help="folder of runs, whose disk is checked (%(default)s)"
     )
-    p.add_argument("--data", metavar="DIR", action="append", default=[], help="LMDB to check; may be repeated")
+    p.add_argument(
+        "--data",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="LMDB to check, or a folder of LMDBs; may be repeated",
+    )
     p.add_argument("--ranks", metavar="N", type=int, default=2, help="ranks that MPI is tried with (%(default)s)")
     return p
 
@@ -77,7 +84,8 @@ def checks(args):
     yield "disk", lambda: disk(Path(args.run_dir))
     yield "lmdb", new_lmdb
     for path in args.data:
-        yield "data", lambda path=path: data(path)
+        for part in sorted(file.parent for file in Path(path).glob("*/data.mdb")) or [path]:
+            yield "data", partial(data, part)
 
 
 def versions():

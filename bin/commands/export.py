@@ -1,12 +1,13 @@
 """Write a trained network for other programs: ONNX, PyTorch, Caffe and OpenCV.
 
-bin/export --weights runs/photos/checkpoints/phase2_iter_1400.caffemodel \\
-    --onnx photos.onnx --with-preprocessing
-bin/export --weights FILE --safetensors photos.safetensors
+bin/export --weights runs/photos --onnx photos.onnx --with-preprocessing
+bin/export --weights runs/photos --safetensors photos.safetensors
 bin/export --weights FILE --prototxt deploy.prototxt --model deploy.caffemodel
 bin/export --recipe resnet50-448nodes --classes 10 --prototxt deploy.prototxt
 
 --safetensors also writes model.py beside its file: the network in PyTorch.
+
+A run stands for its best checkpoint, if it has chosen one, else for its newest.
 
 The network is that of --recipe, or of a solver's net file; without both, that
 of the run that the weights belong to; without a run, that of resnet50-448nodes.
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from bin.common.arguments import Parser, expect_at_least
 from bin.common.class_names import classes_text, names_of
-from bin.common.weights import add_arguments, chosen_recipe, read_weights, skipped_layers
+from bin.common.prepare import tell
+from bin.common.weights import add_arguments, chosen_recipe, read_weights, runs_of, skipped_layers, weights_of
 from kernels import naive
 from nptrain.caffe.caffe_pb2 import TEST
 from nptrain.caffe.model import write_caffemodel
@@ -39,7 +41,7 @@ FORMATS = ("onnx", "safetensors", "prototxt", "model")
 
 def parser():
     p = Parser(prog="export", description=__doc__)
-    p.add_argument("--weights", metavar="FILE", help=".caffemodel whose weights are written")
+    p.add_argument("--weights", metavar="FILE", help="run, or .caffemodel, whose weights are written")
     p.add_argument("--onnx", metavar="FILE", help="ONNX file to write")
     p.add_argument("--with-preprocessing", action="store_true",
                    help="the ONNX file takes uint8 RGB pixels, subtracts the mean and scales")  # fmt: skip
@@ -55,13 +57,15 @@ def parser():
 def main(argv, world):
     args = parser().parse_args(argv)
     check_flags(args)
-    recipe, _, note = chosen_recipe(args, [args.weights] if args.weights else [])
+    runs = runs_of([args.weights]) if args.weights else []
+    args.weights = args.weights and weights_of(args.weights, tell)
+    recipe, _, note = chosen_recipe(args, [args.weights] if args.weights else [], None, runs)
     network, names = None, None
     if args.weights:
         blobs, classes = read_weights(args.weights)
         if args.classes not in (None, classes):
             raise InputError(f"--classes: found {args.classes}, expected {classes}, as in {args.weights}")
-        recipe, names = replace(recipe, classes=classes), names_of(args.weights, classes)
+        recipe, names = replace(recipe, classes=classes), names_of(args.weights, classes, runs[0])
         network = ResNet.of(recipe, naive)
         if note:
             print(note, file=sys.stderr)

@@ -1,5 +1,5 @@
 """Describe files: weights, solver states, mean images, LMDBs, net files, solver
-files, checkpoints and runs.
+files, checkpoints and runs; safetensors and ONNX.
 
 The kind of a file is recognised by its content, not by its name. All records of
 an LMDB are read and decoded: a record is bad if training refuses it.

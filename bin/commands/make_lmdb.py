@@ -26,7 +26,7 @@ from bin.common.progress import Bar
 from nptrain.data.convert import convert
 from nptrain.data.labels import Labels
 from nptrain.data.storage import Storage
-from nptrain.errors import printable
+from nptrain.errors import counted, printable
 
 SHOWN = 200  # characters of a name or reason
 ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -112,5 +112,6 @@ def report(summaries, seconds):
             some = ", ".join([printable(name, 40) for name in empty[:5]] + ["..."] * (len(empty) > 5))
             yield f"{summary.path}: classes without images: {len(empty)} ({some})"
         encoded = f", {summary.encoded} of them encoded anew" if summary.encoded else ""
-        yield (f"{summary.path}: {summary.records} records{encoded}, {summary.classes} classes, "
-               f"{summary.bytes / 1e6:.1f} MB, {len(summary.skipped)} files skipped{took}")  # fmt: skip
+        classes = f"{summary.classes} class{'es' * (summary.classes != 1)}"
+        yield (f"{summary.path}: {counted(summary.records, 'record')}{encoded}, {classes}, "
+               f"{summary.bytes / 1e6:.1f} MB, {counted(len(summary.skipped), 'file')} skipped{took}")  # fmt: skip

@@ -4,9 +4,10 @@ bin/report runs/photos
 bin/report runs/one runs/other --out both.html
 
 The page is RUN/report.html, the figures are in RUN/report/. It has the curves,
-what ran where, where the time went, one step, and, of the newest weights on
-the held-out images, the confusion matrix, the accuracy of each class and the
-most confident mistakes. The images are those of the run, or of --data.
+what ran where, where the time went, one step, and, of the best weights (if the
+run has chosen them, else the newest) on the held-out images, the confusion
+matrix, the accuracy of each class and the most confident mistakes. The images
+are those of the run, or of --data.
 """
 
 from dataclasses import replace
@@ -19,7 +20,7 @@ from bin.common.class_names import names_of
 from bin.common.prepare import add_arguments, kernels_and_cores, tell
 from bin.common.progress import Bar
 from bin.common.run_data import data_of, description_of, training_records
-from bin.common.weights import read_weights
+from bin.common.weights import best, read_weights
 from nptrain.data.classes import first_difference, read_classes
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
@@ -92,34 +93,35 @@ def evaluated(args, run, recipe, world, evaluation):
         return recipe, numbers, "no images were evaluated (--records 0)"
     if not saved:
         return recipe, numbers, "there is no checkpoint whose weights could be evaluated"
-    blobs, classes = read_weights(saved[-1].model)
+    chosen = best(RunFolder(run), lambda line: None) or saved[-1]  # the page names it
+    blobs, classes = read_weights(chosen.model)
     recipe, numbers = replace(recipe, classes=classes), [str(label) for label in range(classes)]
     dataset = LmdbDataset(args.data, classes) if args.data else data_of(run, "val_data", classes)
     if dataset is None:
         return recipe, numbers, "the run's held-out images cannot be read here; --data names others"
-    names = agreed_names(saved[-1].model, dataset.path, classes)
+    names = agreed_names(chosen.model, dataset.path, classes, run)
     recipe = replace(recipe, precision=args.precision or recipe.precision)
     ready = kernels_and_cores(args, world, recipe)
     network = ResNet.of(recipe, ready.ops)
-    checkpoint.fill_arena(network.arena, blobs, saved[-1].model)
+    checkpoint.fill_arena(network.arena, blobs, chosen.model)
     records = Spread(dataset, args.records)
     batches = -(-len(records) // (recipe.test_batch_size or recipe.batch_size))
     found = predict(Inference(network), records, recipe, ready.cores.threads, ready.decode_initializer,
                     lambda loader: Bar(loader, batches, "batches"))  # fmt: skip
     if not np.isfinite(found.probabilities).all():
-        return recipe, names, f"the scores of {saved[-1].model} are not finite"
+        return recipe, names, f"the scores of {chosen.model} are not finite"
     mistakes = []
     for place in found.mistakes(MISTAKES):
         own, other, probability = names[found.labels[place]], names[found.predicted[place]], found.probabilities[place]
         mistakes.append((records[place][0], f"{own} taken for {other}, {probability:.0%}"))
-    return recipe, names, evaluation(saved[-1].model, dataset.path, len(dataset), found, mistakes)
+    return recipe, names, evaluation(chosen.model, dataset.path, len(dataset), found, mistakes)
 
 
-def agreed_names(weights, data, classes):
+def agreed_names(weights, data, classes, run=None):
     """The names of the classes, by the weights or else by the data; numbers for those without. Raises InputError if the
     two differ, or if the data has more classes than the weights.
     """
-    own, others = names_of(weights, classes), read_classes(data)
+    own, others = names_of(weights, classes, run), read_classes(data)
     if own and others and (difference := first_difference(own, others)):
         label, name, other = difference
         raise InputError(f"{data}: class {label}: found {other}, expected {name}, as in the run of {weights}")

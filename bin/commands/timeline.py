@@ -8,6 +8,7 @@ one of median duration is drawn.
 """
 
 from bin.common.arguments import Parser
+from bin.common.run_data import description_of
 from nptrain.errors import InputError
 from nptrain.report import picture
 from nptrain.report.timeline import median, read
@@ -30,6 +31,9 @@ def main(argv, world):
     if args.iteration is not None and len(timelines) > 1:
         raise InputError(f"--iteration: found {args.iteration} in several phases, expected --phase with it")
     chosen = median(timelines)
+    hosts = description_of(args.run).get("hosts")
+    if isinstance(hosts, list) and len(hosts) == 1:
+        chosen = chosen.alone()
 
     from nptrain.report.step_plot import draw  # here: the import takes a second, and mistakes are reported before
 

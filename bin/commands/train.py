@@ -5,6 +5,7 @@ mpirun -n 2 bin/train --recipe resnet50-448nodes --train-data DIR
 mpirun -n 2 bin/train --solver solver.prototxt
 """
 
+import os
 from contextlib import nullcontext
 
 import numpy as np
@@ -66,6 +67,7 @@ def parser():
                      help="write TensorBoard's files, too (requirements-tensorboard.txt)")  # fmt: skip
     run.add_argument("--seed", metavar="N", type=int,
                      help="seed of weights, order and augmentation (0, or the solver's random_seed)")  # fmt: skip
+    p.set_defaults(weights_run=None)
     add_caffe_arguments(p)
     add_step_arguments(p.add_argument_group("step"))
     return p
@@ -104,6 +106,8 @@ def main(argv, world):
     with raise_together(world, InputError):
         check_caffe_flags(args)
         name_data_sets(args)
+    if args.weights and os.path.isdir(args.weights):
+        args.weights_run = args.weights  # its snapshots may be anywhere
     args.weights = read_once(world, lambda: args.weights and weights_of(args.weights, tell))
     config = read_once(world, lambda: Config.read(args.config) if args.config else Config())
     with raise_together(world, InputError):

@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
 def add_arguments(parser):
     """Add the flags that `kernels_and_cores` reads."""
     parser.add_argument("--threads", metavar="N", type=int,
-                        help="compute threads per rank (default: its share of the cores)")  # fmt: skip
+                        help="compute threads per rank (its share of the cores)")  # fmt: skip
     parser.add_argument("--no-pin", action="store_true", help="do not pin threads to cores")
     parser.add_argument("--kernels", choices=["fast", "numpy"], default="fast",
                         help="compiled kernels, or the plain reference (%(default)s)")  # fmt: skip
@@ -55,8 +55,8 @@ def add_precision(parser):
 def add_winograd(parser):
     """Add the flag whose value `fast.configured` takes."""
     parser.add_argument("--winograd", choices=["auto", "never"], default="auto",
-                        help="3x3 convolutions by Winograd's F(4x4, 3x3) where it is faster, with a digit less of "
-                             "precision; or never (%(default)s)")  # fmt: skip
+                        help="Winograd's F(4x4, 3x3) where it is faster, with a digit less of precision; or never "
+                             "(%(default)s)")  # fmt: skip
 
 
 def use_threads(count):

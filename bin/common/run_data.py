@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
-from nptrain.run.run_folder import RunFolder
+from nptrain.run.run_folder import RunFolder, found_from
 
 
 def description_of(folder):
@@ -25,9 +25,13 @@ def description_of(folder):
 
 def path_of(folder, flag):
     """The Path that the run's `flag`, "train_data" or "val_data", names; None if there is none, or it is not here."""
-    arguments = description_of(folder).get("arguments")
+    description = description_of(folder)
+    arguments = description.get("arguments")
     path = arguments.get(flag) if isinstance(arguments, dict) else None
-    return Path(path) if isinstance(path, str) and os.path.exists(path) else None
+    if not isinstance(path, str):
+        return None
+    path = found_from(description.get("directory"), path)
+    return Path(path) if os.path.exists(path) else None
 
 
 def data_of(folder, flag, classes=None):

@@ -55,7 +55,8 @@ def load_start(args, recipe, phases, folder, arena, names=None, data=None):
         return _load_first(args, recipe, recipe.phase(phases[0]), folder, arena, names)
     expect_same_classes("the data", names, classes_of(folder.path), f"the run in {folder.path}")
     arguments = folder.expect_same(recipe, args.seed, data or {})
-    args.weights, args.snapshot = arguments.get("weights"), arguments.get("snapshot")
+    for flag in ("weights", "weights_run", "snapshot"):
+        setattr(args, flag, arguments.get(flag))
     lines = [f"--{flag}: {new} from here on; the run had {arguments[flag]}"
              for flag, new in vars(args).items()
              if flag in CHANGE_BITS and arguments.get(flag, new) != new]  # fmt: skip
@@ -79,7 +80,7 @@ def origin_of(args):
     if it starts from none.
     """
     if not args.resume:
-        return Origin.of(files_of(args.weights)) if args.weights else None
+        return Origin.of(files_of(args.weights), args.weights_run) if args.weights else None
     folder = RunFolder(args.run_dir or f"runs/{args.recipe}")
     recipe = recipe_of(folder.path) if args.recipe else None
     if not recipe or not folder.arguments().get("weights"):
@@ -88,9 +89,9 @@ def origin_of(args):
     return Origin(folder.arguments()["weights"], fields, recipe.classes, None)
 
 
-def load_given(paths, arena, classes, names):
+def load_given(paths, arena, classes, names, run=None):
     """Fill the arena with the weights in the files `paths`, to be trained on `classes` classes, which are called
-    `names` (None: not known). Returns lines for the log.
+    `names` (None: not known). `run` as in `Origin.of`. Returns lines for the log.
 
     The classifier keeps its new weights if that of the files is for other classes: in their number, or in their names.
     """
@@ -99,7 +100,7 @@ def load_given(paths, arena, classes, names):
         blobs |= unmerged(read_caffemodel(path))
     head = next((values for name, _, values in arena.export() if name == HEAD), None)
     if head is not None:
-        origin = Origin.of(paths)
+        origin = Origin.of(paths, run)
         reason = other_classes(origin, classes, names)
         if reason:
             lines.append(f"{where}: {reason}: a new classifier is trained")
@@ -134,7 +135,7 @@ def _load_first(args, recipe, phase, folder, arena, names):
         start = Checkpoint(folder.checkpoints, phase.name, state.iteration, progress)
         return start, [f"{args.snapshot}: iteration {state.iteration}, weights from {model}"]
     if args.weights:
-        lines = load_given(files_of(args.weights), arena, recipe.classes, names)
+        lines = load_given(files_of(args.weights), arena, recipe.classes, names, args.weights_run)
         return None, [f"phase {phase.name}: starts from the weights in {args.weights}", *lines]
     if phase is not recipe.phases[0]:
         return None, [f"phase {phase.name}: {load_start_of(phase, recipe, folder.checkpoints, arena)}"]

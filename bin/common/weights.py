@@ -39,10 +39,12 @@ class Origin:
     names: list[str] | None
 
     @classmethod
-    def of(cls, paths):
-        """Raises InputError for files that are not weights, and for a damaged run.json beside them."""
+    def of(cls, paths, run=None):
+        """Of the files `paths`, of the run in the folder `run`, if it is not the one around the last of them. Raises
+        InputError for files that are not weights, and for a damaged run.json.
+        """
         name = ",".join(map(str, paths))
-        run = run_of(paths[-1])
+        run = run or run_of(paths[-1])
         fields, classes = recipe_fields(paths)
         recipe = recipe_of(run)
         if recipe:
@@ -181,16 +183,18 @@ def load_members(network, blobs_of):
 
 def weights_of(model, tell):
     """The .caffemodel that is meant by `model`: itself, or of the folder of a run, its best checkpoint, if the run has
-    chosen one, else its newest complete one; tell(line) says what was passed over.
+    chosen one, else its newest complete one; tell(line) says which, and what was passed over.
     """
     if not os.path.isdir(model):
         return model
     folder, recipe = RunFolder(model), recipe_of(model)
     if recipe is None:
         raise InputError(f"{model}: a folder without run.json, expected that of a run, or a .caffemodel")
-    found = best(folder, tell) or latest(recipe, folder.checkpoints, tell)
+    chosen = best(folder, tell)
+    found = chosen or latest(recipe, folder.checkpoints, tell)
     if found is None:
         raise InputError(f"{model}: found no complete checkpoint of this run")
+    tell(f"{model}: the {'best' if chosen else 'newest'} weights are {found.model}")
     return str(found.model)
 
 

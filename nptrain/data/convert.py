@@ -1,7 +1,8 @@
 """Making a data set: an LMDB from a folder or an archive of images."""
 
 import os
-from contextlib import closing
+import shutil
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from nptrain.data.parallel import ahead
 from nptrain.data.sampler import CONVERT, stream
 from nptrain.data.sources import open_source
 from nptrain.data.storage import Storage
-from nptrain.errors import InputError, reason
+from nptrain.errors import InputError, counted, reason
 
 
 @dataclass
@@ -54,7 +55,7 @@ def convert(
     Names of classes, where they have names, are written to classes.txt. Files that do not decode are skipped. Files are
     read in the new order, so that images never fill the memory; a compressed archive, which can only be read from its
     beginning, is first unpacked to a temporary file on the disk of `out`. Returns a Summary of each data set. Raises
-    InputError for a user's mistake, and if no image is left.
+    InputError for a user's mistake, and if no image is left; of several data sets, none is left then.
     """
     labels, storage = labels or Labels(), storage or Storage()
     labels.check()
@@ -64,8 +65,7 @@ def convert(
     if not os.path.exists(source):
         raise InputError(f"{source}: no such folder or archive")
     threads = threads or len(os.sched_getaffinity(0))
-    with closing(open_source(source, _existing(out))) as files:
-        summaries = []
+    with closing(open_source(source, _existing(out))) as files, _all_or_nothing(out) as summaries:
         parts = label(files, labels)
         for part in parts:
             expect_new(Path(out, part.split))
@@ -81,11 +81,28 @@ def convert(
                 if not summary.records:
                     first = "; the first, {}: {}".format(*summary.skipped[0]) if summary.skipped else ""
                     place = Path(source, part.split)
-                    raise InputError(f"{place}: found no image in {len(summary.skipped)} files{first}")
+                    raise InputError(f"{place}: found no image in {counted(len(summary.skipped), 'file')}{first}")
                 if part.names:
                     writer.name_classes(part.names)
             summaries.append(summary)
     return summaries
+
+
+@contextmanager
+def _all_or_nothing(out):
+    """A list for the Summary of each data set that is made in the folder `out`. After an exception they are removed:
+    the same call can be made again.
+    """
+    summaries, new = [], not os.path.lexists(out)
+    try:
+        yield summaries
+    except BaseException:
+        for summary in summaries:
+            shutil.rmtree(summary.path, ignore_errors=True)
+        with suppress(OSError):  # it has something in it
+            if new:
+                os.rmdir(out)
+        raise
 
 
 def _write(writer, entries, records, summary):

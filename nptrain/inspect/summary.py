@@ -1,4 +1,5 @@
-"""What a file contains: weights, a solver state, a mean image, an LMDB, a net or solver text, a checkpoint or a run.
+"""What a file contains: weights, a solver state, a mean image, an LMDB, a net or solver text, a checkpoint or a run;
+safetensors or ONNX.
 
 `summary(path)` recognises the kind of a file by its content. It returns a dictionary for JSON, with "file" and "kind";
 `summary_text` makes text of it.
@@ -21,7 +22,8 @@ from nptrain.caffe.wire import I32, I64, LEN, VARINT, open_message
 from nptrain.data.lmdb_dataset import expect_no_splits
 from nptrain.data.lmdb_file import MAGIC
 from nptrain.errors import InputError, reason
-from nptrain.files import check_regular, other_kind
+from nptrain.files import check_regular, is_safetensors, other_kind
+from nptrain.inspect import exports
 from nptrain.inspect.layers import described
 from nptrain.inspect.lmdb import describe_lmdb
 from nptrain.run.checkpoint import of_manifest, verify
@@ -29,6 +31,8 @@ from nptrain.run.manifest import read_manifest
 
 # Of each kind of message: the wire types of its fields, and the fields of which it has at least one.
 WIRE_TYPES = {
+    "onnx": ({1: (VARINT,), 2: (LEN,), 3: (LEN,), 4: (LEN,), 5: (VARINT,), 6: (LEN,), 7: (LEN,), 8: (LEN,), 14: (LEN,)},
+             (7,)),
     "caffemodel": ({1: (LEN,), 2: (LEN,), 3: (LEN,), 5: (VARINT,), 6: (LEN,), 7: (VARINT,), 8: (LEN,), 100: (LEN,)},
                    (2, 100)),
     "solverstate": ({number: (wire,) for number, wire in state.WIRE_TYPES.items()}, (1,)),
@@ -69,6 +73,8 @@ def _kind(path):
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     if not head:
         raise InputError(f"{path}: is empty")
+    if is_safetensors(head):
+        return "safetensors"
     if other := other_kind(path):
         raise InputError(f"{path}: found {other}")
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -84,7 +90,8 @@ def _kind(path):
         if fits and any(number in needed for number, _ in types):
             return kind
     raise InputError(
-        f"{path}: not one of Caffe's files: expected weights, a solver state, a mean image, an LMDB or a text"
+        f"{path}: not one of Caffe's files: expected weights, a solver state, a mean image, an LMDB or a text; or "
+        "safetensors or ONNX"
     )
 
 
@@ -197,6 +204,10 @@ def _json(path):
     raise InputError(f"{path}: neither the manifest of a checkpoint nor the description of a run")
 
 
+def _safetensors(path):
+    return exports.safetensors(path, _blob)
+
+
 def _finite(text):
     value = float(text)
     if not math.isfinite(value):
@@ -205,4 +216,4 @@ def _finite(text):
 
 
 _READERS = {"caffemodel": _caffemodel, "solverstate": _solverstate, "blob": _mean, "prototxt": _prototxt,
-            "json": _json}  # fmt: skip
+            "json": _json, "safetensors": _safetensors, "onnx": exports.onnx}  # fmt: skip

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 from nptrain.caffe.state import NO_LOSS
-from nptrain.errors import printable
+from nptrain.errors import counted, printable
 from nptrain.inspect.layers import layer_lines
 from nptrain.report.table import WIDTH, columns
 
@@ -64,7 +64,7 @@ def _mean(summary):
 def _lmdb(summary):
     part = "" if summary["read"] == summary["records"] else f", {summary['read']} of them read"
     size = f"{_size(summary)}, {summary['record_bytes']:.0f} bytes a record"
-    yield f"  LMDB of {summary['records']} records ({size}){part}"
+    yield f"  LMDB of {counted(summary['records'], 'record')} ({size}){part}"
     yield from _wrap("first keys: ", (_clip(key, 60) for key in summary["first_keys"]))
     yield from _wrap("coding: ", (f"{kind} {n}" for kind, n in summary["codings"].items()))
     yield from _wrap("channels: ", (f"{planes} in {n}" for planes, n in summary["channels"].items()))
@@ -81,7 +81,7 @@ def _labels(labels, names):
     """The lines about the labels {label: records}, and the names of the classes, where there are any."""
     if labels:
         few, many = min(labels.values()), max(labels.values())
-        records = f"{few} to {many} records" if few < many else f"{few} records"
+        records = f"{few} to {many} records" if few < many else counted(few, "record")
         yield f"  labels {min(labels)}..{max(labels)}: {len(labels)} classes, {records} each"
     if names and len(names) <= 40:
         lines = (f"{label} {_clip(name, 40)}: {labels.get(label, 0)}" for label, name in enumerate(names))
@@ -109,7 +109,7 @@ def _message(summary):
 
 def _run(summary):
     recipe, arguments = summary["recipe"], summary["arguments"]
-    yield f"  description of a run on {summary['hosts']} ranks ({_size(summary)})"
+    yield f"  description of a run on {counted(summary['hosts'], 'rank')} ({_size(summary)})"
     for title, entries in (("recipe", recipe), ("arguments", arguments), ("versions", summary["versions"])):
         plain = {k: v for k, v in entries.items() if v is not None and not isinstance(v, (list, dict))}
         yield from _wrap(f"{title}: ", (f"{k} {_clip(_value(v), 60)}" for k, v in plain.items()))
@@ -128,8 +128,31 @@ def _checkpoint(summary):
         yield "  its files are complete, with the manifest's checksums"
 
 
+def _metadata(summary):
+    texts = (f"{name} {_clip(text, 70)}" for name, text in summary["metadata"].items())
+    yield from _wrap("metadata: ", texts)
+
+
+def _safetensors(summary):
+    yield f"  tensors in the format safetensors ({_size(summary)})"
+    yield from _metadata(summary)
+    rows = [("tensor", "", "", "L2 norm"), *((tensor["name"], *_blob(tensor)) for tensor in summary["tensors"])]
+    yield from _table(rows, (36, 20, 7, 12), right=(3,))
+    numbers = sum(math.prod(tensor["shape"]) for tensor in summary["tensors"])
+    yield f"  {len(summary['tensors'])} tensors, {numbers} numbers"
+
+
+def _onnx(summary):
+    yield f"  ONNX, a network of {_clip(summary['producer'], 40) or '(no name)'} ({_size(summary)})"
+    yield from _metadata(summary)
+    yield f"  {len(summary['operators'])} operators, {summary['arrays']} arrays"
+    kinds = Counter(summary["operators"])
+    yield from _wrap("", (f"{n} {_clip(kind, 30) or '(no type)'}" for kind, n in kinds.most_common()))
+
+
 _WRITERS = {"caffemodel": _caffemodel, "solverstate": _solverstate, "blob": _mean, "lmdb": _lmdb, "run": _run,
-            "checkpoint": _checkpoint, "SolverParameter": _message, "NetParameter": _message}  # fmt: skip
+            "checkpoint": _checkpoint, "SolverParameter": _message, "NetParameter": _message,
+            "safetensors": _safetensors, "onnx": _onnx}  # fmt: skip
 
 
 def _blob(blob):

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from nptrain.report import picture
 
@@ -37,6 +38,9 @@ def loss(axes, runs, window, in_epochs=False):
     """Training loss, smoothed, on a log scale."""
     _lines(axes, runs, 1, in_epochs, window)
     axes.set(yscale="log", ylabel=f"training loss, mean of {window}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def rate(axes, runs, in_epochs=False):
@@ -103,7 +107,7 @@ def _finish(axes, runs, in_epochs):
         for phase in phases[1:]:
             at = phase.epoch if in_epochs else phase.begin
             axes.axvline(at, color=color if len(runs) > 1 else "grey", linestyle=":", linewidth=1.2)
-            axes.annotate(f"phase {phase.name} ", (at, 1), (0, -3), xycoords=("data", "axes fraction"), ha="right",
-                          va="top", textcoords="offset points", rotation=90, fontsize=8, color="grey")  # fmt: skip
+            axes.annotate(f"phase {phase.name}", (at, 1), (-2, -4), xycoords=("data", "axes fraction"), ha="right",
+                          va="top", textcoords="offset points", rotation=90, fontsize=8)  # fmt: skip
     axes.grid(which="major", alpha=0.3)
     axes.set(xlabel="epoch" if in_epochs else "iteration")

@@ -11,6 +11,7 @@ from nptrain.report.history import best_test
 from nptrain.report.page import Page
 from nptrain.report.predictions import Predictions
 from nptrain.report.timeline import median
+from nptrain.run.log import TOP5_CLASSES
 
 PAIRS = 15  # of classes that are confused most, in the table
 HOSTS = 20  # ranks in the table
@@ -109,9 +110,10 @@ def _what_ran(page, run):
     if len(hosts) > HOSTS:
         page.text("p", f"and {len(hosts) - HOSTS} more ranks", "soft")
     with page.inside("details", summary="tests, flags and versions"):
-        page.table([(phase.name, f"{updates:.0f}", f"{loss:.4f}", f"{top1:.2%}", f"{top5:.2%}")
+        shown = 5 if recipe.classes >= TOP5_CLASSES else 4
+        page.table([(phase.name, f"{updates:.0f}", f"{loss:.4f}", f"{top1:.2%}", f"{top5:.2%}")[:shown]
                     for phase in run.phases for updates, loss, top1, top5 in phase.tests],
-                   ("phase", "after", "loss", "top-1", "top-5"))  # fmt: skip
+                   ("phase", "iterations", "loss", "top-1", "top-5")[:shown])  # fmt: skip
         given = _entry(run, "arguments", dict).items()
         page.table([(name, _listed(value)) for name, value in given if value not in (None, False, [])], ("flag", ""))
         page.table(_entry(run, "versions", dict).items(), ("version of", ""))
@@ -141,6 +143,8 @@ def _time(page, run, prefix):
         kinds = dict.fromkeys(kind for each in times for kind in each)
         spent[phase.name] = {kind: float(np.median([each.get(kind, 0.0) for each in times])) for kind in kinds}
     step = median(run.timelines)
+    if len(_entry(run, "hosts", list)) == 1:
+        step = step.alone()
     with page.inside("div", "grid"):
         page.figure(f"{prefix}time", lambda: report_plot.shares(spent), "Rank 0's time in a step, by phase")
         page.figure(f"{prefix}step", lambda: report_plot.timeline(step), "A step of median duration, on rank 0")

@@ -60,7 +60,7 @@ def curve(draw, runs, *options):
 
 
 def timeline(step):
-    """A Figure of a Timeline. A run on one rank sends nothing: what took no time is left out."""
+    """A Figure of a Timeline, without the sums that took no time."""
     sent = [each for each in step.sums if each[3] - each[1] > SHORTEST]
     return step_plot.figure(step.spans, sent, step.title, "ms", WIDTH)
 

@@ -37,6 +37,7 @@ def figure(spans, sums, title, xlabel, width=10):
     axes.set(xlabel=xlabel, xlim=(0, 1.01 * whole), ylim=(rows - 0.3, -0.6),
              yticks=[0.5, *range(2, rows)], yticklabels=["compute", *(label for label, *_ in sums)])  # fmt: skip
     axes.set_title(title, fontsize="large" if width >= WIDE else "medium")
-    result.legend(named.values(), named, loc="outside lower center", ncols=len(named) if width >= WIDE else 4,
+    columns = len(named) if width >= WIDE or len(named) <= 5 else 4
+    result.legend(named.values(), named, loc="outside lower center", ncols=columns,
                   frameon=False, fontsize=9, handlelength=1.3, columnspacing=1.2)  # fmt: skip
     return result

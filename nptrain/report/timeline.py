@@ -1,6 +1,6 @@
 """One iteration of a run, from its metrics.jsonl: what rank 0 computed, and what it sent meanwhile."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nptrain.errors import InputError
 from nptrain.run import metrics
@@ -14,14 +14,14 @@ class Timeline:
 
     spans   [(name, begin, end)] of data, forward, backward, update, and waiting for a sum; one after another
     sums    [(label, ready, begin, end)] of what was sent, in order: the loss, then the buckets of gradients
-    hidden  the share of communication during which the rank did not wait for gradients
+    hidden  the share of communication during which the rank did not wait for gradients; None on one rank
     """
 
     phase: str
     iteration: int
     spans: list
     sums: list
-    hidden: float
+    hidden: float | None
 
     @property
     def duration(self):
@@ -29,8 +29,12 @@ class Timeline:
 
     @property
     def title(self):
-        return (f"phase {self.phase}, iteration {self.iteration}: {self.duration:.1f} ms, "
-                f"{self.hidden:.1%} of communication hidden")  # fmt: skip
+        hidden = "" if self.hidden is None else f", {self.hidden:.1%} of communication hidden"
+        return f"phase {self.phase}, iteration {self.iteration}: {self.duration:.1f} ms{hidden}"
+
+    def alone(self):
+        """The same for a run on one rank, which sends nothing."""
+        return replace(self, sums=[], hidden=None)
 
     def spent(self):
         """{name: total ms} of each kind of span."""

@@ -7,6 +7,7 @@ import time
 from datetime import datetime
 from math import isfinite, nan
 from pathlib import Path
+from statistics import harmonic_mean
 
 from nptrain.files import atomic_write, writing
 from nptrain.run.metrics import MetricsFile
@@ -23,7 +24,7 @@ class Log:
         self.file = MetricsFile(Path(folder) / "metrics.jsonl") if folder else None
         self.stream = stream or sys.stdout
         self.columns = terminal_columns(self.stream)
-        self.line_open, self.caffe, self.writers = False, caffe, writers
+        self.line_open, self.caffe, self.writers, self.speeds = False, caffe, writers, []
 
     def begin(self, phase, start, stop, epoch=None):
         """A phase begins at iteration `start` and runs to `stop`. `epoch` is that of an iteration: images of a step, as
@@ -40,23 +41,26 @@ class Log:
 
     def iteration(self, iteration, lr, loss, images_per_s, data_wait_s, smoothed_loss, **times):
         """Log an iteration: `loss` is the mean over all workers, `times` are rank 0's. People see the smoothed loss,
-        every `display` iterations; on a terminal, in every iteration.
+        every `display` iterations, and the speed since they saw it last; on a terminal, in every iteration.
         """
         if not self.file:
             return
         seconds = rounded({"data_wait_s": data_wait_s, **times})
         self._write("not a finite number", phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
                     images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
+        self.speeds.append(images_per_s)
         last = iteration + 1 == self.stop
         display = self.phase.display and iteration % self.phase.display == 0
         if self.caffe and display:
             self.caffe.iteration(iteration, lr, loss, smoothed_loss)
         if self.columns or display or last:
             done = iteration + 1 - self.start
-            left = (time.monotonic() - self.began) / done * (self.stop - iteration - 1)
-            epochs = f"  epoch {(iteration + 1) * self.epoch:.2f}/{self.stop * self.epoch:.2f}" if self.epoch else ""
-            self._show(f"phase {self.phase.name}  {iteration + 1}/{self.stop}{epochs}  loss {smoothed_loss:.4f}  "
-                       f"lr {lr:.4g}  {images_per_s:.1f} images/s  {duration(left)} left", last)  # fmt: skip
+            left = duration((time.monotonic() - self.began) / done * (self.stop - iteration - 1))
+            epochs = [f"epoch {(iteration + 1) * self.epoch:.2f}/{self.stop * self.epoch:.2f}"] if self.epoch else []
+            speed = f"{harmonic_mean(self.speeds):.1f} images/s"
+            self._show([f"phase {self.phase.name}", f"{iteration + 1}/{self.stop}", *epochs,
+                        f"loss {smoothed_loss:.4f}", f"{left} left", speed, f"lr {lr:.4g}"], last)  # fmt: skip
+            self.speeds.clear()
 
     def begin_test(self, iteration):
         """A test after `iteration` updates begins."""
@@ -115,12 +119,15 @@ class Log:
         for writer in self.writers:
             writer.write(entry)
 
-    def _show(self, text, last):
+    def _show(self, fields, last):
+        """Print a progress line; on a terminal, the first of its fields that fit, in place of the line before."""
         if not self.columns:
-            self._print(f"{text}\n")
+            self._print("  ".join(fields) + "\n")
             return
         width = self.columns - 1
-        self._print("\r" + text[:width].ljust(width) + ("\n" if last else ""))
+        while len(fields) > 1 and len("  ".join(fields)) > width:
+            fields = fields[:-1]
+        self._print("\r" + "  ".join(fields)[:width].ljust(width) + ("\n" if last else ""))
         self.line_open = not last
 
     def _print(self, text):

@@ -1,6 +1,7 @@
 """The folder of a run: run.json with the whole recipe, versions and hosts; metrics; checkpoints."""
 
 import json
+import os
 import platform
 import subprocess
 from contextlib import contextmanager, suppress
@@ -12,6 +13,15 @@ from nptrain.files import atomic_write, check_regular, writing
 from nptrain.recipes.recipe import from_dict, to_dict
 
 PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
+FILES = (
+    "data",
+    "train_data",
+    "val_data",
+    "weights",
+    "weights_run",
+    "snapshot",
+    "config",
+)  # arguments that name what a run reads
 
 
 class RunFolder:
@@ -36,7 +46,7 @@ class RunFolder:
             )
 
     def arguments(self):
-        """The arguments of the run in the folder. Raises InputError if there is none."""
+        """The arguments of the run in the folder, paths by `found_from`. Raises InputError if there is none."""
         return self._read()["arguments"]
 
     def _read(self):
@@ -44,8 +54,10 @@ class RunFolder:
             raise InputError(f"--resume: {self.description} does not exist, expected a run to continue")
         with _expect_description(self.description):
             before = json.loads(self.description.read_bytes())
+            given = before["arguments"]
+            paths = {flag: found_from(before.get("directory"), given[flag]) for flag in FILES if given.get(flag)}
             return {"data": {}, **before, "recipe": from_dict(before["recipe"]),
-                    "arguments": {**before["arguments"], "seed": int(before["arguments"]["seed"])}}  # fmt: skip
+                    "arguments": {**given, **paths, "seed": int(given["seed"])}}  # fmt: skip
 
     def expect_same(self, recipe, seed, data):
         """Raise InputError unless the folder contains a run of this recipe, seed and data, to be resumed. Returns the
@@ -71,7 +83,7 @@ class RunFolder:
         argument: {fact: value}} of the data sets.
         """
         entry = {"recipe": to_dict(recipe), "classes": classes, "data": data or {}, "arguments": arguments,
-                 "versions": versions(library), "hosts": hosts}  # fmt: skip
+                 "directory": os.getcwd(), "versions": versions(library), "hosts": hosts}  # fmt: skip
         with writing(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         with writing(self.description), atomic_write(self.description) as file:
@@ -84,6 +96,14 @@ class RunFolder:
                 self.description.unlink(missing_ok=True)
                 self.metrics.unlink(missing_ok=True)
                 self.checkpoints.rmdir()
+
+
+def found_from(directory, path):
+    """Where the file or folder is that a run was given as `path`: in the working `directory` in which the run began
+    (None: not known), if it is still there, else as the path says.
+    """
+    there = os.path.join(directory or "", path)
+    return there if directory not in (None, os.getcwd()) and os.path.exists(there) else path
 
 
 def recipe_of(path):
