@@ -13,7 +13,7 @@ def beginning(recipe, data, hosts, resumed):
     continues, or None.
     """
     size = recipe.crop_size
-    yield f"{recipe.name}: ResNet-{recipe.depth}, {recipe.classes} classes, images of {size}x{size}"
+    yield f"{recipe.name}: {recipe.architecture.name}, {recipe.classes} classes, images of {size}x{size}"
     if recipe.name != photos.NAME and recipe == RECIPES.get(recipe.name, recipe):
         yield recipe.description
     tested = f", {data.val.records} to test on" if data.val else ""
