@@ -56,7 +56,7 @@ def check(tmp_path, recipe, pixels):
     "changes",
     [
         ["crop_size=96"],  # pool1 goes from 48 to 24 in Caffe's ceil mode
-        ["crop_size=64", "downsample=1x1", "bn_eps=0.001"],
+        ["crop_size=64", "width=16", "downsample=1x1", "bn_eps=0.001"],
         ["crop_size=97", "depth=18", "width=16", "scale=0.02"],
     ],
 )

@@ -20,7 +20,7 @@ CASES = [
     ["crop_size=48", "depth=18", "width=16", "first_projection=true"],
     ["crop_size=97", "depth=18", "width=16", "stem_bias=false", "scale=0.02"],
     ["crop_size=48", "bn_eps=0.001"],
-    ["crop_size=64", "stem_bias=false", "downsample=1x1"],
+    ["crop_size=64", "width=16", "stem_bias=false", "downsample=1x1"],
 ]
 
 
