@@ -110,6 +110,7 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
     loss, waited, stop = pending.result()
     loss /= count
     if not math.isfinite(loss):
+        buckets.wait()
         raise TrainingError(f"phase {phase.name}, iteration {iteration}: the loss is {loss}")
     progress = advance(progress or Progress(), phase, iteration, loss)
     update(network.arena, phase, iteration, count, buckets.wait_into_gradients(), progress.current_step)

@@ -217,10 +217,10 @@ layer {{
 
 def train_val(train="/tmp/ilsvrc12_train_lmdb", val="examples/imagenet/ilsvrc12_val_lmdb", augmented=True, classes=1000,
               crop=224, batch=16, val_batch=50, val_resize=256, mirror=True, depth=50, downsample="3x3",
-              stem_bias=True, first_projection=False):  # fmt: skip
+              stem_bias=True, first_projection=False, width=64):  # fmt: skip
     """The text of the net file: by default of part 1. Part 2's is that of augmented=False and val=None, which leaves
     out the TEST data layer. val_resize: the shorter side of test images, or None. stem_bias, first_projection: of nets
-    of others, conv1 without a bias, and a projection where depths 18 and 34 need none.
+    of others, conv1 without a bias, and a projection where depths 18 and 34 need none. width: channels of conv1.
     """
     text = 'name: "ResNet-50"\n'
     text += DATA.format(phase="TRAIN", mirror=str(mirror).lower(), crop=crop, source=train, batch=batch,
@@ -230,19 +230,20 @@ def train_val(train="/tmp/ilsvrc12_train_lmdb", val="examples/imagenet/ilsvrc12_
         resize = RESIZE.format(size=val_resize) if val_resize else ""
         text += DATA.format(phase="TEST", mirror="false", crop=crop, source=val, batch=val_batch, order="",
                             augmentation=resize)  # fmt: skip
-    text += CONV1 if stem_bias else CONV1.replace("stride: 2\n", "stride: 2\n    bias_term: false\n")
+    conv1 = CONV1.replace("num_output: 64", f"num_output: {width}")
+    text += conv1 if stem_bias else conv1.replace("stride: 2\n", "stride: 2\n    bias_term: false\n")
     text += NORM.format(blob="conv1", name="_conv1", gamma=1) + RELU.format(blob="conv1") + POOL1
     size, bottom = -(-((crop + 1) // 2 - 3) // 2) + 1, "pool1"
     for block in BLOCKS[depth]:
         strided = block in ("3a", "4a", "5a")
         projected = block[1] == "a" and (depth != 18 or block != "2a" or first_projection)
-        text += _block(block, bottom, 2 if strided else 1, depth, downsample, projected)
+        text += _block(block, bottom, 2 if strided else 1, depth, downsample, projected, width << int(block[0]) - 2)
         size, bottom = (size + 1) // 2 if strided else size, f"res{block}"
     return text + END.format(last=bottom, size=size, classes=classes)
 
 
-def _block(block, bottom, stride, depth, downsample, projected):
-    width, text, shortcut = 64 << int(block[0]) - 2, "", bottom
+def _block(block, bottom, stride, depth, downsample, projected, width):
+    text, shortcut = "", bottom
     if depth == 50:
         first = downsample == "1x1"
         branch = [

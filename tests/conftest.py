@@ -50,14 +50,16 @@ def on_ranks():
         each.close()
 
 
-LONGEST = ("test_ranks", "test_compile", "test_train", "test_compressed_sum", "test_stop")  # files
+LONGEST = ("test_ranks", "test_compile", "test_golden", "test_bench_parallel", "test_compressed_sum", "test_train",
+           "test_stop", "test_report", "test_gradients")  # files, by CPU time  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
     """What runs on ranks has the mark, which make test-mpi looks for. The longest files come first: at the end of two
     processes, neither then waits long for the other.
     """
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     for item in items:
         if "on_ranks" in item.fixturenames:
             item.add_marker("ranks")

@@ -29,10 +29,10 @@ from tests import caffe_net
 RECIPE = override(get_recipe("resnet50-448nodes"), ["classes=5", "downsample=1x1"])
 SIZE, LABELS = 64, np.array([0, 4, 2])
 OTHERS = [  # a kind of network, and a layer of it that the recipe's has not, or has in another way
-    ({"downsample": "1x1"}, "res3a_branch2a"),
-    ({"depth": 18, "stem_bias": False, "first_projection": True}, "res2a_branch1"),
+    ({"downsample": "1x1", "width": 16}, "res3a_branch2a"),
+    ({"depth": 18, "stem_bias": False, "first_projection": True, "width": 32}, "res2a_branch1"),
 ]
-KINDS = [{}, *(kind for kind, _ in OTHERS), {"depth": 34, "stem_bias": False}]
+KINDS = [{}, *(kind for kind, _ in OTHERS), {"depth": 34, "stem_bias": False, "width": 48}]
 
 
 def filled(ops, dtype, **kind):
@@ -61,6 +61,16 @@ def test_where_the_stride_is():
         override(RECIPE, ["depth=18"])
     with pytest.raises(InputError, match="downsample: found 2x2, expected one of 3x3, 1x1"):
         override(RECIPE, ["downsample=2x2"])
+
+
+def test_a_narrow_network_has_the_same_layers_with_fewer_channels():
+    narrow, wide = (list(convolutions(Architecture(50, width=width))) for width in (16, 64))
+    for one, other in zip(narrow, wide, strict=True):
+        assert other == replace(one, inputs=3 if one.is_stem else 4 * one.inputs, outputs=4 * one.outputs)
+    assert (Architecture(50).name, Architecture(18, width=16).name) == ("ResNet-50", "ResNet-18 of width 16")
+    for width in (0, 24):
+        with pytest.raises(InputError, match=f"width: found {width}, expected a multiple of 16"):
+            override(RECIPE, [f"width={width}"])
 
 
 def test_conv1_without_a_bias_and_a_projection_where_none_is_needed():
@@ -97,7 +107,7 @@ def test_it_comes_back_from_its_own_net_file_and_snapshot(kind, tmp_path):
     if kind.get("stem_bias", True):
         return
     with pytest.raises(InputError, match="conv1"):
-        checkpoint.load_caffemodel(saved.model, Arena(layers(Architecture(recipe.depth), 5), naive))
+        checkpoint.load_caffemodel(saved.model, Arena(layers(replace(recipe.architecture, stem_bias=True), 5), naive))
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])

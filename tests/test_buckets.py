@@ -8,9 +8,15 @@ import pytest
 
 from kernels import naive
 from mpi.reducer import Reducer
+from nptrain.data.loader import Batch
+from nptrain.errors import TrainingError
+from nptrain.network.resnet import ResNet
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.recipe import override
 from nptrain.reduction.buckets import Buckets, StepTimer
 from nptrain.reduction.compressed_sum import CompressedSum
 from nptrain.reduction.plain_sum import PlainSum, sum_buffer
+from nptrain.step import Reduction, train_step
 from nptrain.world import ImmediateReducer, Solo
 
 
@@ -138,3 +144,18 @@ def test_an_error_on_the_way_surfaces(reducer):
         buckets.mark_ready(0)
         with pytest.raises(OSError, match="network is down"):
             arrived(buckets)
+
+
+def test_nothing_is_left_on_its_way_where_the_loss_is_not_finite():
+    """Each sum here begins when it is waited for. On ranks, one that others had left would never end."""
+    recipe = override(get_recipe("digits"), ["depth=18", "width=16"])
+    network, labels = ResNet.of(recipe, naive), np.zeros(2, np.int64)
+    network.arena.weights[:] = np.nan
+    sums, late = Recorded(network.arena.gradients), SimpleNamespace()
+    late.start = lambda action, *args: SimpleNamespace(result=lambda: action(*args))
+    reduction = Reduction(Solo(), range(1), sums, late, bucket_bytes=1)
+    batches = iter([Batch(np.zeros((2, 3, 32, 32), np.uint8), labels)])
+    with pytest.raises(TrainingError, match="phase 1, iteration 0: the loss is nan"):
+        train_step(network, recipe, recipe.phases[0], 0, batches, reduction)
+    assert sums.summed == [part for _, part in sums.added]
+    assert sums.summed[-1].start == 0

@@ -76,7 +76,7 @@ def test_the_log_says_what_the_metrics_say(data, tmp_path):
     entries, (first, second) = metrics(run), phases(log)
     check(first, [e for e in entries if e["phase"] == "1"], 2)
     check(second, [e for e in entries if e["phase"] == "2"], 0)
-    assert first[:2] == ["Solving ResNet-18", "Learning Rate Policy: poly"]
+    assert first[:2] == ["Solving ResNet-18 of width 16", "Learning Rate Policy: poly"]
     state = run / "checkpoints" / "phase1_iter_4.solverstate"
     at = first.index(f"Snapshotting to binary proto file {state.with_suffix('.caffemodel')}")
     assert first[at + 1] == f"Snapshotting solver state to binary proto file {state}"

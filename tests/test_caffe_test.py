@@ -17,8 +17,8 @@ from nptrain.network.resnet import ResNet
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.recipe import override
 
-RECIPE = override(get_recipe("resnet50-448nodes"), ["depth=18", "classes=5", "crop_size=32", "test_resize=34",
-                                                    "test_batch_size=2"])  # fmt: skip
+RECIPE = override(get_recipe("resnet50-448nodes"), ["depth=18", "width=16", "classes=5", "crop_size=32",
+                                                    "test_resize=34", "test_batch_size=2"])  # fmt: skip
 PREFIX = r"^I\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ caffe\.cpp:\d+\] "
 NUMPY = ["--kernels", "numpy"]
 

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import call
+from commands import NARROW, call
 from images import make_dataset
 from short_runs import move_snapshot
 
@@ -22,7 +22,7 @@ from nptrain.recipes.recipe import override
 from nptrain.run.run_folder import recipe_of
 
 PUBLISHED = get_recipe("resnet50-448nodes")
-SHORT = ["--recipe", "digits", "--depth", "18", "--batch-size", "2", "--iterations", "1", "--phase", "1"]
+SHORT = ["--recipe", "digits", *NARROW, "--batch-size", "2", "--iterations", "1", "--phase", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_flags_and_what_is_derived(folder, tmp_path):
                              "--set", "test_resize=44", run_dir=tmp_path / "run")  # fmt: skip
     assert (recipe.depth, recipe.classes, recipe.crop_size, recipe.test_resize) == (18, 5, 36, 44)
     assert [phase.base_lr for phase in recipe.phases] == [0.02, 0.5]
-    assert "digits: ResNet-18, 5 classes, images of 36x36\n" in output
+    assert "digits: ResNet-18 of width 16, 5 classes, images of 36x36\n" in output
     net, _ = call("train", "--recipe", "resnet50-448nodes", "--crop-size", "64", "--print-net", "--phase", "2")
     assert net.count("min_size: 73") == 1  # of the training images: this phase has no tests
 
@@ -184,7 +184,7 @@ def test_weights_say_what_they_are(folder, run, tmp_path):
     shutil.copy(weights(run), alone)
     words = ["train", "--recipe", "photos", "--batch-size", "4", "--epochs", "5", "--data", "five", "--weights", alone]
     output, _ = call(*words, "--iterations", "1", "--phase", "1", "--run-dir", tmp_path / "run", cwd=folder)
-    assert f"as the weights in {alone}: depth 18, crop_size 32, test_resize 37\n" in output
+    assert f"as the weights in {alone}: depth 18, width 16, crop_size 32, test_resize 37\n" in output
     recipe = recipe_of(tmp_path / "run")
     assert (recipe.depth, recipe.crop_size, recipe.test_resize) == (18, 32, 37)
     resumed = [*words[:-2], "--iterations", "2", "--phase", "1", "--run-dir", tmp_path / "run", "--resume"]

@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
-from commands import call
+from commands import NARROW, call
 from images import image, image_file
 from weights import write_layers
 
@@ -16,7 +16,7 @@ from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.errors import InputError
 
 NAMES = ["ant", "bee", "cow"]
-SHORT = ["--recipe", "digits", "--depth", "18", "--batch-size", "2", "--iterations", "1", "--phase", "1"]
+SHORT = ["--recipe", "digits", *NARROW, "--batch-size", "2", "--iterations", "1", "--phase", "1"]
 
 
 def make(path, labels, names=None):

@@ -32,8 +32,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classify")
     records = ((str(i), encoded_datum(image_file(image(i, 40, 36)), i % 7)) for i in range(14))
     write_lmdb(folder / "data", records, NAMES)
-    fields = ["depth=18", "batch_size=2", "test_resize=36", "max_iter=1", "2.starts_from=1", "base_lr=0.0001",
-              "warmup_iter=0"]  # fmt: skip
+    fields = ["depth=18", "width=16", "batch_size=2", "test_resize=36", "max_iter=1", "2.starts_from=1",
+              "base_lr=0.0001", "warmup_iter=0"]  # fmt: skip
     words = [word for field in fields for word in ("--set", field)]
     call("train", "--recipe", "digits", *words, "--data", "data", "--run-dir", "run", cwd=folder)
     (folder / "photos" / "below").mkdir(parents=True)

@@ -1,46 +1,98 @@
 """The cache of compiled kernels: what is compiled once serves the real step, and another CPU gets its own."""
 
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from commands import PROJECT
 
-PROGRAM = """
-import hashlib
-from numba.core import event
+from kernels import cache
 from nptrain.network.compile import compile_kernels
-from nptrain.bench.step import Work
-from nptrain.recipes.published import RECIPES
+from nptrain.recipes.published import get_recipe
 
-said = []
-compile_kernels(RECIPES["resnet50-448nodes"], said.append)
-with event.install_recorder("numba:compile") as compiled:
-    for crop, batch in ((96, 16), (32, 5)):
-        work = Work(True, batch, crop)
-        work(), Work(False, batch, crop)()
-names = [e.data["dispatcher"].py_func.__name__ for _, e in compiled.buffer if e.is_start]
-digest = hashlib.sha256(work.network.arena.weights.tobytes()).hexdigest()
-print(digest, len(said), *names)
+# after this line, `new` has the names of kernels that were first called since, and `compiled` of those not in the cache
+NOTED = """
+from numba.core import event
+from numba.core.dispatcher import Dispatcher
+
+new, compile = [], Dispatcher.compile
+Dispatcher.compile = lambda self, sig: new.append(self.py_func.__name__) or compile(self, sig)
+recorder = event.RecordingListener()
+event.register("numba:compile", recorder)
+compiled = lambda: [e.data["dispatcher"].py_func.__name__ for _, e in recorder.buffer if e.is_start]
 """
 
 
-def run(program, cache, **environment):
-    root = Path(__file__).resolve().parent.parent
+def run(program, folder, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "NPTRAIN_"))}
-    return subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True,
-                          env={**clean, "NPTRAIN_CACHE": str(cache), **environment}).stdout.split()  # fmt: skip
+    found = subprocess.run([sys.executable, "-c", NOTED + program], cwd=PROJECT, capture_output=True, text=True,
+                           check=True, env={**clean, "NPTRAIN_CACHE": str(folder), **environment})  # fmt: skip
+    return found.stdout.split()
 
 
-def test_a_cold_start_compiles_all_and_says_so_and_a_warm_one_nothing(tmp_path):
-    cold, *said = run(PROGRAM, tmp_path)
-    assert said == ["2"]
-    assert run(PROGRAM, tmp_path) == [cold, "0"]  # and what is loaded computes the same bits as what was compiled
+@pytest.fixture
+def own_cache(tmp_path):
+    """A folder with all kernels for this CPU, for NPTRAIN_CACHE."""
+    compile_kernels(get_recipe("digits"), lambda line: None)
+    shutil.copytree(cache.folder, tmp_path / "cache" / cache.cache_folder().name)
+    return tmp_path / "cache"
+
+
+STEPS = """
+from nptrain.bench.step import Work
+from nptrain.network.compile import compile_kernels
+from nptrain.recipes.published import get_recipe
+
+compile_kernels(get_recipe("resnet50-448nodes"), lambda line: None)
+print(len(new) > 10)
+new.clear()
+for crop, batch in ((96, 16), (32, 5)):
+    Work(True, batch, crop)(), Work(False, batch, crop)()
+print(*new)
+"""
+
+
+def test_what_is_compiled_at_the_start_is_all_that_steps_use(own_cache):
+    assert run(STEPS, own_cache) == ["True"]
+
+
+START = """
+import hashlib
+import numpy as np
+from kernels import fast
+from nptrain.network.compile import compile_kernels
+from nptrain.network.resnet import ResNet
+from nptrain.recipes.published import get_recipe
+from nptrain.recipes.recipe import override
+
+said, recipe = [], override(get_recipe("digits"), ["depth=18", "width=16"])
+compile_kernels(recipe, said.append)
+network = ResNet.of(recipe, fast)
+network.arena.initialise(0)
+pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
+network.forward(network.pack_images(pixels, recipe.mean_bgr, recipe.scale), np.arange(5))
+network.backward()
+digest = hashlib.sha256(network.arena.gradients.tobytes() + np.float64(fast.squared_norm(network.arena.gradients)))
+print(digest.hexdigest(), len(said), *compiled())
+"""
+
+
+def test_a_start_compiles_what_is_missing_and_says_so_and_the_next_one_nothing(own_cache):
+    for path in own_cache.rglob("*.nbi"):
+        if path.name.startswith(("batchnorm._", "sgd._squares")):
+            path.unlink()
+    cold, said, *names = run(START, own_cache)
+    assert said == "2"
+    assert {"_normalise", "_gradient_sums", "_squares"} <= set(names)
+    assert "_convolve" not in names
+    assert run(START, own_cache) == [cold, "0"]  # and what is loaded computes the same bits as what was compiled
 
 
 HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+sse4.2,+popcnt"}
 SMALL = """
+import hashlib
 import numpy as np
 from kernels import fast, naive
 from kernels.cache import cache_folder
@@ -50,20 +102,24 @@ rng = np.random.default_rng(0)
 x, w = (rng.standard_normal(s).astype(np.float32) for s in ((17, 32, 9, 6), (48, 32, 3, 3)))
 for mode in ("never", "always"):
     y = fast.unpack(fast.conv_forward(fast.pack(x), fast.pack_weights(w), None, 1, 1, winograd=mode), 48)
-    print(np.abs(y - naive.conv_forward(x, w, None, 1, 1)).max() < 1e-3)
+    print(np.abs(y - naive.conv_forward(x, w, None, 1, 1)).max() < 1e-3, hashlib.sha256(y.tobytes()).hexdigest())
+print(len(compiled()) > 0)
 """
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="compiles for an x86 CPU")
-def test_another_cpu_has_its_own_cache_and_the_same_results(tmp_path):
-    assert run(SMALL, tmp_path, **HASWELL) == ["haswell", "True", "True"]
-    assert len(list(tmp_path.iterdir())) == 1
-    own, *right = run(SMALL, tmp_path)
-    assert right == ["True", "True"]
-    assert len(list(tmp_path.iterdir())) == 2
-    assert own != "haswell"
+def test_another_cpu_has_its_own_cache_and_the_same_results(own_cache):
+    name, *cold, compiled = run(SMALL, own_cache, **HASWELL)
+    assert (name, cold[::2], compiled) == ("haswell", ["True", "True"], "True")
+    assert len(list(own_cache.iterdir())) == 2
+    assert run(SMALL, own_cache, **HASWELL) == ["haswell", *cold, "False"]
+    name, *own, compiled = run(SMALL, own_cache)
+    assert (own[::2], compiled) == (["True", "True"], "False")
+    assert len(list(own_cache.iterdir())) == 2
+    assert name != "haswell"
 
 
 def test_the_definitions_import_no_compiler():
     body = "import sys, kernels.naive; print({'numba', 'llvmlite'} & set(sys.modules))"
-    assert run(body, ".") == ["set()"]
+    found = subprocess.run([sys.executable, "-c", body], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"

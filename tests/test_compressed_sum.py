@@ -185,7 +185,7 @@ def test_what_is_not_finite_arrives_everywhere():
 
 STEPS = ["--phase", "1", "--set", "1.snapshot=3", "--set", "1.base_lr=0.0002", "--set", "1.warmup_iter=0",
          "--workers", "4", "--batch-size", "8", "--iterations", "5"]  # fmt: skip
-BF16 = ["--compress", "bf16", "--bucket-mib", "8"]
+BF16 = ["--compress", "bf16", "--bucket-mib", "0.5"]
 
 
 def training(data, folder, *words):

@@ -43,7 +43,7 @@ def test_a_run_that_does_not_fit_is_refused_with_flags_that_help(data, tmp_path,
     recipe = replace(get_recipe("digits"), depth=18, classes=5, workers=3, batch_size=8)
     threads = len(os.sched_getaffinity(0))
     need, half = (memory.needed_bytes(replace(recipe, batch_size=batch), threads) for batch in (8, 4))
-    short = arguments(data, tmp_path / "run", *SHORT, "--batch-size", "8")
+    short = arguments(data, tmp_path / "run", *SHORT, "--set", "width=64", "--batch-size", "8")
     for found, advice in (
         (half, f"--batch-size 4 --set iter_size=2 needs {half / 1e9:.1f} GB"),
         (1, "a smaller --crop-size or --set depth=18 needs less"),
@@ -56,7 +56,7 @@ def test_a_run_that_does_not_fit_is_refused_with_flags_that_help(data, tmp_path,
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(data, tmp_path):
-    output, errors = call("train", *arguments(data, tmp_path / "run", *SHORT, "--dry-run"))
+    output, errors = call("train", *arguments(data, tmp_path / "run", *SHORT, "--set", "width=64", "--dry-run"))
     lines = output.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("phase  iterations"))
     assert [line.split() for line in lines[at + 1 : at + 3]] == [

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import call
+from commands import NARROW, call
 from images import make_dataset
 from weights import write_layers
 
@@ -23,7 +23,7 @@ from nptrain.recipes.recipe import override
 from nptrain.run.checkpoint import load_caffemodel
 from nptrain.world import Solo
 
-CYCLES = ["--recipe", "cifar10-cyclic", "--set", "depth=18", "--classes", "5", "--workers", "2", "--batch-size", "2",
+CYCLES = ["--recipe", "cifar10-cyclic", *NARROW, "--classes", "5", "--workers", "2", "--batch-size", "2",
           "--set", "base_lr=0.001", "--set", "warmup_iter=0", "--set", "max_iter=2"]  # fmt: skip
 
 
@@ -82,8 +82,8 @@ def test_a_collapse_from_any_snapshot(cycles, collapsed):
 
 def probabilities(path, data):
     """(probabilities, labels) of the plain kernels in float64, one image at a time."""
-    recipe = override(get_recipe("cifar10-cyclic"), ["depth=18", "classes=5"])
-    network = ResNet(naive, 5, Architecture(18), recipe.bn_eps, np.float64)
+    recipe = override(get_recipe("cifar10-cyclic"), ["depth=18", "width=16", "classes=5"])
+    network = ResNet(naive, 5, Architecture(18, width=16), recipe.bn_eps, np.float64)
     load_caffemodel(path, network.arena)
     infer, found, labels = Inference(network), [], []
     dataset = LmdbDataset(data, 5)
@@ -164,8 +164,8 @@ def test_members_that_do_not_fit_are_one_line(data, cycles, tmp_path):
 
 def test_a_member_that_is_not_a_number_loses(data):
     """Its probabilities make the ensemble's: no image is right, and the loss says it."""
-    recipe = override(get_recipe("cifar10-cyclic"), ["depth=18", "classes=5", "batch_size=8"])
-    network = ResNet(fast, 5, Architecture(18), recipe.bn_eps)
+    recipe = override(get_recipe("cifar10-cyclic"), ["depth=18", "width=16", "classes=5", "batch_size=8"])
+    network = ResNet(fast, 5, Architecture(18, width=16), recipe.bn_eps)
     network.arena.initialise(0)
     good = Inference(network)
     network.bias.w[:] = np.nan

@@ -56,8 +56,8 @@ def check(tmp_path, recipe, pixels):
     "changes",
     [
         ["crop_size=96"],  # pool1 goes from 48 to 24 in Caffe's ceil mode
-        ["crop_size=64", "downsample=1x1", "bn_eps=0.001"],
-        ["crop_size=97", "depth=18", "scale=0.02"],
+        ["crop_size=64", "width=16", "downsample=1x1", "bn_eps=0.001"],
+        ["crop_size=97", "depth=18", "width=16", "scale=0.02"],
     ],
 )
 def test_opencv_gives_our_scores(tmp_path, changes):
@@ -71,7 +71,7 @@ def test_opencv_gives_our_scores_of_photographs(tmp_path):
 
 def test_opencv_s_own_preprocessing(tmp_path):
     """As docs/caffe.md has it: blobFromImage of an image as OpenCV reads it."""
-    recipe = override(PUBLISHED, ["classes=7", "crop_size=64", "depth=18", "test_resize=64"])
+    recipe = override(PUBLISHED, ["classes=7", "crop_size=64", "depth=18", "width=16", "test_resize=64"])
     pixels = photographs(64, 2)
     network = trained(recipe, pixels)
     files = exported(tmp_path, recipe, network)

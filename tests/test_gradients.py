@@ -105,7 +105,7 @@ def test_softmax_loss():
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_whole_network(depth):
-    network = ResNet(naive, classes=5, architecture=Architecture(depth), dtype=np.float64)
+    network = ResNet(naive, classes=5, architecture=Architecture(depth, width=32), dtype=np.float64)
     arena = network.arena
     arena.initialise(seed=1)
     for parameter in arena.parameters:  # the zero gammas would hide their branches

@@ -24,7 +24,7 @@ from nptrain.errors import InputError
 from nptrain.inspect.summary import summary
 from nptrain.inspect.summary_text import summary_text
 from nptrain.network.arena import Arena
-from nptrain.network.layers import Architecture, layers
+from nptrain.network.layers import layers
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.schedule import Progress
 from nptrain.run import checkpoint
@@ -171,7 +171,8 @@ def test_texts(tmp_path):
 
 
 def test_checkpoints(tmp_path):
-    arena, net = Arena(layers(Architecture(18), 10), naive), trained_net(replace(get_recipe("digits"), depth=18))
+    recipe = replace(get_recipe("digits"), depth=18, width=16)
+    arena, net = Arena(layers(recipe.architecture, 10), naive), trained_net(recipe)
     saved = checkpoint.save(tmp_path, "1", 30, arena, net, Progress())
     assert text(saved.manifest).endswith("  its files are complete, with the manifest's checksums")
     elsewhere = checkpoint.save(tmp_path / "run", "1", 30, arena, net, Progress(), tmp_path / "caffe")

@@ -16,6 +16,7 @@ FIELDS = [
     ("res3a_branch2b", "convolution_param { stride: 1 }", "convolution_param.stride: found 1x1, expected 2x2"),
     ("res3a_branch2a", "convolution_param { stride: 2 }", "convolution_param.stride: found 2x2, expected 1x1"),
     ("conv1", "convolution_param { pad: 2 }", "convolution_param.pad: found 2x2, expected 3x3"),
+    ("conv1", "convolution_param { num_output: 24 }", "num_output: found 24, expected a multiple of 16"),
     ("conv1", "convolution_param { kernel_h: 7 }", "convolution_param.kernel_size: found together with kernel_h"),
     ("res2a_branch1", "convolution_param { bias_term: true }", "bias_term: found true, expected false"),
     ("res4f_branch2c", "convolution_param { num_output: 512 }", "num_output: found 512, expected 1024"),

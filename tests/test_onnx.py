@@ -17,10 +17,10 @@ from nptrain.recipes.recipe import override
 
 NAMES = ["ant", "bee", "cow", "Čáp", "emu", "fox", "gnu"]
 CASES = [
-    ["crop_size=48", "depth=18", "first_projection=true"],
-    ["crop_size=97", "depth=18", "stem_bias=false", "scale=0.02"],
+    ["crop_size=48", "depth=18", "width=16", "first_projection=true"],
+    ["crop_size=97", "depth=18", "width=16", "stem_bias=false", "scale=0.02"],
     ["crop_size=48", "bn_eps=0.001"],
-    ["crop_size=64", "stem_bias=false", "downsample=1x1"],
+    ["crop_size=64", "width=16", "stem_bias=false", "downsample=1x1"],
 ]
 
 
@@ -72,19 +72,25 @@ def check(tmp_path, recipe, pixels):
 
 
 def test_what_a_file_says_of_itself_and_opencv_reads_it(tmp_path):
-    recipe = override(PUBLISHED, ["classes=7", "depth=18", "crop_size=50", "test_resize=57", "mean_bgr=100,110,120"])
+    recipe = override(
+        PUBLISHED, ["classes=7", "depth=18", "width=16", "crop_size=50", "test_resize=57", "mean_bgr=100,110,120"]
+    )
     pixels = photographs(50, 2)
     network = trained(recipe, pixels)
     weights, path = run_of(tmp_path / "run", recipe, network, NAMES), tmp_path / "p.onnx"
     output, errors = call("export", "--weights", weights, "--onnx", path)
     assert (output, errors) == (
-        f"{path}: ResNet-18, 7 classes (ant, bee, cow, ...); data: N x 3 x 50 x 50, BGR, (pixel - mean) * 0.0078125, "
-        "mean 100, 110, 120\n", "")  # fmt: skip
+        f"{path}: ResNet-18 of width 16, 7 classes (ant, bee, cow, ...); data: N x 3 x 50 x 50, BGR, "
+        "(pixel - mean) * 0.0078125, mean 100, 110, 120\n", "")  # fmt: skip
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     found = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(found["classes"]) == NAMES
-    assert (found["network"], found["channels"], found["mean"]) == ("ResNet-18", "BGR", "[100.0, 110.0, 120.0]")
+    assert (found["network"], found["channels"], found["mean"]) == (
+        "ResNet-18 of width 16",
+        "BGR",
+        "[100.0, 110.0, 120.0]",
+    )
     assert (found["crop_size"], found["test_resize"], found["scale"]) == ("50", "57", "0.0078125")
     net = cv2.dnn.readNetFromONNX(str(path))
     net.setInput(inputs(recipe, pixels), "data")
@@ -92,11 +98,11 @@ def test_what_a_file_says_of_itself_and_opencv_reads_it(tmp_path):
 
 
 def test_the_file_with_preprocessing_says_rgb(tmp_path):
-    recipe = override(PUBLISHED, ["classes=5", "depth=18", "crop_size=32", "test_resize=none"])
+    recipe = override(PUBLISHED, ["classes=5", "depth=18", "width=16", "crop_size=32", "test_resize=none"])
     weights = run_of(tmp_path / "run", recipe, trained(recipe, photographs(32, 2)))
     path = tmp_path / "p.onnx"
     output, _ = call("export", "--weights", weights, "--onnx", path, "--with-preprocessing")
-    assert output == f"{path}: ResNet-18, 5 classes; image: uint8 N x 32 x 32 x 3, RGB\n"
+    assert output == f"{path}: ResNet-18 of width 16, 5 classes; image: uint8 N x 32 x 32 x 3, RGB\n"
     found = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert (found["channels"], found["mean"], found["test_resize"]) == ("RGB", "[123.0, 117.0, 104.0]", "null")
     assert "classes" not in found
@@ -105,7 +111,7 @@ def test_the_file_with_preprocessing_says_rgb(tmp_path):
 
 
 def test_names_from_a_file_beside_the_weights(tmp_path):
-    recipe = override(PUBLISHED, ["classes=5", "depth=18", "crop_size=32"])
+    recipe = override(PUBLISHED, ["classes=5", "depth=18", "width=16", "crop_size=32"])
     weights = run_of(tmp_path / "run", recipe, trained(recipe, photographs(32, 2)))
     (weights.parent / "classes.txt").write_text("a\nb\nc\nd\ne\n")
     output, _ = call("export", "--weights", weights, "--prototxt", tmp_path / "d.prototxt")
@@ -116,7 +122,7 @@ def test_names_from_a_file_beside_the_weights(tmp_path):
 
 
 def test_names_of_the_training_data(tmp_path):
-    recipe = override(PUBLISHED, ["classes=5", "depth=18", "crop_size=32"])
+    recipe = override(PUBLISHED, ["classes=5", "depth=18", "width=16", "crop_size=32"])
     weights = run_of(tmp_path / "run", recipe, trained(recipe, photographs(32, 2)))
     description = json.loads((tmp_path / "run" / "run.json").read_text())
     description["arguments"] = {"train_data": str(tmp_path)}

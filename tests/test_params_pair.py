@@ -75,7 +75,9 @@ def test_mistakes(tmp_path, content, line):
 def folder(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     shutil.copytree(data / "train", folder / "train")
-    recipe = override(get_recipe("resnet50-448nodes"), ["depth=18", "classes=5", "crop_size=32", "batch_size=2"])
+    recipe = override(
+        get_recipe("resnet50-448nodes"), ["depth=18", "width=16", "classes=5", "crop_size=32", "batch_size=2"]
+    )
     (folder / "net.prototxt").write_text(to_text(train_val(recipe, recipe.phases[1], "train")))
     (folder / "pairs.prototxt").write_text(text())
     return folder

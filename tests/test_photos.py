@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from commands import call
+from commands import NARROW, call
 from images import make_dataset
 from short_runs import metrics
 
@@ -106,7 +106,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-SMALL = ["--recipe", "photos", "--set", "depth=18", "--crop-size", "32", "--set", "test_resize=34", "--batch-size", "4",
+SMALL = ["--recipe", "photos", *NARROW, "--crop-size", "32", "--set", "test_resize=34", "--batch-size", "4",
          "--epochs", "2.05"]  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def test_a_run_of_both_phases_and_one_resumed(folder, tmp_path):
     output, _ = call("train", *words, cwd=tmp_path)
     assert output.startswith(
         "crop of 32: those of phase 2 are resized to 37\n"
-        "photos: ResNet-18, 5 classes, images of 32x32\n"
+        "photos: ResNet-18 of width 16, 5 classes, images of 32x32\n"
         "2 workers x 2 images = global batch 4; 41 images to train on, 7 to test on\n5 classes without names\n"
         "phase 1: 20 iterations, 1.95 epochs; lr 0.00134, after 1 iterations of warm-up, poly\n"
     )

@@ -71,7 +71,7 @@ def test_losses_on_any_number_of_ranks_agree(train_on):
         assert len(rest) == 4
 
 
-REPRODUCIBLE = ["--reproducible", "--iterations", "3", "--set", "1.snapshot=1", "--bucket-mib", "20"]
+REPRODUCIBLE = ["--reproducible", "--iterations", "3", "--set", "1.snapshot=1"]
 
 
 def kept(folder):
@@ -105,7 +105,7 @@ def test_reproducible_sums_give_the_same_bits_with_any_mpi(data, tmp_path, train
 
 def test_buckets_that_travel_at_once_give_the_same_bits(train_on):
     """Sums of two workers do not depend on an order, so there is one result."""
-    words = ["--workers", "2", "--iterations", "3", "--bucket-mib", "5"]
+    words = ["--workers", "2", "--iterations", "3", "--bucket-mib", "0.3"]
     one, two = (weights(train_on(2, *words, "--comm-threads", count), 3).read_bytes() for count in (1, 2))
     assert one == two
 

@@ -26,9 +26,9 @@ DESCRIBED = ("depth", "downsample", "bn_eps", "crop_size", "test_resize", "scale
 NAMES = ["ant", "bee", "cow", "emu", "Čáp"]
 CASES = [
     ["depth=18", "crop_size=48"],
-    ["depth=34", "crop_size=33", "stem_bias=false", "first_projection=true", "mean_bgr=90,100,110.5123456"],
-    ["depth=50", "crop_size=48", "bn_eps=0.001", "scale=0.02"],
-    ["depth=50", "crop_size=64", "downsample=1x1", "stem_bias=false"],
+    ["depth=34", "crop_size=33", "stem_bias=false", "first_projection=true", "width=32", "mean_bgr=90,100,110.5123456"],
+    ["depth=50", "width=16", "crop_size=48", "bn_eps=0.001", "scale=0.02"],
+    ["depth=50", "width=16", "crop_size=64", "downsample=1x1", "stem_bias=false"],
 ]
 
 
@@ -67,7 +67,7 @@ def test_there_and_back_and_pytorch_gives_our_scores(tmp_path, changes):
     ours = Inference(network)(network.pack_images(pixels, recipe.mean_bgr, recipe.scale))
     output, _ = call("convert", path, tmp_path / "back.caffemodel")
     first, second = output.splitlines()
-    assert first == f"{tmp_path}/back.caffemodel: ResNet-{recipe.depth}, 5 classes (ant, bee, cow, ...)"
+    assert first == f"{tmp_path}/back.caffemodel: {recipe.architecture.name}, 5 classes (ant, bee, cow, ...)"
     assert (tmp_path / "classes.txt").read_text() == "".join(f"{name}\n" for name in NAMES)
     again = override(PUBLISHED, [word for word in second.split() if "=" in word] + ["classes=5"])
     assert again == recipe  # the flags that were printed make the same preprocessing
@@ -97,7 +97,7 @@ def test_pytorch_gives_our_scores_of_photographs(tmp_path):
 
 
 def test_the_library_reads_what_was_written(tmp_path):
-    _, network, _, path = exported(tmp_path, ["depth=18", "crop_size=32"])
+    _, network, _, path = exported(tmp_path, ["depth=18", "width=16", "crop_size=32"])
     found = safetensors.numpy.load_file(path)
     blobs = {name: values for name, _, values in network.arena.export()}
     assert (found["conv1.weight"] == blobs["conv1"][0][:, ::-1]).all()
@@ -167,7 +167,7 @@ def test_what_is_not_torchvision_s_is_said(tmp_path):
     _, errors = call("convert", path, target, status=2)
     assert errors == (f"convert: {path}: found no depth in its metadata, so its preprocessing is not known; if the "
                       "weights are torchvision's, add --torchvision\n")  # fmt: skip
-    *_, ours = exported(tmp_path, ["depth=18", "crop_size=32"])
+    *_, ours = exported(tmp_path, ["depth=18", "width=16", "crop_size=32"])
     _, errors = call("convert", "--torchvision", ours, target, status=2)
     assert errors == f"convert: --torchvision: found a file of bin/export, {ours}: leave the flag out\n"
     torchvision_file(path, extra=np.ones(2, np.float32))
@@ -206,7 +206,7 @@ def entry(shape=(2,), offsets=(0, 8), dtype="F32"):
 
 
 def test_metadata_that_do_not_fit(tmp_path):
-    *_, path = exported(tmp_path, ["depth=18", "crop_size=32"])
+    *_, path = exported(tmp_path, ["depth=18", "width=16", "crop_size=32"])
     tensors, metadata = safetensors.numpy.load_file(path), read_safetensors(path)[1]
     for change, line in (
         ({"mean": "[1, 2]"}, "metadata: mean_bgr: found (2.0, 1.0), expected "),

@@ -57,7 +57,7 @@ def errors(arenas, iterations=None):
 
 
 def arenas(ops, count=3):
-    made = [Arena(layers(Architecture(18), 5), ops) for _ in range(count)]
+    made = [Arena(layers(Architecture(18, width=16), 5), ops) for _ in range(count)]
     for arena in made:
         arena.initialise(1)
     return made
@@ -69,7 +69,7 @@ def test_the_first_difference_is_named(ops):
     assert errors(same) == [None] * 3
     name = "phase 1, iteration 3: after the update rank 2 on node-2 differs from rank 0: "
     for array, place in (
-        (same[2].of("res3a_branch1")[0].w, "weights of layer res3a_branch1, blob 128x64x1x1"),
+        (same[2].of("res3a_branch1")[0].w, "weights of layer res3a_branch1, blob 32x16x1x1"),
         (same[2].norms["bn4a_branch2a"].var, "running statistics of layer bn4a_branch2a"),
         (same[2].history[same[2].of("fc1000")[1].part], "momentum of layer fc1000, blob 5"),
     ):

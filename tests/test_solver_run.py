@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import call
+from commands import NARROW, call
 from images import image, image_file
 
 from bin.common.caffe_files import SolverFiles
@@ -27,7 +27,7 @@ from nptrain.world import Solo
 
 CAFFE = Path(__file__).parent / "caffe"
 PUBLISHED = RECIPES["resnet50-448nodes"]
-SMALL = ["--set", "depth=18", "--classes", "5", "--crop-size", "32", "--batch-size", "2", "--set", "test_resize=36"]
+SMALL = [*NARROW, "--classes", "5", "--crop-size", "32", "--batch-size", "2", "--set", "test_resize=36"]
 REQUIRED = {"train": [], "evaluate": ["--weights", "w", "--data", "d"], "bench": ["step"]}  # arguments
 
 
@@ -132,7 +132,7 @@ def test_resuming_and_snapshots_give_the_same_bits(folder):
     of_run, errors = call(*evaluate, "runs/recipe/checkpoints/phase1_iter_4.caffemodel", cwd=folder)
     assert errors.startswith("that the 5 classes of weights and data are the same is not checked: ")
     assert call(*evaluate, f"{last}.caffemodel", "--solver", "solver.prototxt", cwd=folder)[0] == of_run
-    _, errors = call(*evaluate, f"{last}.caffemodel", "--crop-size", "32", "--set", "depth=18", cwd=folder)
+    _, errors = call(*evaluate, f"{last}.caffemodel", "--crop-size", "32", *NARROW, cwd=folder)
     assert errors.startswith(
         f"{last}.caffemodel is not in a run's folder: network, crop and mean are the file's, and test images are "
     )
@@ -280,7 +280,7 @@ def test_a_test_takes_the_batches_that_test_iter_says(tmp_path):
     write_lmdb(tmp_path / "all", records)
     write_lmdb(tmp_path / "first", records[:4])
     recipe = override(RECIPES["digits"], ["classes=5", "workers=2", "1.test_iter=1", "test_batch_size=2"])
-    network = ResNet(naive, recipe.classes, Architecture(18), recipe.bn_eps)
+    network = ResNet(naive, recipe.classes, Architecture(18, width=16), recipe.bn_eps)
     network.arena.initialise(0)
 
     def test(name, records=None):

@@ -24,7 +24,7 @@ def folder(on_ranks, tmp_path_factory):
     at = tmp_path_factory.mktemp("timeline")
     make_dataset(at / "data", 11, width=36, height=34)
     on_ranks(2).call("train", *TINY, "--train-data", at / "data", "--run-dir", at / "run", "--workers", "4",
-                  "--bucket-mib", "1", "--phase", "1", "--iterations", "3")  # fmt: skip
+                  "--bucket-mib", "0.25", "--phase", "1", "--iterations", "3")  # fmt: skip
     return at / "run"
 
 
@@ -56,7 +56,7 @@ def test_sums_are_in_order_and_add_up_to_the_communication_logged(folder):
         (loss, *buckets), ends = entry["sums"], [end for _, end in entry["spans"]]
         assert loss[0] == 24  # with the time of waiting, and whether to stop
         assert len(buckets) > 5
-        values = Arena(layers(Architecture(18), 5), fast).gradients.size
+        values = Arena(layers(Architecture(18, width=16), 5), fast).gradients.size
         assert sum(size for size, *_ in buckets) == 8 * values  # float64 above two workers
         for _, ready, begin, end, asked, home in entry["sums"]:
             assert ends[-4] <= ready <= begin <= end <= home <= ends[-1]  # after the last worker's data

@@ -223,7 +223,7 @@ def test_bad_records_may_be_replaced(data, tmp_path):
 
 def test_flags_and_files_are_checked(data, tmp_path, whole):
     blobs = read_caffemodel(whole[0] / "checkpoints" / "phase1_iter_8.caffemodel")
-    blobs["conv1"][0] = np.zeros((64, 3, 5, 5), np.float32)
+    blobs["conv1"][0] = np.zeros((16, 3, 5, 5), np.float32)
     write_layers(tmp_path / "other.caffemodel", "x", [(n, "x", b) for n, b in blobs.items()])
     for more, line in (
         (["--recipe", "resnet51"], "--recipe: found 'resnet51', expected one of"),
@@ -231,7 +231,7 @@ def test_flags_and_files_are_checked(data, tmp_path, whole):
         (["--phase", "3"], "phase: found '3'"),
         (["--weights", tmp_path / "none.caffemodel"], "none.caffemodel"),
         (["--weights", tmp_path / "other.caffemodel"],
-         "other.caffemodel: layer conv1 blob 0 has shape (64, 3, 5, 5), expected (64, 3, 7, 7)"),
+         "other.caffemodel: layer conv1 blob 0 has shape (16, 3, 5, 5), expected (16, 3, 7, 7)"),
         (["--phase", "2"], "no checkpoint of phase 1"),
         (["--resume"], "run.json does not exist"),
         (["--dtype", "float64"], "--dtype: found float64"),
@@ -256,7 +256,8 @@ def test_without_a_recipe_nothing_begins(data, tmp_path):
 def test_numbers_that_are_not_finite_end_the_run(data, tmp_path, iterations):
     """Before they are in a checkpoint, and after the last update, too."""
     folder = tmp_path / "run"
-    more = ["--set", "1.base_lr=1e38", "--set", "1.warmup_iter=0", "--set", "1.snapshot=1", "--phase", "1"]
+    more = ["--set", "1.base_lr=1e38", "--set", "1.warmup_iter=0", "--set", "1.weight_decay=1000", "--set",
+            "1.snapshot=1", "--phase", "1"]  # fmt: skip
     _, errors = call("train", *arguments(data, folder, *more, "--iterations", iterations), status=1)
     assert "iteration 0: after the update the weights are not finite; there is no checkpoint\n" in errors
     assert errors.count("\n") == 1
@@ -265,7 +266,7 @@ def test_numbers_that_are_not_finite_end_the_run(data, tmp_path, iterations):
 
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
     """In one line on any number of ranks."""
-    more = ["--set", "1.base_lr=1e10", "--set", "1.warmup_iter=0", "--set", "1.snapshot=1", "--phase", "1"]
+    more = ["--set", "1.base_lr=1e20", "--set", "1.warmup_iter=0", "--set", "1.snapshot=1", "--phase", "1"]
     _, errors = run("train", *arguments(data, tmp_path / "run", *more), ranks=2, status=1)
     lines = [line for line in errors.splitlines() if line.startswith("train: ")]
     assert len(lines) == 1, errors

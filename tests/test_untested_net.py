@@ -14,7 +14,7 @@ from nptrain.caffe_net.writer import to_text, train_val
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.published import get_recipe
 
-RECIPE = replace(get_recipe("resnet50-448nodes"), depth=18, classes=5, crop_size=32, batch_size=4)
+RECIPE = replace(get_recipe("resnet50-448nodes"), depth=18, width=16, classes=5, crop_size=32, batch_size=4)
 SOLVER = 'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 3\n'
 
 
@@ -48,7 +48,7 @@ def test_images_are_prepared_as_the_training_layer_says(tmp_path, data, changes,
     assert errors.startswith(
         f"{tmp_path}/net.prototxt has no TEST data layer: test images {line} (--set test_resize=N)\n"
     )
-    sizes = ["--set", "depth=18", "--crop-size", "32", "--set", f"test_resize={resize or 'none'}"]
+    sizes = ["--set", "depth=18", "--set", "width=16", "--crop-size", "32", "--set", f"test_resize={resize or 'none'}"]
     expected, _ = call(*command, "--recipe", "resnet50-448nodes", *sizes)
     assert output == expected
     assert np.isfinite(float(output.split("loss ")[1].split(",")[0]))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from commands import call
+from commands import NARROW, call
 from weights import write_layers
 
 from kernels import naive
@@ -113,7 +113,7 @@ def test_snapshots_and_exports_hold_whole_layers(tmp_path, depth, downsample):
 def test_a_run_and_an_export_by_command(tmp_path, data):
     """By the commands' own way, and shown by bin/inspect --layers."""
     call("train", "--recipe", "cifar10", "--train-data", data / "train", "--run-dir", tmp_path / "run",
-         "--iterations", 1, "--phase", 1, "--workers", 1, "--batch-size", 2, "--kernels", "numpy", "--set", "depth=18",
+         "--iterations", 1, "--phase", 1, "--workers", 1, "--batch-size", 2, "--kernels", "numpy", *NARROW,
          "--set", "scale=0.017429193899782137")  # fmt: skip
     saved = tmp_path / "run" / "checkpoints" / "phase1_iter_1.caffemodel"
     call("export", "--weights", saved, "--prototxt", tmp_path / "net", "--model", tmp_path / "model.caffemodel")
@@ -139,7 +139,7 @@ def test_layers_are_those_of_the_net(tmp_path):
 
 
 def test_files_without_whole_layers_still_load(tmp_path):
-    recipe = small(PUBLISHED, depth=18)
+    recipe = small(PUBLISHED, depth=18, width=16)
     arena = filled(recipe)
     write_layers(tmp_path / "old", "ResNet", arena.export())
     network = ResNet.of(recipe, naive)

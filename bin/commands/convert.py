@@ -51,13 +51,14 @@ def main(argv, world):
     if args.torchvision:
         blobs = torchvision.with_pixels_of(recipe, blobs)
     recipe = replace(recipe, classes=blobs["fc1000"][1].size, depth=architecture.depth,
-                     stem_bias=architecture.stem_bias, first_projection=architecture.first_projection)  # fmt: skip
+                     stem_bias=architecture.stem_bias, first_projection=architecture.first_projection,
+                     width=architecture.width)  # fmt: skip
     network = ResNet.of(recipe, naive)
     network.arena.load(blobs, args.source)
     name_classes(args, names, recipe.classes)
     with writing(args.target):
         write_caffemodel(args.target, trained_net(recipe), network.arena.export())
-    print(f"{args.target}: ResNet-{recipe.depth}, {classes_text(recipe.classes, names)}")
+    print(f"{args.target}: {recipe.architecture.name}, {classes_text(recipe.classes, names)}")
     print(f"its network and preprocessing: {' '.join(flags(recipe))}")
     if args.torchvision:
         print(torchvision.DIFFERENCE)

@@ -73,7 +73,7 @@ def main(argv, world):
             print(line, file=sys.stderr)
     elif args.classes is not None:
         recipe = replace(recipe, classes=args.classes)
-    text = f"ResNet-{recipe.depth}, {classes_text(recipe.classes, names)}"
+    text = f"{recipe.architecture.name}, {classes_text(recipe.classes, names)}"
     if args.prototxt or args.model:
         write_caffe(args, recipe, network, text)
     if args.onnx:

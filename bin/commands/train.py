@@ -224,7 +224,7 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
             tests = read_tests(folder.metrics)
             writers = [CsvWriter(folder.metrics)] if args.csv else []
             writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []
-            log = Log(folder.path, None, CaffeLog(stream, f"ResNet-{recipe.depth}") if stream else None, writers)
+            log = Log(folder.path, None, CaffeLog(stream, recipe.architecture.name) if stream else None, writers)
             for line in [*notes, *lines]:
                 log.say(line)
     return *world.bcast((resumed, tests)), log

@@ -15,7 +15,7 @@ def beginning(recipe, data, hosts, resumed):
     """
     size = recipe.crop_size
     precision = "" if recipe.precision == "float32" else f", {recipe.precision}"
-    yield f"{recipe.name}: ResNet-{recipe.depth}, {recipe.classes} classes, images of {size}x{size}{precision}"
+    yield f"{recipe.name}: {recipe.architecture.name}, {recipe.classes} classes, images of {size}x{size}{precision}"
     plain = replace(recipe, precision="float32")
     if recipe.name != photos.NAME and plain == RECIPES.get(recipe.name, plain):
         yield recipe.description

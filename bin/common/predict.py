@@ -114,10 +114,8 @@ def _check(recipe, cluster):
     if cluster.images_per_s is None and recipe.precision != "float32":
         raise InputError("--images-per-s: found none, expected the speed of a rank: the published one is for float32, "
                          f"the recipe for {recipe.precision}")  # fmt: skip
-    if cluster.images_per_s is None and (recipe.depth, recipe.crop_size) != published_runs.NETWORK:
-        published, own = (
-            "ResNet-{} at {}".format(*net) for net in (published_runs.NETWORK, (recipe.depth, recipe.crop_size))
-        )
+    published, own = published_runs.NETWORK, f"{recipe.architecture.name} at {recipe.crop_size}"
+    if cluster.images_per_s is None and own != published:
         raise InputError("--images-per-s: found none, expected the speed of a rank: the published one is for "
                          f"{published}, the recipe is for {own}")  # fmt: skip
 

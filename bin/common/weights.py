@@ -19,7 +19,7 @@ from nptrain.run.checkpoint import fill_arena, latest, of_manifest
 from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
 # fields of a recipe that scores depend on
-NETWORK = ("depth", "downsample", "stem_bias", "first_projection")
+NETWORK = ("depth", "downsample", "stem_bias", "first_projection", "width")
 PIXELS = ("mean_bgr", "scale", "bn_eps")
 SCORING = (*NETWORK, "crop_size", *PIXELS, "test_resize")
 

@@ -15,7 +15,7 @@ from nptrain.caffe_net.data_layer import DataLayer, data_layer
 from nptrain.caffe_net.fields import computes, notes, refuse, shown
 from nptrain.caffe_net.writer import train_val
 from nptrain.errors import InputError, within
-from nptrain.network.layers import DEPTHS, Architecture, convolutions
+from nptrain.network.layers import DEPTHS, RESNET50, Architecture, convolutions
 from nptrain.recipes.recipe import Phase as RecipePhase
 from nptrain.recipes.recipe import Recipe
 
@@ -164,9 +164,12 @@ def _architecture(train):
     firsts = [convs[name] for name in (f"res{stage}a_branch2a" for stage in (3, 4, 5)) if name in convs]
     strides = [computes(layer)["convolution_param.stride"] for layer in firsts]
     bottleneck = DEPTHS[depth][1]
-    bias = "conv1" not in convs or convs["conv1"].convolution_param.bias_term
-    return Architecture(depth, "1x1" if bottleneck and strides.count((2, 2)) > 1 else "3x3", bias,
-                        not bottleneck and "res2a_branch1" in convs)  # fmt: skip
+    stem = convs["conv1"].convolution_param if "conv1" in convs else None
+    if stem and (stem.num_output == 0 or stem.num_output % 16):
+        refuse(convs["conv1"], "convolution_param.num_output", stem.num_output, "a multiple of 16")
+    return Architecture(depth, "1x1" if bottleneck and strides.count((2, 2)) > 1 else "3x3",
+                        stem is None or stem.bias_term, not bottleneck and "res2a_branch1" in convs,
+                        stem.num_output if stem else RESNET50.width)  # fmt: skip
 
 
 def _graph(layers):

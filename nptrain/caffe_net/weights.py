@@ -21,8 +21,8 @@ def recipe_fields(paths):
     depth = min(DEPTHS, key=lambda d: len({conv.name for conv in convolutions(Architecture(d))} ^ shapes.keys()))
     bottleneck = DEPTHS[depth][1]
     fields = {"depth": depth, "first_projection": not bottleneck and "res2a_branch1" in shapes}
-    if "conv1" in shapes:
-        fields["stem_bias"] = len(shapes["conv1"]) > 1
+    if stem := shapes.get("conv1"):
+        fields |= {"stem_bias": len(stem) > 1, "width": stem[0][0]}
     for parameter in filter(None, parameters.values()):
         fields |= _input_fields(parameter)
     stride = _stride(parameters.get("res3a_branch2a"))

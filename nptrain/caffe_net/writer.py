@@ -29,7 +29,7 @@ def train_val(recipe, phase, train_source, val_source=None):
     """The NetParameter that a solver of `phase` names: data from the LMDB `train_source`, in the TEST phase from
     `val_source`; without one, there is no TEST data layer. Raises InputError for what Caffe's fields cannot express.
     """
-    net = NetParameter(name=f"ResNet-{recipe.depth}")
+    net = NetParameter(name=recipe.architecture.name)
     _train_data(net, recipe, phase, train_source)
     if val_source is not None:
         _test_data(net, recipe, val_source)
@@ -47,7 +47,7 @@ def deploy(recipe, batch_size=1):
     """The NetParameter for inference: `data` of (batch_size, 3, crop_size, crop_size), BGR, (pixel - mean) * scale,
     to the probabilities `prob`. Every field is known to the original Caffe.
     """
-    net = NetParameter(name=f"ResNet-{recipe.depth}", input=["data"])
+    net = NetParameter(name=recipe.architecture.name, input=["data"])
     net.input_shape.add(dim=[batch_size, 3, recipe.crop_size, recipe.crop_size])
     _Body(net, recipe, train=False).write()
     _add(net, "prob", "Softmax", ["fc1000"], "prob")
@@ -70,7 +70,7 @@ def trained_net(recipe):
     rounded = {name: _rounded(getattr(recipe, name), name) for name in names}
     mean = tuple(_rounded(value, "mean_bgr") for value in recipe.mean_bgr)
     recipe = replace(recipe, mean_bgr=mean, **rounded)
-    net = NetParameter(name=f"ResNet-{recipe.depth}")
+    net = NetParameter(name=recipe.architecture.name)
     _data(net, recipe, TRAIN, None, recipe.batch_size)
     _Body(net, recipe, train=True).write()
     _add(net, "prob", "SoftmaxWithLoss", ["fc1000", "label"], "loss")

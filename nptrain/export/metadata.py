@@ -17,6 +17,6 @@ def describe(recipe, names, channels):
     values = {field: getattr(recipe, field) for field in (*NETWORK, *PIXELS)} | {"mean": mean}
     if names is not None:
         values["classes"] = names
-    return {"network": f"ResNet-{recipe.depth}", "channels": channels} | {
+    return {"network": recipe.architecture.name, "channels": channels} | {
         name: json.dumps(value, ensure_ascii=False) for name, value in values.items()
     }

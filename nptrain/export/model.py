@@ -54,16 +54,17 @@ class ResNet(nn.Module):
     downsample        the convolution of a bottleneck that has the stride: "3x3" or "1x1"
     stem_bias         whether the first convolution has a bias
     first_projection  whether the first block has a projection in its shortcut
+    width             channels of the first convolution
     """
 
-    def __init__(self, depth, classes, downsample="3x3", stem_bias=False, first_projection=False, eps=1e-5):
+    def __init__(self, depth, classes, downsample="3x3", stem_bias=False, first_projection=False, eps=1e-5, width=64):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=stem_bias)
-        self.bn1 = nn.BatchNorm2d(64, eps)
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=stem_bias)
+        self.bn1 = nn.BatchNorm2d(width, eps)
         self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)  # as Caffe's; torchvision's has padding=1 instead
-        inputs = 64
+        inputs = width
         for stage, count in enumerate(BLOCKS[depth]):
-            layer, width = nn.Sequential(), 64 << stage
+            layer, width = nn.Sequential(), self.bn1.num_features << stage
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 if depth < 50:
@@ -90,7 +91,8 @@ def load(path):
                        ("network", "channels", "format")}  # fmt: skip
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     network = ResNet(description["depth"], len(tensors["fc.bias"]), description["downsample"], "conv1.bias" in tensors,
-                     "layer1.0.downsample.0.weight" in tensors, description["bn_eps"])  # fmt: skip
+                     "layer1.0.downsample.0.weight" in tensors, description["bn_eps"],
+                     len(tensors["bn1.weight"]))  # fmt: skip
     network.load_state_dict(tensors)
     return network.eval(), description
 

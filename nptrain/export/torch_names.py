@@ -51,7 +51,7 @@ def from_torch(tensors, architecture, where):
 
     def take(name):
         if name not in rest:
-            raise InputError(f"{where}: found no tensor {name}, expected that of a ResNet-{architecture.depth}")
+            raise InputError(f"{where}: found no tensor {name}, expected that of a {architecture.name}")
         return rest.pop(name)
 
     for conv, module, norm in modules(architecture):
@@ -64,7 +64,7 @@ def from_torch(tensors, architecture, where):
         blobs[f"bn{conv.norm}"] = [take(f"{norm}.running_mean"), take(f"{norm}.running_var"), one]
     blobs["fc1000"] = [take("fc.weight"), take("fc.bias")]
     if rest:
-        raise InputError(f"{where}: found a tensor {min(rest)}, which a ResNet-{architecture.depth} does not have")
+        raise InputError(f"{where}: found a tensor {min(rest)}, which a {architecture.name} does not have")
     return blobs
 
 
@@ -76,7 +76,8 @@ def architecture_of(tensors, downsample, where):
                    for stage in (1, 2, 3, 4))  # fmt: skip
     bottleneck = "layer1.0.conv3.weight" in tensors
     depth = {shape: depth for depth, shape in DEPTHS.items()}.get((counts, bottleneck))
-    if depth is None or getattr(tensors.get("conv1.weight"), "shape", None) != (64, 3, 7, 7):
+    width, *others = getattr(tensors.get("conv1.weight"), "shape", (0,))
+    if depth is None or others != [3, 7, 7]:
         raise InputError(f"{where}: found no ResNet-{', '.join(map(str, DEPTHS))} with torchvision's names of tensors")
     projection = not bottleneck and "layer1.0.downsample.0.weight" in tensors
-    return Architecture(depth, downsample, "conv1.bias" in tensors, projection)
+    return Architecture(depth, downsample, "conv1.bias" in tensors, projection, width)

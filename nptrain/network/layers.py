@@ -32,12 +32,19 @@ class Architecture:
     stem_bias         conv1 has a bias; it has none in the released ResNet-101 and -152, and in many others
     first_projection  the first block has a projection in its shortcut also at depth 18 and 34, where its shapes need
                       none, as in many nets of others; deeper ones have it in any case
+    width             channels of the stem and of the first stage's 3x3 convolutions; each stage doubles them
     """
 
     depth: int = 50
     downsample: str = "3x3"
     stem_bias: bool = True
     first_projection: bool = False
+    width: int = 64
+
+    @property
+    def name(self):
+        """What it is called."""
+        return f"ResNet-{self.depth}" + (f" of width {self.width}" if self.width != RESNET50.width else "")
 
 
 RESNET50 = Architecture()
@@ -110,15 +117,15 @@ STEM = Convolution("conv1", 3, 64, kernel=7, stride=2, bias=True)
 
 def stem(architecture=RESNET50):
     """The first convolution."""
-    return replace(STEM, bias=architecture.stem_bias)
+    return replace(STEM, outputs=architecture.width, bias=architecture.stem_bias)
 
 
 def blocks(architecture=RESNET50):
     """The residual blocks of a ResNet, in order. Raises KeyError for a depth that has no table."""
     counts, bottleneck = DEPTHS[architecture.depth]
-    inputs = STEM.outputs
+    inputs = architecture.width
     for stage, count in enumerate(counts):
-        width, stride = 64 << stage, 1 if stage == 0 else 2
+        width, stride = architecture.width << stage, 1 if stage == 0 else 2
         for index in range(count):
             name = f"{stage + 2}{_letter(architecture.depth, index, count)}"
             block = _block(name, inputs, width, stride if index == 0 else 1, bottleneck, architecture)

@@ -12,7 +12,7 @@ from kernels.epilogue import FusedBatchNorm
 from kernels.sizes import pooled_size
 from nptrain.network.arena import Arena
 from nptrain.network.buffers import Buffers
-from nptrain.network.layers import RESNET50, STEM, blocks, layers, stem
+from nptrain.network.layers import RESNET50, blocks, layers, stem
 from nptrain.network.slots import (
     DZ,
     IMAGES,
@@ -205,7 +205,7 @@ class ResNet:
     def max_pool(self, x):
         """The pooling after the stem: (y, winner)."""
         n, h, w = self.ops.unpacked_size(x)
-        shape = self.ops.activation_shape(n, STEM.outputs, pooled_size(h), pooled_size(w))
+        shape = self.ops.activation_shape(n, self.stem.conv.outputs, pooled_size(h), pooled_size(w))
         return self.ops.maxpool_forward(
             x, out=self.buffers.get(POOLED, shape), winner=self.buffers.get(WINNER, shape))  # fmt: skip
 

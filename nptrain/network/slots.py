@@ -8,7 +8,7 @@ are computed again, share one slot. The gradients of activations share few slots
 from math import prod
 
 from kernels.sizes import pooled_size
-from nptrain.network.layers import RESNET50, STEM, blocks, convolutions, walk
+from nptrain.network.layers import RESNET50, STEM, blocks, convolutions, stem, walk
 
 IMAGES, POOLED, WINNER, DZ = "images", "pool", "winner", "dz"
 
@@ -42,7 +42,7 @@ LAST_GRADIENT = "block gradient 0"  # of the last block's result: where `block_g
 def training_slots(height, width, architecture=RESNET50):
     """{name: (channels, height, width)} of all that a training step on images of this size holds, for one image."""
     sizes = _sizes(height, width, architecture)
-    slots = _shared_slots(height, width)
+    slots = _shared_slots(height, width, architecture)
     table = list(blocks(architecture))
     inner = {conv for block in table for conv in block.branch[:-1]}
     for conv in convolutions(architecture):
@@ -62,7 +62,7 @@ def training_slots(height, width, architecture=RESNET50):
 def inference_slots(height, width, architecture=RESNET50):
     """The same of an inference. Of a block's results only the last two are held at once."""
     sizes = _sizes(height, width, architecture)
-    slots = _shared_slots(height, width) | {"inference stem": sizes[STEM.name][1]}
+    slots = _shared_slots(height, width, architecture) | {"inference stem": sizes[STEM.name][1]}
     for index, block in enumerate(blocks(architecture)):
         for place, conv in enumerate(block.branch[:-1]):
             _grow(slots, f"inference inner {place}", sizes[conv.name][1])
@@ -79,8 +79,8 @@ def _sizes(height, width, architecture):
             for (conv, h, h_out), (_, w, w_out) in zip(tall, wide, strict=True)}  # fmt: skip
 
 
-def _shared_slots(height, width):
-    pool = (STEM.outputs, pooled_size(STEM.out(height)), pooled_size(STEM.out(width)))
+def _shared_slots(height, width, architecture):
+    pool = (stem(architecture).outputs, pooled_size(STEM.out(height)), pooled_size(STEM.out(width)))
     return {IMAGES: (3, height, width), POOLED: pool, WINNER: pool}
 
 

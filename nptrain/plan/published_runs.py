@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nptrain.errors import InputError
 from nptrain.recipes.published import get_recipe
 
-NETWORK = (50, 224)  # depth, crop
+NETWORK = "ResNet-50 at 224"  # what all of them trained
 RANKS_PER_NODE, CORES, COMMUNICATION_CORES = 2, 48, 2
 BANDWIDTH_GBIT = 100.0  # of a node's link
 LATENCY_US = 5.0  # of a message in an Allreduce, software included; not published

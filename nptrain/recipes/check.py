@@ -29,6 +29,7 @@ RECIPE_RULES = (
     (("depth",), _one_of(DEPTHS)),
     (("downsample",), _one_of(DOWNSAMPLE)),
     (("precision",), _one_of(PRECISIONS)),
+    (("width",), (lambda value: value > 0 and value % 16 == 0, "a multiple of 16")),
     (("test_batch_size",), NONE_OR_POSITIVE),
     (("mean_bgr",), (lambda value: len(value) == 3, "three values")),
 )

@@ -82,7 +82,7 @@ class Phase:
 class Recipe:
     """The network, the data and the phases. `batch_size` images for each of `workers` make one step.
 
-    depth, downsample, stem_bias, first_projection  the `Architecture` of the network
+    depth, downsample, stem_bias, first_projection, width  the `Architecture` of the network
     blob_overrides  differences of a net file from the layer table: (layer, index of the blob, field, value)
     precision       float32, or bf16: activations and products in bf16 (`kernels.naive_bf16` says where it rounds)
     records         (training, held-out) records of the recipe's data set, for predictions only
@@ -104,6 +104,7 @@ class Recipe:
     downsample: str = "3x3"
     stem_bias: bool = True
     first_projection: bool = False
+    width: int = 64
     blob_overrides: tuple = ()
     precision: str = "float32"
     records: tuple[int, int] = IMAGENET
@@ -115,7 +116,7 @@ class Recipe:
     @property
     def architecture(self):
         """The Architecture of the network."""
-        return Architecture(self.depth, self.downsample, self.stem_bias, self.first_projection)
+        return Architecture(self.depth, self.downsample, self.stem_bias, self.first_projection, self.width)
 
     def batch_of(self, phase):
         """Images for each worker in a step of a phase."""

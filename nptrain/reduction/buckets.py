@@ -75,6 +75,13 @@ class Buckets:
             self.sums.deliver(part)
             yield part
 
+    def wait(self):
+        """Wait for all that travels, before an error that all ranks have: a rank that ended now would leave the threads
+        of others in a sum for ever.
+        """
+        for pending in self.pending:
+            pending.result()
+
     @property
     def busy_s(self):
         """Seconds in which anything travelled: two sums may at once."""

@@ -65,7 +65,8 @@ def write(path, runs, window):
 
 def _summary(page, run):
     recipe, last = run.recipe, run.phases[-1]
-    page.text("p", f"ResNet-{recipe.depth}, {recipe.classes} classes, images of {recipe.crop_size}×{recipe.crop_size}; "
+    network, size = recipe.architecture.name, recipe.crop_size
+    page.text("p", f"{network}, {recipe.classes} classes, images of {size}×{size}; "
               f"recipe {recipe.name}: {recipe.description}", "soft")  # fmt: skip
     seconds = sum(step.duration for step in run.timelines) / 1e3
     speeds = [speed for phase in run.phases for speed in phase.iterations[:, 3]]
