@@ -38,8 +38,9 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, s
     shape = transposed_weights(w.shape) if backward else w.shape
     k_blocks, c_blocks, rows, cols = shape[:4]
     stride, pad = scale * divisor, abs(offset)  # one of scale and divisor is 1
-    by_winograd = uses_winograd(winograd, shape, y.shape, stride, pad, x.dtype == BF16)
-    pieces = convolution_pieces(shape, y.shape, stride, pad, by_winograd)
+    bf16 = x.dtype == BF16
+    by_winograd = uses_winograd(winograd, shape, y.shape, stride, pad, bf16)
+    pieces = convolution_pieces(shape, y.shape, stride, pad, by_winograd, bf16)
     if sums:
         epilogue = with_sums(epilogue, k_blocks, pieces)
     w = weights_operand(w, backward, x.dtype, by_winograd)
@@ -50,7 +51,7 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, s
         k_parts = part_count(-(-k_blocks // tile.blocks), pieces)
         if is_pointwise(shape, stride, pad):
             x, y = x.reshape(c_blocks, -1), y.reshape(k_blocks, -1)
-            kernel, piece = _pointwise_for(*tile), pointwise_piece(y.shape[1] // 16)
+            kernel, piece = _pointwise_for(*tile), pointwise_piece(y.shape[1] // 16, bf16)
             kernel(x, w.reshape(-1), y, piece, pieces, k_parts, accumulate, epilogue)
         else:
             kernel = _convolve_for(w.shape[4] * w[0, 0, 0, 0, 0].size // 16, x.shape[4], *tile)

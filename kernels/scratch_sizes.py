@@ -52,7 +52,7 @@ def _convolution(stored, w, y, stride, pad, threads, winograd, sums, bf16):
     if bf16 and not by_winograd:
         found[PAIR_WEIGHTS] = pair_weights(stored, stored is not w)
     if sums:
-        found[EPILOGUE_SUMS] = epilogue_sums(w[0], convolution_pieces(w, y, stride, pad, by_winograd))
+        found[EPILOGUE_SUMS] = epilogue_sums(w[0], convolution_pieces(w, y, stride, pad, by_winograd, bf16))
     return found
 
 

@@ -62,9 +62,9 @@ def winograd_is_faster(w, y, bf16=False):
     return POINTS * tiles < most * direct and tiles >= 2 * PIXELS and min(w[:2]) >= 2
 
 
-def convolution_pieces(w, y, stride, pad, by_winograd):
+def convolution_pieces(w, y, stride, pad, by_winograd, bf16=False):
     """Pieces of a convolution's result."""
-    return convolution_tiling(w, y).pieces if by_winograd else direct_pieces(w, y, stride, pad)
+    return convolution_tiling(w, y).pieces if by_winograd else direct_pieces(w, y, stride, pad, bf16)
 
 
 def fits_cache(w):
