@@ -20,6 +20,7 @@ from nptrain.recipes.schedule import Progress, learning_rate
 from nptrain.run import checkpoint
 from nptrain.run.best import Test, best_of, without_improvement
 from nptrain.run.log import Log
+from nptrain.run.snapshots import Snapshots
 from nptrain.same_state import expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
 from nptrain.world import World
@@ -60,6 +61,7 @@ class Trainer:
     val_data     None: there are no tests
     stop_wanted  whether this rank wants the run to end after the running iteration
     tests        those that the run has made already, when it goes on
+    snapshots    keeps the state after each iteration
     stopped      set if the run has ended because a rank wanted it, with a checkpoint, before all phases were done
     """
 
@@ -74,6 +76,7 @@ class Trainer:
     options: Options = Options()
     stop_wanted: Callable[[], bool] = bool  # bool() is False
     tests: list[Test] = field(default_factory=list)
+    snapshots: Snapshots = field(default_factory=Snapshots)
     stopped: bool = False
 
     def run(self, phases, iterations=None, resume_from=None):
@@ -95,14 +98,23 @@ class Trainer:
             elif name != phases[0] or resume_from:
                 self._start_from_phase_before(phase)
             self.log.begin(phase, start, stop, self.recipe.images_of(phase) / len(self.train_data))
+            if resume_from and resume_from.phase == name and resume_from.unsaved:
+                self._save_if_missing(phase, start, stop, progress)
             last = self._phase(phase, start, stop, progress)
             self.log.end(last)
             if self.stopped:
                 break
         return checkpoint.Checkpoint(self.folder, phase.name, last, prefix=phase.snapshot_prefix)
 
+    def _save_if_missing(self, phase, start, stop, progress):
+        """Save the checkpoint that was due when the run died, if it died before that."""
+        if self._save_is_due(phase, start, stop):
+            self._expect_finite(phase, start)
+            self._save(phase, start, progress, missing=True)
+
     def _start_from_phase_before(self, phase):
         """Load the weights (not the momentum) of the phase before, at the iteration that the recipe names."""
+        self.snapshots.wait()
         if self.world.rank == 0:
             line = checkpoint.load_start_of(phase, self.recipe, self.folder, self.network.arena)
             self.log.say(f"phase {phase.name}: {line}")
@@ -121,6 +133,9 @@ class Trainer:
         if self._test_is_due(phase, start, stop):  # also after a resume: a checkpoint is saved before the test
             self._test(phase, start)
             if self._stops_early(phase, start, stop):
+                self._save(
+                    phase, start, progress, missing=True
+                )  # it may have died in the test, which has no checkpoint
                 return start
         with self._loader(phase, start, stop) as loader, self._reducer() as reducer:
             batches = iter(loader)
@@ -131,8 +146,10 @@ class Trainer:
                 self._log_drop(phase, iteration, progress, step.progress)
                 progress, done = step.progress, iteration + 1
                 rate = learning_rate(phase, iteration, progress.current_step)
-                self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
-                                   smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
+                entry = self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
+                                           smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
+                self.snapshots.note(entry)
+                self.snapshots.begin(phase.name, done, progress)
                 save_is_due = step.stop or self._save_is_due(phase, done, stop)
                 if save_is_due or done == stop or (options.check_every and done % options.check_every == 0):
                     self._expect_finite(phase, done)
@@ -169,7 +186,7 @@ class Trainer:
     def _step(self, phase, iteration, batches, reduction, progress, loader):
         try:
             return train_step(self.network, self.recipe, phase, iteration, batches, reduction, progress,
-                              loader.take_wait_s, self.stop_wanted)  # fmt: skip
+                              loader.take_wait_s, self.stop_wanted, self.snapshots.wait)  # fmt: skip
         except TrainingError as error:
             raise TrainingError(f"{error}; {self._last_checkpoint()}") from None
 
@@ -202,8 +219,10 @@ class Trainer:
     def _save_is_due(self, phase, done, stop):
         return (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0)
 
-    def _save(self, phase, iteration, progress):
-        if self.world.rank == 0:
+    def _save(self, phase, iteration, progress, missing=False):
+        """Save a checkpoint; with `missing`, only if it is not there."""
+        place = checkpoint.Checkpoint(self.folder, phase.name, iteration)
+        if self.world.rank == 0 and not (missing and place.manifest.exists()):
             saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena, trained_net(self.recipe),
                                     progress, phase.snapshot_prefix)  # fmt: skip
             self.log.saved(saved)
@@ -225,8 +244,9 @@ class Trainer:
         result = evaluate(self.network, self.val_data, transform, self.recipe, self.world,
                           self.options.decode_threads, records, self.options.decode_initializer)  # fmt: skip
         empty = not self.network.arena.factors.any()  # before the first iteration
-        self.log.test(iteration, result, "the running averages are empty, and the scores overflow" if empty else
+        entry = self.log.test(iteration, result, "the running averages are empty, and the scores overflow" if empty else
                       "the scores are not finite")  # fmt: skip
+        self.snapshots.note(entry)
         self.tests.append(Test.of(phase.name, iteration, result))
         saved = checkpoint.Checkpoint(self.folder, phase.name, iteration, prefix=phase.snapshot_prefix)
         if best_of(self.tests) is self.tests[-1]:

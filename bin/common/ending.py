@@ -37,6 +37,18 @@ def holding(folder, resume, world):
         yield
 
 
+def end(trainer, last, folder, stop):
+    """Say how the run in a RunFolder has ended, with its last Checkpoint, and close the log. Raises AgreedError if a
+    rank's Stop wanted the end. All ranks call it.
+    """
+    if not trainer.stopped:
+        weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
+        trainer.log.say(f"done: {weights}, metrics in {folder.metrics}")
+    trainer.log.close()
+    if trainer.stopped:
+        end_early(stop, last, folder.path, trainer.world)
+
+
 def end_early(stop, checkpoint, run_dir, world):
     """Raise AgreedError: the run has ended with this checkpoint because a rank's Stop wanted it. All ranks call it."""
     status, reason = max(cause for cause in world.allgather(stop.cause) if cause)

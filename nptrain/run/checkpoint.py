@@ -20,7 +20,8 @@ from nptrain.run.manifest import read_manifest, sha256, write_manifest
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete checkpoint, after `iteration` updates of `phase`. `progress` is the phase's Progress then, if the
-    checkpoint was saved or loaded by this process, else None.
+    checkpoint was saved or loaded by this process, else None. An `unsaved` one was a mapped snapshot: its files may be
+    missing.
     """
 
     folder: Path
@@ -28,6 +29,7 @@ class Checkpoint:
     iteration: int
     progress: Progress | None = None
     prefix: str | None = None
+    unsaved: bool = False
 
     @property
     def stem(self):

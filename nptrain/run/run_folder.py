@@ -2,6 +2,7 @@
 
 import json
 import platform
+import secrets
 import subprocess
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -39,6 +40,11 @@ class RunFolder:
         """The arguments of the run in the folder. Raises InputError if there is none."""
         return self._read()["arguments"]
 
+    def identity(self, resume):
+        """The identity of the run in the folder, which its snapshots have; a new one for a new run."""
+        known = self._read().get("id") if resume else None
+        return known if isinstance(known, str) and known.isalnum() else secrets.token_hex(8)
+
     def _read(self):
         if not self.description.exists():
             raise InputError(f"--resume: {self.description} does not exist, expected a run to continue")
@@ -65,12 +71,12 @@ class RunFolder:
             raise InputError(f"{field}: found {is_now!r}, expected {was!r}, as in the run in {self.path}")
         return before["arguments"]
 
-    def describe(self, recipe, hosts, arguments, library, classes=None, data=None):
+    def describe(self, recipe, hosts, arguments, library, classes=None, data=None, identity=None):
         """Write run.json. `classes` are the names of the classes, None if the data have none; `data` is {name of the
-        argument: {fact: value}} of the data sets.
+        argument: {fact: value}} of the data sets; `identity` is that of the run.
         """
-        entry = {"recipe": to_dict(recipe), "classes": classes, "data": data or {}, "arguments": arguments,
-                 "versions": versions(library), "hosts": hosts}  # fmt: skip
+        entry = {"id": identity, "recipe": to_dict(recipe), "classes": classes, "data": data or {},
+                 "arguments": arguments, "versions": versions(library), "hosts": hosts}  # fmt: skip
         with writing(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         with writing(self.description), atomic_write(self.description) as file:
