@@ -11,6 +11,7 @@ from pathlib import Path
 from nptrain.errors import InputError, reason
 from nptrain.files import atomic_write, check_regular, writing
 from nptrain.recipes.recipe import from_dict, to_dict
+from nptrain.run.end import forget_end
 
 PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
 
@@ -79,6 +80,7 @@ class RunFolder:
                  "arguments": arguments, "versions": versions(library), "hosts": hosts}  # fmt: skip
         with writing(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+        forget_end(self.path)
         with writing(self.description), atomic_write(self.description) as file:
             file.write(json.dumps(entry, indent=2).encode() + b"\n")
 
