@@ -21,6 +21,7 @@ from nptrain.run import checkpoint
 from nptrain.run.best import Test, best_of, without_improvement
 from nptrain.run.log import Log
 from nptrain.run.snapshots import Snapshots
+from nptrain.run.watchdog import Watchdog
 from nptrain.same_state import expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
 from nptrain.world import World
@@ -62,6 +63,7 @@ class Trainer:
     stop_wanted  whether this rank wants the run to end after the running iteration
     tests        those that the run has made already, when it goes on
     snapshots    keeps the state after each iteration
+    watchdog     is told what is waited for
     stopped      set if the run has ended because a rank wanted it, with a checkpoint, before all phases were done
     """
 
@@ -77,6 +79,7 @@ class Trainer:
     stop_wanted: Callable[[], bool] = bool  # bool() is False
     tests: list[Test] = field(default_factory=list)
     snapshots: Snapshots = field(default_factory=Snapshots)
+    watchdog: Watchdog = field(default_factory=Watchdog)
     stopped: bool = False
 
     def run(self, phases, iterations=None, resume_from=None):
@@ -184,6 +187,7 @@ class Trainer:
         return self.world.reducer(self.options.comm_threads, self.options.comm_initializers)
 
     def _step(self, phase, iteration, batches, reduction, progress, loader):
+        self.watchdog.iteration = iteration
         try:
             return train_step(self.network, self.recipe, phase, iteration, batches, reduction, progress,
                               loader.take_wait_s, self.stop_wanted, self.snapshots.wait)  # fmt: skip
@@ -223,8 +227,9 @@ class Trainer:
         """Save a checkpoint; with `missing`, only if it is not there."""
         place = checkpoint.Checkpoint(self.folder, phase.name, iteration)
         if self.world.rank == 0 and not (missing and place.manifest.exists()):
-            saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena, trained_net(self.recipe),
-                                    progress, phase.snapshot_prefix)  # fmt: skip
+            with self.watchdog.waiting("a checkpoint to be written"):
+                saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena,
+                                        trained_net(self.recipe), progress, phase.snapshot_prefix)  # fmt: skip
             self.log.saved(saved)
             if self.options.keep:
                 best = best_of(self.tests)

@@ -204,7 +204,7 @@ SHORT = ["--set", "1.max_iter=8", "--set", "1.snapshot=4", "--phase", "1", "--se
 
 
 def processes(run_dir):
-    """{rank: process id} of the ranks of a run; "launcher" is that of prterun, or None."""
+    """{rank: process id} of the ranks of a run; their launchers have names."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -221,19 +221,24 @@ def iterations(folder):
 
 
 @pytest.mark.ranks
-def test_ranks_and_the_launcher_are_killed_and_the_bits_are_those_of_a_run_that_was_not(data, tmp_path):
+def test_ranks_are_killed_and_stopped_and_the_bits_are_those_of_a_run_that_was_left_alone(data, tmp_path):
     folder, whole = tmp_path / "run", tmp_path / "whole"
-    words = [*launcher(2), PROJECT / "bin" / "train", *arguments(data, folder, *SHORT), "--snapshot-folder", tmp_path]
+    words = [*launcher(2), PROJECT / "bin" / "train", *arguments(data, folder, *SHORT), "--snapshot-folder", tmp_path,
+             "--stall-timeout", "6"]  # fmt: skip
     words = [sys.executable, PROJECT / "bin" / "supervise", "--", *words]
     running = subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for moment, victim in ((3, 0), (6, "prterun")):
+    for moment, victim, number in ((3, 0, signal.SIGKILL), (6, 1, signal.SIGSTOP)):
         while iterations(folder) < moment and running.poll() is None:
             time.sleep(0.01)
-        alive = processes(folder)
-        os.kill(alive.get(victim, alive[0]), signal.SIGKILL)  # another MPI's launcher has another name
+        os.kill(processes(folder)[victim], number)
     output, errors = running.communicate(timeout=200)
     assert running.returncode == 0, output + errors
     assert errors.count("; starts again in 1 s (") == 2
+    assert "supervise: rank 0 on " in errors
+    stalled = (
+        r"supervise: rank 0 on \S+ has waited \d+ s for other ranks in iteration \d, late: rank 1, process \d+, which "
+    )
+    assert re.search(stalled + r"has not run for \d+ s; phase 1, iteration \d was", errors)
     assert output.count("resumes at phase 1, iteration ") == 2
     call("train", *arguments(data, whole, *SHORT))
     ours, expected = metrics(folder), metrics(whole)

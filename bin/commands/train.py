@@ -20,7 +20,7 @@ from bin.common.dry_run import dry_run
 from bin.common.ending import end, holding, seconds
 from bin.common.memory import expect_memory
 from bin.common.prepare import add_arguments, kernels_and_cores, tell
-from bin.common.recovery import add_snapshot_argument, find_snapshot, keep_snapshots
+from bin.common.recovery import add_recovery_arguments, find_snapshot, keep_snapshots, watchdog
 from bin.common.start import load_start, origin_of, run_arguments
 from bin.common.weights import weights_of
 from mpi.agree import raise_together
@@ -60,7 +60,7 @@ def parser():
                      help="keep the newest N checkpoints, and the best (all)")  # fmt: skip
     run.add_argument("--early-stop", metavar="N", type=int,
                      help="end a phase after N tests without a better top-1")  # fmt: skip
-    add_snapshot_argument(run)
+    add_recovery_arguments(run)
     run.add_argument("--dry-run", action="store_true",
                      help="print phases, rates, memory, disk and time of the run, and end")  # fmt: skip
     run.add_argument("--csv", action="store_true", help="write metrics.csv, too")
@@ -173,9 +173,11 @@ def train(args, world, recipe, choice, folder, stop):
                                     (data.names, sets, identity, newest))  # fmt: skip
     for line in beginning(recipe, data, hosts, resumed):
         log.say(line)
-    with keep_snapshots(args, identity, network.arena, world, ready.decode_initializer, log.say) as snapshots:
-        trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed,
-                          options_of(args, ready, world), stop.wanted, tests, snapshots)  # fmt: skip
+    kept = keep_snapshots(args, identity, network.arena, world, ready.decode_initializer, log.say)
+    with kept as snapshots, watchdog(args, identity, world) as watch:
+        trainer = Trainer(recipe, network, watch.watched_data(train_data), watch.watched_data(val_data),
+                          folder.checkpoints, watch.watched_world(), log, args.seed,
+                          options_of(args, ready, world), stop.wanted, tests, snapshots, watch)  # fmt: skip
         last = trainer.run(phases, args.iterations, resumed)
     end(trainer, last, folder, stop)
 
@@ -233,7 +235,7 @@ def check_flags(args):
     expect_at_least(args, 1, "iterations", "decode_threads", "keep", "early_stop")
     if args.early_stop and not args.val_data:
         raise InputError("--early-stop: expected only together with --val-data: it counts tests")
-    expect_at_least(args, 0, "seed", "max_bad_records", "check_every")
+    expect_at_least(args, 0, "seed", "max_bad_records", "check_every", "stall_timeout")
     if args.dtype == "float64" and args.kernels == "fast":
         raise InputError(
             "--dtype: found float64, expected float32 with the fast kernels; float64 needs --kernels numpy"
