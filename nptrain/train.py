@@ -12,7 +12,7 @@ from pathlib import Path
 from nptrain.caffe_net.writer import trained_net
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.loader import TrainLoader
-from nptrain.errors import TrainingError
+from nptrain.errors import InputError, TrainingError
 from nptrain.evaluate import evaluate
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.recipe import Recipe
@@ -25,6 +25,8 @@ from nptrain.run.watchdog import Watchdog
 from nptrain.same_state import expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
 from nptrain.world import World
+
+MOST_UNSAVED = 3  # checkpoints in a row that cannot be written, after which a run ends
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Trainer:
     snapshots: Snapshots = field(default_factory=Snapshots)
     watchdog: Watchdog = field(default_factory=Watchdog)
     stopped: bool = False
+    unsaved: int = 0  # checkpoints in a row that could not be written
 
     def run(self, phases, iterations=None, resume_from=None):
         """Train the named phases in order, each up to iteration `iterations` at most. Returns the last Checkpoint.
@@ -158,7 +161,7 @@ class Trainer:
                     self._expect_finite(phase, done)
                     expect_same_state(self.network.arena, phase, done, self.world)
                 if save_is_due:
-                    self._save(phase, done, progress)
+                    self._save(phase, done, progress, may_fail=not (step.stop or done == stop))
                     reduction.sums.forget()  # as in a run that resumes here
                 if step.stop:  # a test that is due comes when the run goes on
                     self.stopped = True
@@ -223,18 +226,36 @@ class Trainer:
     def _save_is_due(self, phase, done, stop):
         return (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0)
 
-    def _save(self, phase, iteration, progress, missing=False):
-        """Save a checkpoint; with `missing`, only if it is not there."""
+    def _save(self, phase, iteration, progress, missing=False, may_fail=False):
+        """Save a checkpoint; with `missing`, only if it is not there. Raises InputError on rank 0 if it cannot be
+        written; if it `may_fail`, only when that has happened MOST_UNSAVED times in a row.
+        """
         place = checkpoint.Checkpoint(self.folder, phase.name, iteration)
         if self.world.rank == 0 and not (missing and place.manifest.exists()):
-            with self.watchdog.waiting("a checkpoint to be written"):
-                saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena,
-                                        trained_net(self.recipe), progress, phase.snapshot_prefix)  # fmt: skip
-            self.log.saved(saved)
-            if self.options.keep:
-                best = best_of(self.tests)
-                checkpoint.remove_older(self.recipe, self.folder, self.options.keep, best and best[:2])
+            try:
+                with self.watchdog.waiting("a checkpoint to be written"):
+                    saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena,
+                                            trained_net(self.recipe), progress, phase.snapshot_prefix)  # fmt: skip
+            except InputError as error:
+                self._not_saved(error, may_fail)
+            else:
+                self._saved(saved)
         self.world.barrier()
+
+    def _saved(self, saved):
+        self.unsaved = 0
+        self.log.saved(saved)
+        if self.options.keep:
+            best = best_of(self.tests)
+            checkpoint.remove_older(self.recipe, self.folder, self.options.keep, best and best[:2])
+
+    def _not_saved(self, error, may_fail):
+        self.unsaved += 1
+        if not may_fail:
+            raise error
+        if self.unsaved == MOST_UNSAVED:
+            raise InputError(f"{error}; so it was {MOST_UNSAVED} times in a row; {self._last_checkpoint()}")
+        self.log.say(f"no checkpoint, and the run goes on: {error}")
 
     def _test_is_due(self, phase, done, stop):
         if done == 0:

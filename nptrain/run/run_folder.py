@@ -5,11 +5,12 @@ import platform
 import secrets
 import subprocess
 from contextlib import contextmanager, suppress
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
-from nptrain.files import atomic_write, check_regular, writing
+from nptrain.files import atomic_write, check_regular, clear_temporary, writing
 from nptrain.recipes.recipe import from_dict, to_dict
 from nptrain.run.end import forget_end
 
@@ -81,8 +82,21 @@ class RunFolder:
         with writing(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         forget_end(self.path)
+        self._clear_temporary(recipe)
         with writing(self.description), atomic_write(self.description) as file:
             file.write(json.dumps(entry, indent=2).encode() + b"\n")
+
+    def _clear_temporary(self, recipe):
+        """Remove what writers have left that died in the middle of a file; the lock keeps others away."""
+        prefixes = [Path(phase.snapshot_prefix) for phase in recipe.phases if phase.snapshot_prefix]
+        places = [
+            (self.path, "*"),
+            (self.checkpoints, "*"),
+            *((p.parent, f"{escape(p.name)}_iter_*") for p in prefixes),
+        ]
+        for folder, name in places:
+            with writing(folder):
+                clear_temporary(folder, name)
 
     def discard_unused(self):
         """Remove the files of a run that was never begun, and their folder if it is empty then."""
