@@ -21,6 +21,7 @@ from nptrain.run import checkpoint
 from nptrain.run.best import Test, best_of, without_improvement
 from nptrain.run.log import Log
 from nptrain.run.snapshots import Snapshots
+from nptrain.run.stragglers import Stragglers
 from nptrain.run.watchdog import Watchdog
 from nptrain.same_state import expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
@@ -144,18 +145,13 @@ class Trainer:
                 )  # it may have died in the test, which has no checkpoint
                 return start
         with self._loader(phase, start, stop) as loader, self._reducer() as reducer:
-            batches = iter(loader)
+            batches, stragglers = iter(loader), self._stragglers()
             reduction = Reduction.of(self.network, recipe, phase, self.world, reducer, options.bucket_bytes,
                                      options.reproducible, options.compress)  # fmt: skip
             for iteration in range(start, stop):
                 step = self._step(phase, iteration, batches, reduction, progress, loader)
-                self._log_drop(phase, iteration, progress, step.progress)
+                self._log_step(phase, iteration, progress, step, stragglers)
                 progress, done = step.progress, iteration + 1
-                rate = learning_rate(phase, iteration, progress.current_step)
-                entry = self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
-                                           smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
-                self.snapshots.note(entry)
-                self.snapshots.begin(phase.name, done, progress)
                 save_is_due = step.stop or self._save_is_due(phase, done, stop)
                 if save_is_due or done == stop or (options.check_every and done % options.check_every == 0):
                     self._expect_finite(phase, done)
@@ -189,6 +185,9 @@ class Trainer:
     def _reducer(self):
         return self.world.reducer(self.options.comm_threads, self.options.comm_initializers)
 
+    def _stragglers(self):
+        return Stragglers(self.world, len(worker_range(self.recipe.workers, self.world.rank, self.world.size)))
+
     def _step(self, phase, iteration, batches, reduction, progress, loader):
         self.watchdog.iteration = iteration
         try:
@@ -210,12 +209,21 @@ class Trainer:
                 raise TrainingError(f"phase {phase.name}, iteration {done - 1}: after the update the {name} are not "
                                     f"finite; {self._last_checkpoint()}")  # fmt: skip
 
-    def _log_drop(self, phase, iteration, before, after):
-        """Log a drop of the rate by the policy plateau. All ranks have the same loss, bit for bit, so they agree."""
-        if phase.lr_policy == "plateau" and after.current_step > before.current_step:
+    def _log_step(self, phase, iteration, before, step, stragglers):
+        """Log an iteration that is done, `before` which the Progress was another, and begin to keep its state."""
+        progress, slow = step.progress, stragglers.after(iteration, step.times)
+        rate = learning_rate(phase, iteration, progress.current_step)
+        if phase.lr_policy == "plateau" and progress.current_step > before.current_step:  # the same loss on all ranks
             self.log.say(f"phase {phase.name}, iteration {iteration}: the smoothed loss has not gone below "
-                         f"{after.minimum_loss:.4f} since iteration {before.iter_last_event}: lr "
-                         f"{learning_rate(phase, iteration, after.current_step):.4g}")  # fmt: skip
+                         f"{progress.minimum_loss:.4f} since iteration {before.iter_last_event}: lr "
+                         f"{rate:.4g}")  # fmt: skip
+        entry = self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
+                                   smoothed_loss=progress.smoothed_loss, **step.times,
+                                   **({"slow": slow} if slow else {}))  # fmt: skip
+        for line in slow:
+            self.log.say(line)
+        self.snapshots.note(entry)
+        self.snapshots.begin(phase.name, iteration + 1, progress)
 
     def _log_bad_records(self, bad_records):
         """Log the bad records that ranks have replaced in this phase."""
