@@ -156,6 +156,7 @@ PRTE = """PRTE has lost communication with a remote daemon.
         ("srun: error: node-b: task 3: Killed\n", 137, 0, "rank 3 on node-b was ended by a signal: Killed"),
         ("train: out of memory: x\n--\n", 1, 0, "out of memory: x"),
         ("", 139, 0, "the launcher was ended by a signal: Segmentation fault"),
+        ("", 213, 0, "the launcher has ended with status 213, but the run is not done"),  # a daemon did not start
         ("", 1, 0, "the launcher has ended with status 1, but the run is not done"),
     ],
 )

@@ -63,7 +63,7 @@ def what_died(tail, status, kills):
         return f"host {found['host']} is lost"
     if own := OWN.findall(text):
         return own[-1]
-    if status > 128:
+    if 128 < status < 128 + signal.NSIG:
         return _killed({"signal": status - 128}, kills)
     return f"the launcher has ended with status {status}, but the run is not done"
 
