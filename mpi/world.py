@@ -63,11 +63,11 @@ class World:
         if line and self.rank == 0:
             print(line, file=sys.stderr, flush=True)
 
-    def bcast_array(self, array):
-        """Copy rank 0's values to all ranks, in place. `array` is contiguous."""
+    def bcast_array(self, array, root=0):
+        """Copy the values of the rank `root` to all ranks, in place. `array` is contiguous."""
         flat = array.reshape(-1)
         for at in range(0, flat.size, CHUNK):
-            self.comm.Bcast(flat[at : at + CHUNK], root=0)
+            self.comm.Bcast(flat[at : at + CHUNK], root=root)
 
     def allreduce(self, array):
         """Sum a flat array over ranks, in place."""

@@ -87,6 +87,15 @@ def atomic_write(path, mode="wb"):
     sync_folder(path.parent)
 
 
+def clear_temporary(folder, name="*"):
+    """Remove what `atomic_write` has left in a folder when its process died, of files whose names match `name`. No
+    process may be writing there.
+    """
+    for path in Path(folder).glob(f".{name}.*.tmp"):
+        if path.name.split(".")[-2].isdecimal():
+            path.unlink(missing_ok=True)
+
+
 def sync_folder(folder):
     """Make new names in `folder` durable, by fsync."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -85,15 +85,16 @@ class Step:
 
 
 def train_step(network, recipe, phase, iteration, batches, reduction=None, progress=None, data_wait_s=lambda: 0.0,
-               stop_wanted=bool):  # fmt: skip
+               stop_wanted=bool, before_update=lambda: None):  # fmt: skip
     """One update of the network's weights. Returns a Step.
 
-    iteration    of the phase, from 0
-    batches      iterator over a `data.loader.Batch` for each worker of this rank and each pass of `phase.iter_size`
-    reduction    a Reduction for this recipe and phase; None: this process has all workers
-    progress     the phase's Progress before the step; None at its first iteration
-    data_wait_s  seconds that this rank has waited for images since the last call
-    stop_wanted  whether this rank wants the run to end after this step; bool() is False
+    iteration      of the phase, from 0
+    batches        iterator over a `data.loader.Batch` for each worker of this rank and each pass of `phase.iter_size`
+    reduction      a Reduction for this recipe and phase; None: this process has all workers
+    progress       the phase's Progress before the step; None at its first iteration
+    data_wait_s    seconds that this rank has waited for images since the last call
+    stop_wanted    whether this rank wants the run to end after this step; bool() is False
+    before_update  called when all is summed, before anything is updated
 
     Raises TrainingError, before anything is updated, on a loss or a gradient that is not finite.
     """
@@ -113,7 +114,9 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
         buckets.wait()
         raise TrainingError(f"phase {phase.name}, iteration {iteration}: the loss is {loss}")
     progress = advance(progress or Progress(), phase, iteration, loss)
-    update(network.arena, phase, iteration, count, buckets.wait_into_gradients(), progress.current_step)
+    summed = list(buckets.wait_into_gradients())
+    before_update()
+    update(network.arena, phase, iteration, count, summed, progress.current_step)
     network.arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
     timer.mark("update")
     speed = recipe.images_of(phase) / timer.total_s

@@ -12,7 +12,7 @@ from pathlib import Path
 from nptrain.caffe_net.writer import trained_net
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.loader import TrainLoader
-from nptrain.errors import TrainingError
+from nptrain.errors import InputError, TrainingError
 from nptrain.evaluate import evaluate
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.recipe import Recipe
@@ -20,9 +20,14 @@ from nptrain.recipes.schedule import Progress, learning_rate
 from nptrain.run import checkpoint
 from nptrain.run.best import Test, best_of, without_improvement
 from nptrain.run.log import Log
+from nptrain.run.snapshots import Snapshots
+from nptrain.run.stragglers import Stragglers
+from nptrain.run.watchdog import Watchdog
 from nptrain.same_state import expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
 from nptrain.world import World
+
+MOST_UNSAVED = 3  # checkpoints in a row that cannot be written, after which a run ends
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Trainer:
     val_data     None: there are no tests
     stop_wanted  whether this rank wants the run to end after the running iteration
     tests        those that the run has made already, when it goes on
+    snapshots    keeps the state after each iteration
+    watchdog     is told what is waited for
     stopped      set if the run has ended because a rank wanted it, with a checkpoint, before all phases were done
     """
 
@@ -74,7 +81,10 @@ class Trainer:
     options: Options = Options()
     stop_wanted: Callable[[], bool] = bool  # bool() is False
     tests: list[Test] = field(default_factory=list)
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    watchdog: Watchdog = field(default_factory=Watchdog)
     stopped: bool = False
+    unsaved: int = 0  # checkpoints in a row that could not be written
 
     def run(self, phases, iterations=None, resume_from=None):
         """Train the named phases in order, each up to iteration `iterations` at most. Returns the last Checkpoint.
@@ -95,14 +105,23 @@ class Trainer:
             elif name != phases[0] or resume_from:
                 self._start_from_phase_before(phase)
             self.log.begin(phase, start, stop, self.recipe.images_of(phase) / len(self.train_data))
+            if resume_from and resume_from.phase == name and resume_from.unsaved:
+                self._save_if_missing(phase, start, stop, progress)
             last = self._phase(phase, start, stop, progress)
             self.log.end(last)
             if self.stopped:
                 break
         return checkpoint.Checkpoint(self.folder, phase.name, last, prefix=phase.snapshot_prefix)
 
+    def _save_if_missing(self, phase, start, stop, progress):
+        """Save the checkpoint that was due when the run died, if it died before that."""
+        if self._save_is_due(phase, start, stop):
+            self._expect_finite(phase, start)
+            self._save(phase, start, progress, missing=True)
+
     def _start_from_phase_before(self, phase):
         """Load the weights (not the momentum) of the phase before, at the iteration that the recipe names."""
+        self.snapshots.wait()
         if self.world.rank == 0:
             line = checkpoint.load_start_of(phase, self.recipe, self.folder, self.network.arena)
             self.log.say(f"phase {phase.name}: {line}")
@@ -121,24 +140,24 @@ class Trainer:
         if self._test_is_due(phase, start, stop):  # also after a resume: a checkpoint is saved before the test
             self._test(phase, start)
             if self._stops_early(phase, start, stop):
+                self._save(
+                    phase, start, progress, missing=True
+                )  # it may have died in the test, which has no checkpoint
                 return start
         with self._loader(phase, start, stop) as loader, self._reducer() as reducer:
-            batches = iter(loader)
+            batches, stragglers = iter(loader), self._stragglers()
             reduction = Reduction.of(self.network, recipe, phase, self.world, reducer, options.bucket_bytes,
                                      options.reproducible, options.compress)  # fmt: skip
             for iteration in range(start, stop):
                 step = self._step(phase, iteration, batches, reduction, progress, loader)
-                self._log_drop(phase, iteration, progress, step.progress)
+                self._log_step(phase, iteration, progress, step, stragglers)
                 progress, done = step.progress, iteration + 1
-                rate = learning_rate(phase, iteration, progress.current_step)
-                self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
-                                   smoothed_loss=progress.smoothed_loss, **step.times)  # fmt: skip
                 save_is_due = step.stop or self._save_is_due(phase, done, stop)
                 if save_is_due or done == stop or (options.check_every and done % options.check_every == 0):
                     self._expect_finite(phase, done)
                     expect_same_state(self.network.arena, phase, done, self.world)
                 if save_is_due:
-                    self._save(phase, done, progress)
+                    self._save(phase, done, progress, may_fail=not (step.stop or done == stop))
                     reduction.sums.forget()  # as in a run that resumes here
                 if step.stop:  # a test that is due comes when the run goes on
                     self.stopped = True
@@ -166,10 +185,14 @@ class Trainer:
     def _reducer(self):
         return self.world.reducer(self.options.comm_threads, self.options.comm_initializers)
 
+    def _stragglers(self):
+        return Stragglers(self.world, len(worker_range(self.recipe.workers, self.world.rank, self.world.size)))
+
     def _step(self, phase, iteration, batches, reduction, progress, loader):
+        self.watchdog.iteration = iteration
         try:
             return train_step(self.network, self.recipe, phase, iteration, batches, reduction, progress,
-                              loader.take_wait_s, self.stop_wanted)  # fmt: skip
+                              loader.take_wait_s, self.stop_wanted, self.snapshots.wait)  # fmt: skip
         except TrainingError as error:
             raise TrainingError(f"{error}; {self._last_checkpoint()}") from None
 
@@ -186,12 +209,21 @@ class Trainer:
                 raise TrainingError(f"phase {phase.name}, iteration {done - 1}: after the update the {name} are not "
                                     f"finite; {self._last_checkpoint()}")  # fmt: skip
 
-    def _log_drop(self, phase, iteration, before, after):
-        """Log a drop of the rate by the policy plateau. All ranks have the same loss, bit for bit, so they agree."""
-        if phase.lr_policy == "plateau" and after.current_step > before.current_step:
+    def _log_step(self, phase, iteration, before, step, stragglers):
+        """Log an iteration that is done, `before` which the Progress was another, and begin to keep its state."""
+        progress, slow = step.progress, stragglers.after(iteration, step.times)
+        rate = learning_rate(phase, iteration, progress.current_step)
+        if phase.lr_policy == "plateau" and progress.current_step > before.current_step:  # the same loss on all ranks
             self.log.say(f"phase {phase.name}, iteration {iteration}: the smoothed loss has not gone below "
-                         f"{after.minimum_loss:.4f} since iteration {before.iter_last_event}: lr "
-                         f"{learning_rate(phase, iteration, after.current_step):.4g}")  # fmt: skip
+                         f"{progress.minimum_loss:.4f} since iteration {before.iter_last_event}: lr "
+                         f"{rate:.4g}")  # fmt: skip
+        entry = self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
+                                   smoothed_loss=progress.smoothed_loss, **step.times,
+                                   **({"slow": slow} if slow else {}))  # fmt: skip
+        for line in slow:
+            self.log.say(line)
+        self.snapshots.note(entry)
+        self.snapshots.begin(phase.name, iteration + 1, progress)
 
     def _log_bad_records(self, bad_records):
         """Log the bad records that ranks have replaced in this phase."""
@@ -202,15 +234,36 @@ class Trainer:
     def _save_is_due(self, phase, done, stop):
         return (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0)
 
-    def _save(self, phase, iteration, progress):
-        if self.world.rank == 0:
-            saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena, trained_net(self.recipe),
-                                    progress, phase.snapshot_prefix)  # fmt: skip
-            self.log.saved(saved)
-            if self.options.keep:
-                best = best_of(self.tests)
-                checkpoint.remove_older(self.recipe, self.folder, self.options.keep, best and best[:2])
+    def _save(self, phase, iteration, progress, missing=False, may_fail=False):
+        """Save a checkpoint; with `missing`, only if it is not there. Raises InputError on rank 0 if it cannot be
+        written; if it `may_fail`, only when that has happened MOST_UNSAVED times in a row.
+        """
+        place = checkpoint.Checkpoint(self.folder, phase.name, iteration)
+        if self.world.rank == 0 and not (missing and place.manifest.exists()):
+            try:
+                with self.watchdog.waiting("a checkpoint to be written"):
+                    saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena,
+                                            trained_net(self.recipe), progress, phase.snapshot_prefix)  # fmt: skip
+            except InputError as error:
+                self._not_saved(error, may_fail)
+            else:
+                self._saved(saved)
         self.world.barrier()
+
+    def _saved(self, saved):
+        self.unsaved = 0
+        self.log.saved(saved)
+        if self.options.keep:
+            best = best_of(self.tests)
+            checkpoint.remove_older(self.recipe, self.folder, self.options.keep, best and best[:2])
+
+    def _not_saved(self, error, may_fail):
+        self.unsaved += 1
+        if not may_fail:
+            raise error
+        if self.unsaved == MOST_UNSAVED:
+            raise InputError(f"{error}; so it was {MOST_UNSAVED} times in a row; {self._last_checkpoint()}")
+        self.log.say(f"no checkpoint, and the run goes on: {error}")
 
     def _test_is_due(self, phase, done, stop):
         if done == 0:
@@ -225,8 +278,9 @@ class Trainer:
         result = evaluate(self.network, self.val_data, transform, self.recipe, self.world,
                           self.options.decode_threads, records, self.options.decode_initializer)  # fmt: skip
         empty = not self.network.arena.factors.any()  # before the first iteration
-        self.log.test(iteration, result, "the running averages are empty, and the scores overflow" if empty else
+        entry = self.log.test(iteration, result, "the running averages are empty, and the scores overflow" if empty else
                       "the scores are not finite")  # fmt: skip
+        self.snapshots.note(entry)
         self.tests.append(Test.of(phase.name, iteration, result))
         saved = checkpoint.Checkpoint(self.folder, phase.name, iteration, prefix=phase.snapshot_prefix)
         if best_of(self.tests) is self.tests[-1]:

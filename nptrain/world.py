@@ -20,9 +20,10 @@ class World(Protocol):
     rank: int
     size: int
     host: str
+    local_rank: int  # on its host
 
-    def bcast_array(self, array: np.ndarray):
-        """Copy rank 0's values to all ranks, in place. `array` is contiguous."""
+    def bcast_array(self, array: np.ndarray, root=0):
+        """Copy the values of the rank `root` to all ranks, in place. `array` is contiguous."""
 
     def bcast(self, value: Any) -> Any:
         """Rank 0's value, a small object."""
@@ -69,7 +70,7 @@ class Solo:
     def __init__(self):
         self.host = socket.gethostname()
 
-    def bcast_array(self, array):
+    def bcast_array(self, array, root=0):
         pass
 
     def bcast(self, value):

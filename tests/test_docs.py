@@ -36,6 +36,8 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 LAUNCHERS = {
     "--bind-to",
     "--cpus-per-task",
+    "--host",
+    "--hostfile",
     "--map-by",
     "--mca",
     "--mpi",

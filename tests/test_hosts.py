@@ -1,9 +1,13 @@
 """Two hosts, each with a name, a network and an address of its own: namespaces joined by a virtual cable."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from commands import PROJECT, TINY, across, call, launcher
@@ -116,6 +120,51 @@ def test_training_on_two_hosts_is_training_on_one(tmp_path):
     assert received > 2 * weights  # the gradients of two iterations, at least
 
 
+def processes_of_node_b(run_dir):
+    """The processes on the host of a run's rank 1, apart from the one that holds the host itself."""
+    found, host = {}, None
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words, of = (path / "cmdline").read_bytes(), os.readlink(path / "ns" / "uts")
+            found[int(path.name)] = of, words
+            if str(run_dir).encode() in words and b"_RANK=1\0" in (path / "environ").read_bytes():
+                host = of
+    return [pid for pid, (of, words) in found.items() if of == host and b"hostname node-b" not in words]
+
+
+def test_a_run_goes_on_without_a_host_that_has_died(tmp_path):
+    make_dataset(tmp_path / "data", 41, width=36, height=34)
+    arguments = [*TINY, "--train-data", tmp_path / "data", "--phase", "1", "--iterations", "8", "--workers", "2"]
+    arguments += ["--threads", "1", "--reproducible"]
+    call("train", *arguments, "--run-dir", tmp_path / "whole")
+    (tmp_path / "hosts").write_text("10.77.0.1\n10.77.0.2\n")
+    (tmp_path / "nodes.sh").write_text(NODES)
+    mpirun = [*launcher(2), *across("hosts", 1, tmp_path / "remote"), sys.executable]
+    words = [sys.executable, PROJECT / "bin" / "supervise", "--", *mpirun, PROJECT / "bin" / "train", *arguments,
+             "--run-dir", tmp_path / "run", "--snapshot-folder", tmp_path / "kept"]  # fmt: skip
+    nodes = [str(word) for word in ("unshare", *NAMESPACES, "sh", "nodes.sh", *words)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running, metrics = subprocess.Popen(nodes, cwd=tmp_path, env={**os.environ, **TCP}, **pipes), tmp_path / "run"
+    while running.poll() is None and not (metrics / "metrics.jsonl").exists():
+        time.sleep(0.02)
+    while running.poll() is None and len(losses(metrics)) < 3:
+        time.sleep(0.02)
+    remote = tmp_path / "remote"
+    remote.write_text(remote.read_text().replace("exec nsenter", "exit 255; exec nsenter"))  # no answer any more
+    for pid in processes_of_node_b(tmp_path / "run"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    output, errors = running.communicate(timeout=200)
+    assert running.returncode == 0, output + errors
+    assert "; without 10.77.0.2, no answer; starts again in " in errors
+    assert "on node-a\n" in output  # the snapshot of the host that is left
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    for kind in ("caffemodel", "solverstate"):
+        paths = [tmp_path / name / "checkpoints" / f"phase1_iter_8.{kind}" for name in ("run", "whole")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
 def losses(folder):
-    """The losses of a run."""
-    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """The losses of a run, of which the last line may not be whole yet."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    return [json.loads(line)["loss"] for line in lines if line.endswith("\n")]

@@ -18,9 +18,10 @@ from bin.common.chosen import Choice, add_recipe_arguments, check_recipe_flags
 from bin.common.config import Config
 from bin.common.data_sets import MOST, RunData, add_data_arguments, name_data_sets, read_once
 from bin.common.dry_run import dry_run
-from bin.common.ending import end_early, holding, seconds
+from bin.common.ending import end, holding, seconds
 from bin.common.memory import expect_memory
 from bin.common.prepare import add_arguments, kernels_and_cores, tell
+from bin.common.recovery import add_recovery_arguments, find_snapshot, keep_snapshots, watchdog
 from bin.common.start import load_start, origin_of, run_arguments
 from bin.common.weights import weights_of
 from mpi.agree import raise_together
@@ -60,6 +61,7 @@ def parser():
                      help="keep the newest N checkpoints, and the best (all)")  # fmt: skip
     run.add_argument("--early-stop", metavar="N", type=int,
                      help="end a phase after N tests without a better top-1")  # fmt: skip
+    add_recovery_arguments(run)
     run.add_argument("--dry-run", action="store_true",
                      help="print phases, rates, memory, disk and time of the run, and end")  # fmt: skip
     run.add_argument("--csv", action="store_true", help="write metrics.csv, too")
@@ -171,19 +173,18 @@ def train(args, world, recipe, choice, folder, stop):
         sizes = len(train_data), len(val_data or ())
         return dry_run(recipe, phases, args, network, ready.cores.threads, sizes, folder.path, world, head)
     sets = {flag: dataset for flag, dataset in (("train_data", train_data), ("val_data", val_data)) if dataset}
+    identity, newest = find_snapshot(args, folder, recipe, network.arena, world)
     resumed, tests, log = begin_run(args, world, recipe, phases, folder, network, hosts, [*choice.lines, *notes],
-                                    (data.names, sets))  # fmt: skip
+                                    (data.names, sets, identity, newest))  # fmt: skip
     for line in beginning(recipe, data, hosts, resumed):
         log.say(line)
-    trainer = Trainer(recipe, network, train_data, val_data, folder.checkpoints, world, log, args.seed,
-                      options_of(args, ready, world), stop.wanted, tests)  # fmt: skip
-    last = trainer.run(phases, args.iterations, resumed)
-    if not trainer.stopped:
-        weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
-        log.say(f"done: {weights}, metrics in {folder.metrics}")
-    log.close()
-    if trainer.stopped:
-        end_early(stop, last, folder.path, world)
+    kept = keep_snapshots(args, identity, network.arena, world, ready.decode_initializer, log.say)
+    with kept as snapshots, watchdog(args, identity, world) as watch:
+        trainer = Trainer(recipe, network, watch.watched_data(train_data), watch.watched_data(val_data),
+                          folder.checkpoints, watch.watched_world(), log, args.seed,
+                          options_of(args, ready, world), stop.wanted, tests, snapshots, watch)  # fmt: skip
+        last = trainer.run(phases, args.iterations, resumed)
+    end(trainer, last, folder, stop)
 
 
 def hosts_of(world, ready, recipe):
@@ -212,22 +213,26 @@ def data_of_solver(args, recipe, files):
 def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
     """On rank 0, describe the run in its folder and load the weights to start from. Returns (the Checkpoint that the
     run continues from, or None; the Tests that it has made; the Log) on all ranks. `data` are the names of the classes,
-    or None, and {name of the argument: LmdbDataset}.
+    or None, {name of the argument: LmdbDataset}, the run's identity, and its Newest snapshot or None.
     """
     resumed, tests, log = None, [], Log(None)
+    names, sets, identity, newest = data
     with raise_together(world, InputError):
         if world.rank == 0:
-            names, facts = data[0], {flag: data_facts(dataset) for flag, dataset in data[1].items()}
-            resumed, lines = load_start(args, recipe, phases, folder, network.arena, names, facts)
+            facts = {flag: data_facts(dataset) for flag, dataset in sets.items()}
+            resumed, lines = load_start(args, recipe, phases, folder, network.arena, names, facts, newest)
             stream = args.caffe_log and open_log(args.caffe_log, args.resume)
-            folder.describe(recipe, hosts, vars(args), world.library, names, facts)
+            folder.describe(recipe, hosts, vars(args), world.library, names, facts, identity)
             tests = read_tests(folder.metrics)
             writers = [CsvWriter(folder.metrics)] if args.csv else []
             writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []
             log = Log(folder.path, None, CaffeLog(stream, recipe.architecture.name) if stream else None, writers)
             for line in [*notes, *lines]:
                 log.say(line)
-    return *world.bcast((resumed, tests)), log
+    resumed, tests = world.bcast((resumed, tests))
+    if resumed and resumed.unsaved:
+        newest.fill()
+    return resumed, tests, log
 
 
 def check_flags(args):
@@ -235,7 +240,7 @@ def check_flags(args):
     expect_at_least(args, 1, "iterations", "decode_threads", "keep", "early_stop")
     if args.early_stop and not args.val_data:
         raise InputError("--early-stop: expected only together with --val-data: it counts tests")
-    expect_at_least(args, 0, "seed", "max_bad_records", "check_every")
+    expect_at_least(args, 0, "seed", "max_bad_records", "check_every", "stall_timeout")
     if args.dtype == "float64" and args.kernels == "fast":
         raise InputError(
             "--dtype: found float64, expected float32 with the fast kernels; float64 needs --kernels numpy"

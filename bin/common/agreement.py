@@ -12,7 +12,7 @@ from nptrain.run.run_folder import package_versions
 PROJECT = Path(__file__).resolve().parents[2]
 OWN = {"threads", "comm_threads", "decode_threads", "no_pin"}  # arguments that may differ from rank to rank
 # paths may differ from host to host, their contents must not
-PATHS = {"train_data", "val_data", "data", "weights", "solver", "model", "snapshot", "config"}
+PATHS = {"train_data", "val_data", "data", "weights", "solver", "model", "snapshot", "config", "snapshot_folder"}
 SAMPLES = 1000  # keys of a data set that are compared
 
 

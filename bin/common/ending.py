@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bin.common.prepare import tell
 from mpi.agree import AgreedError, raise_together
-from nptrain.errors import InputError
+from nptrain.errors import InputError, TrainingError
+from nptrain.run.end import write_end
 from nptrain.run.lock import locked
 
 
@@ -34,7 +35,26 @@ def holding(folder, resume, world):
                 stack.enter_context(locked(folder.path, tell))
                 if not resume:
                     stack.callback(folder.discard_unused)
-        yield
+        try:
+            yield
+        except TrainingError as error:
+            if world.rank == 0:
+                write_end(folder.path, error=str(error))
+            raise
+
+
+def end(trainer, last, folder, stop):
+    """Say how the run in a RunFolder has ended, with its last Checkpoint, and close the log. Raises AgreedError if a
+    rank's Stop wanted the end. All ranks call it.
+    """
+    if not trainer.stopped:
+        weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
+        trainer.log.say(f"done: {weights}, metrics in {folder.metrics}")
+        if trainer.world.rank == 0:
+            write_end(folder.path, last if last.manifest.exists() else None)
+    trainer.log.close()
+    if trainer.stopped:
+        end_early(stop, last, folder.path, trainer.world)
 
 
 def end_early(stop, checkpoint, run_dir, world):

@@ -45,10 +45,11 @@ def run_arguments(parser, argv, args, world):
     return again
 
 
-def load_start(args, recipe, phases, folder, arena, names=None, data=None):
+def load_start(args, recipe, phases, folder, arena, names=None, data=None, newest=None):
     """Fill the arena with what the run in `folder`, a RunFolder, starts from. Returns (the Checkpoint that the run
     continues from, or None; lines for the log). Raises InputError before anything is changed. `names` are those of the
-    data's classes, or None; `data` describes the data sets (`RunFolder.describe`).
+    data's classes, or None; `data` describes the data sets (`RunFolder.describe`). `newest` is the run's Newest
+    snapshot, or None; if the Checkpoint is unsaved, it is that one, and the arena is as it was.
     """
     if not args.resume:
         folder.expect_new()
@@ -60,14 +61,41 @@ def load_start(args, recipe, phases, folder, arena, names=None, data=None):
     lines = [f"--{flag}: {new} from here on; the run had {arguments[flag]}"
              for flag, new in vars(args).items()
              if flag in CHANGE_BITS and arguments.get(flag, new) != new]  # fmt: skip
-    checkpoint = latest(recipe, folder.checkpoints, lines.append)
+    checkpoint, names = _latest(recipe, folder, newest, lines), [phase.name for phase in recipe.phases]
+    if checkpoint and checkpoint.unsaved:
+        lines.append(f"goes on from the snapshot of phase {checkpoint.phase}, iteration {checkpoint.iteration}, on "
+                     f"{newest.host}")  # fmt: skip
+        if args.compress != "none":
+            lines.append(f"--compress {args.compress}: what rounding had left over is lost: other bits from here on")
+        forget_after(folder.metrics, checkpoint, names, newest.snapshot.lines)
+        return checkpoint, lines
     if checkpoint:
         checkpoint = load(checkpoint, arena)
-        forget_after(folder.metrics, checkpoint, [phase.name for phase in recipe.phases])
+        forget_after(folder.metrics, checkpoint, names)
         return checkpoint, lines
     forget_after(folder.metrics, None, phases)
     checkpoint, first_lines = _load_first(args, recipe, recipe.phase(phases[0]), folder, arena, names)
     return checkpoint, lines + first_lines
+
+
+def _latest(recipe, folder, newest, lines):
+    """The newest whole Checkpoint in a RunFolder, or an unsaved one if the Newest snapshot is newer; None if there is
+    neither.
+    """
+    order = [phase.name for phase in recipe.phases]
+    try:
+        saved = latest(recipe, folder.checkpoints, lines.append)
+    except InputError as error:
+        if not newest:
+            raise
+        saved = lines.append(str(error))
+    if not newest:
+        return saved
+    phase, iteration = newest.snapshot.phase, newest.snapshot.iteration
+    if saved and (order.index(saved.phase), saved.iteration) >= (order.index(phase), iteration):
+        return saved
+    prefix = recipe.phase(phase).snapshot_prefix
+    return Checkpoint(folder.checkpoints, phase, iteration, newest.snapshot.progress, prefix, unsaved=True)
 
 
 def files_of(weights):

@@ -6,6 +6,7 @@ them; the manifest is in the run's folder.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from nptrain.run.manifest import read_manifest, sha256, write_manifest
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete checkpoint, after `iteration` updates of `phase`. `progress` is the phase's Progress then, if the
-    checkpoint was saved or loaded by this process, else None.
+    checkpoint was saved or loaded by this process, else None. An `unsaved` one was a mapped snapshot: its files may be
+    missing.
     """
 
     folder: Path
@@ -28,6 +30,7 @@ class Checkpoint:
     iteration: int
     progress: Progress | None = None
     prefix: str | None = None
+    unsaved: bool = False
 
     @property
     def stem(self):
@@ -54,9 +57,21 @@ class Checkpoint:
 def save(folder, phase, iteration, arena, net, progress, prefix=None):
     """Write a checkpoint of the arena, the weights of the NetParameter `net`, and of the phase's Progress, whose last
     losses are in the manifest: Caffe's file has no field for them. Returns the Checkpoint. Raises InputError if a file
-    cannot be written.
+    cannot be written; then none of them is left.
     """
     saved = Checkpoint(Path(folder), phase, iteration, progress, prefix)
+    try:
+        _write(saved, arena, net)
+    except InputError:
+        for path in () if saved.manifest.exists() else (saved.model, saved.state):
+            with suppress(OSError):
+                path.unlink()
+        raise
+    return saved
+
+
+def _write(saved, arena, net):
+    phase, iteration, progress, prefix = saved.phase, saved.iteration, saved.progress, saved.prefix
     with writing(saved.model):
         saved.folder.mkdir(parents=True, exist_ok=True)
         saved.model.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +86,6 @@ def save(folder, phase, iteration, arena, net, progress, prefix=None):
         entry["prefix"] = os.path.abspath(prefix)
     with writing(saved.manifest):
         write_manifest(saved.manifest, entry, (saved.model, saved.state))
-    return saved
 
 
 def list_complete(folder, phases, say=lambda line: None):

@@ -41,14 +41,18 @@ class Log:
 
     def iteration(self, iteration, lr, loss, images_per_s, data_wait_s, smoothed_loss, **times):
         """Log an iteration: `loss` is the mean over all workers, `times` are rank 0's. People see the smoothed loss,
-        every `display` iterations, and the speed since they saw it last; on a terminal, in every iteration.
+        every `display` iterations, and the speed since they saw it last; on a terminal, in every iteration. Returns the
+        entry of metrics.jsonl, on all ranks.
         """
-        if not self.file:
-            return
         seconds = rounded({"data_wait_s": data_wait_s, **times})
-        self._write("not a finite number", phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
-                    images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
-        self.speeds.append(images_per_s)
+        entry = self._write("not a finite number", phase=self.phase.name, iteration=iteration, lr=lr, loss=loss,
+                            images_per_s=round(images_per_s, 3), **seconds)  # fmt: skip
+        if self.file:
+            self.speeds.append(images_per_s)
+            self._show_iteration(iteration, lr, loss, smoothed_loss)
+        return entry
+
+    def _show_iteration(self, iteration, lr, loss, smoothed_loss):
         last = iteration + 1 == self.stop
         display = self.phase.display and iteration % self.phase.display == 0
         if self.caffe and display:
@@ -68,19 +72,20 @@ class Log:
             self.caffe.begin_test(iteration)
 
     def test(self, iteration, result, why):
-        """Log the result of a test after `iteration` updates; `why` it has none, if its loss is not finite."""
-        if not self.file:
-            return
+        """Log the result of a test after `iteration` updates; `why` it has none, if its loss is not finite. Returns the
+        entry of metrics.jsonl, on all ranks.
+        """
         loss, top1, top5 = (result[name] for name in ("loss", "top1", "top5"))
         said = f"loss {loss:.4f}, top-1 {top1:.2%}"
         if result.get("classes", TOP5_CLASSES) >= TOP5_CLASSES:
             said += f", top-5 {top5:.2%}"
         if not isfinite(loss):
             top1, top5, said = nan, nan, f"no result: {why}"
-        self._write(why, phase=self.phase.name, iteration=iteration, test_loss=loss, top1=top1, top5=top5)
+        entry = self._write(why, phase=self.phase.name, iteration=iteration, test_loss=loss, top1=top1, top5=top5)
         self.say(f"phase {self.phase.name}  test after {iteration} iterations: {said}")
         if self.caffe:
             self.caffe.test(loss, top1, top5)
+        return entry
 
     def best(self, test, weights):
         """A Test is the best so far; `weights` is the file of its checkpoint, or None if none was saved there."""
@@ -115,9 +120,11 @@ class Log:
         if lost:
             entry |= {**dict.fromkeys(lost), "why": why}
         entry["time"] = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        self.file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
+        if self.file:
+            self.file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
         for writer in self.writers:
             writer.write(entry)
+        return entry
 
     def _show(self, fields, last):
         """Print a progress line; on a terminal, the first of its fields that fit, in place of the line before."""

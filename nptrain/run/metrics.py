@@ -60,21 +60,29 @@ def read(path, parse):
     return results
 
 
-def forget_after(path, checkpoint, phases):
+def forget_after(path, checkpoint, phases, lines=()):
     """Remove the lines of a metrics.jsonl that were written after a checkpoint (None: all), and an incomplete last one.
+    Then add those of the entries `lines` that should come next, but were lost.
 
     A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n.
     """
-    path, kept = Path(path), []
-    if not path.is_file():
+    path, kept, last = Path(path), [], ()
+    if not path.is_file() and not lines:
         return
-    for line in path.read_text().splitlines():
+    end = (phases.index(checkpoint.phase), checkpoint.iteration) if checkpoint else ()
+    for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
         except ValueError:
             break
-        place = (phases.index(entry["phase"]), entry["iteration"] + (1 if "loss" in entry else 0.5))
-        if checkpoint and place <= (phases.index(checkpoint.phase), checkpoint.iteration):
+        if _place(entry, phases) <= end:
             kept.append(line + "\n")
+            last = _place(entry, phases)
+    kept += [json.dumps(entry) + "\n" for entry in lines if last < _place(entry, phases) <= end]
     with writing(path), atomic_write(path) as file:
         file.write("".join(kept).encode())
+
+
+def _place(entry, phases):
+    """What orders the entries of a run, and its checkpoints."""
+    return phases.index(entry["phase"]), entry["iteration"] + (1 if "loss" in entry else 0.5)

@@ -3,25 +3,21 @@
 import json
 import os
 import platform
+import secrets
 import subprocess
 from contextlib import contextmanager, suppress
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
-from nptrain.files import atomic_write, check_regular, writing
+from nptrain.files import atomic_write, check_regular, clear_temporary, writing
 from nptrain.recipes.recipe import from_dict, to_dict
+from nptrain.run.end import forget_end
 
 PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
-FILES = (
-    "data",
-    "train_data",
-    "val_data",
-    "weights",
-    "weights_run",
-    "snapshot",
-    "config",
-)  # arguments that name what a run reads
+# arguments that name what a run reads
+FILES = ("data", "train_data", "val_data", "weights", "weights_run", "snapshot", "config")
 
 
 class RunFolder:
@@ -48,6 +44,11 @@ class RunFolder:
     def arguments(self):
         """The arguments of the run in the folder, paths by `found_from`. Raises InputError if there is none."""
         return self._read()["arguments"]
+
+    def identity(self, resume):
+        """The identity of the run in the folder, which its snapshots have; a new one for a new run."""
+        known = self._read().get("id") if resume else None
+        return known if isinstance(known, str) and known.isalnum() else secrets.token_hex(8)
 
     def _read(self):
         if not self.description.exists():
@@ -78,16 +79,31 @@ class RunFolder:
             raise InputError(f"{field}: found {is_now!r}, expected {was!r}, as in the run in {self.path}")
         return before["arguments"]
 
-    def describe(self, recipe, hosts, arguments, library, classes=None, data=None):
+    def describe(self, recipe, hosts, arguments, library, classes=None, data=None, identity=None):
         """Write run.json. `classes` are the names of the classes, None if the data have none; `data` is {name of the
-        argument: {fact: value}} of the data sets.
+        argument: {fact: value}} of the data sets; `identity` is that of the run.
         """
-        entry = {"recipe": to_dict(recipe), "classes": classes, "data": data or {}, "arguments": arguments,
-                 "directory": os.getcwd(), "versions": versions(library), "hosts": hosts}  # fmt: skip
+        entry = {"id": identity, "recipe": to_dict(recipe), "classes": classes, "data": data or {},
+                 "arguments": arguments, "directory": os.getcwd(), "versions": versions(library),
+                 "hosts": hosts}  # fmt: skip
         with writing(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+        forget_end(self.path)
+        self._clear_temporary(recipe)
         with writing(self.description), atomic_write(self.description) as file:
             file.write(json.dumps(entry, indent=2).encode() + b"\n")
+
+    def _clear_temporary(self, recipe):
+        """Remove what writers have left that died in the middle of a file; the lock keeps others away."""
+        prefixes = [Path(phase.snapshot_prefix) for phase in recipe.phases if phase.snapshot_prefix]
+        places = [
+            (self.path, "*"),
+            (self.checkpoints, "*"),
+            *((p.parent, f"{escape(p.name)}_iter_*") for p in prefixes),
+        ]
+        for folder, name in places:
+            with writing(folder):
+                clear_temporary(folder, name)
 
     def discard_unused(self):
         """Remove the files of a run that was never begun, and their folder if it is empty then."""

@@ -1,0 +1,45 @@
+"""Ranks that are slower than the others for long: each is named once, with where its time goes."""
+
+from statistics import median_low
+
+ITERATIONS = 20  # that are compared at once
+SLOW = 1.5  # times the median
+PARTS = {"images": ("data_s",), "forward and backward": ("forward_s", "backward_s"), "update": ("update_s",)}
+LEAST_S = 0.01  # a worker's time, below which differences mean nothing
+
+
+class Stragglers:
+    """Compares what ranks need for one of their workers, without waiting for each other. All ranks call `after` after
+    each iteration, when nothing is being summed.
+
+    workers  of this rank
+    """
+
+    def __init__(self, world, workers):
+        self._world, self._workers, self._named = world, workers, set()
+        self._sums, self._count = dict.fromkeys(PARTS, 0.0), 0
+
+    def after(self, iteration, times):
+        """Add the times of an iteration (`Step.times`). Returns a line for each rank that has been slow for ITERATIONS,
+        the same on all ranks.
+        """
+        for name, fields in PARTS.items():
+            self._sums[name] += sum(times.get(field, 0.0) for field in fields)
+        self._count += 1
+        if self._count < ITERATIONS or self._world.size == 1:
+            return []
+        share = max(1, self._workers) * self._count
+        mine = {name: seconds / share for name, seconds in self._sums.items()} if self._workers else None
+        self._sums, self._count = dict.fromkeys(PARTS, 0.0), 0
+        found = self._world.allgather(mine and (self._world.host, mine))
+        needed = {rank: sum(each[1].values()) for rank, each in enumerate(found) if each}
+        usual, lines = median_low(needed.values()), []
+        for rank, seconds in needed.items():
+            if seconds > max(SLOW * usual, LEAST_S) and rank not in self._named:
+                self._named.add(rank)
+                host, parts = found[rank]
+                spent = ", ".join(f"{name} {part:.3f} s" for name, part in parts.items())
+                lines.append(f"rank {rank} on {host} is slow: {seconds:.3f} s for each of its workers in iterations "
+                             f"{iteration + 1 - ITERATIONS} to {iteration}, the median of all ranks is {usual:.3f} s: "
+                             f"{spent}")  # fmt: skip
+        return lines

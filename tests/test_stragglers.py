@@ -1,0 +1,61 @@
+"""Ranks that are slower than the others for long are named once."""
+
+from types import SimpleNamespace
+
+from commands import call
+from short_runs import arguments, metrics
+
+from nptrain.run import stragglers
+from nptrain.run.stragglers import ITERATIONS, Stragglers
+
+
+def said(steps, workers=(1, 1, 1), iterations=ITERATIONS):
+    """What ranks say that need so many seconds for forward and for backward; {iteration: lines}."""
+    sent = {}
+    worlds = [SimpleNamespace(rank=rank, size=len(steps), host=f"node-{rank}") for rank in range(len(steps))]
+    ranks = [Stragglers(world, own) for world, own in zip(worlds, workers, strict=True)]
+    for world in worlds[1:]:
+        world.allgather = lambda value, world=world: (
+            sent.__setitem__(world.rank, value) or [None, (world.host, {"x": 1.0})]
+        )
+    worlds[0].allgather = lambda value: [value, *(sent[rank] for rank in range(1, len(steps)))]
+    found = {}
+    for iteration in range(iterations):
+        times = [{"forward_s": step(iteration), "backward_s": step(iteration), "data_s": 0.0} for step in steps]
+        for rank in (*range(1, len(steps)), 0):
+            lines = ranks[rank].after(iteration, times[rank])
+        if lines:
+            found[iteration] = lines
+    return found
+
+
+def test_a_slow_rank_is_named_once():
+    lines = said([lambda i: 0.1, lambda i: 0.1, lambda i: 0.2], iterations=3 * ITERATIONS)
+    assert lines == {
+        19: [
+            "rank 2 on node-2 is slow: 0.400 s for each of its workers in iterations 0 to 19, the median of all ranks "
+            "is 0.200 s: images 0.000 s, forward and backward 0.400 s, update 0.000 s"
+        ]
+    }
+
+
+def test_rank_0_is_named_too_and_of_two_the_slower():
+    assert "rank 0 on node-0 is slow" in said([lambda i: 0.2, lambda i: 0.1], (1, 1))[19][0]
+
+
+def test_who_is_not_slow_is_not_named():
+    assert said([lambda i: 0.1, lambda i: 0.14, lambda i: 0.1]) == {}
+    assert said([lambda i: 0.1, lambda i: 0.1 + 0.3 * (i == 5), lambda i: 0.1]) == {}  # once is not for long
+    assert said([lambda i: 0.1, lambda i: 0.2, lambda i: 0.0], (1, 2, 0)) == {}  # two workers; none
+    assert said([lambda i: 0.0001, lambda i: 0.001, lambda i: 0.0001]) == {}
+    assert said([lambda i: 1.0], (1,)) == {}
+
+
+def test_the_line_is_in_the_log_and_in_the_metrics(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        stragglers.Stragglers, "after", lambda _, iteration, times: ["rank 1 is slow"] * (iteration == 1)
+    )
+    words = ["--phase", "1", "--iterations", "3", "--workers", "1", "--threads", "1"]
+    output, _ = call("train", *arguments(data, tmp_path / "run", *words))
+    assert output.count("rank 1 is slow\n") == 1
+    assert [entry.get("slow") for entry in metrics(tmp_path / "run")[:3]] == [None, ["rank 1 is slow"], None]

@@ -1,0 +1,129 @@
+"""A run in which something is waited for too long ends, and says for whom."""
+
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from commands import call
+from short_runs import arguments
+
+from nptrain.data.lmdb_dataset import LmdbDataset
+from nptrain.run import watchdog
+from nptrain.run.watchdog import OF_RANKS, Watchdog
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """An Event, which is set in place of the end of all ranks."""
+    event = threading.Event()
+    monkeypatch.setattr(Watchdog, "_end_all", lambda _: event.set())
+    monkeypatch.setattr(watchdog, "DELAY", 0)
+    return event
+
+
+def world(rank=0, hosts=("a",)):
+    return SimpleNamespace(rank=rank, host=hosts[rank], allgather=lambda _: list(hosts), barrier=lambda: "passed")
+
+
+def lines(capfd):
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith("train: ")]
+
+
+def test_waits_that_end_are_no_stall(ended, capfd):
+    with Watchdog(0.2, world()) as dog:
+        for _ in range(30):
+            with dog.waiting("a record"):
+                time.sleep(0.02)
+            assert dog.watched_world().barrier() == "passed"
+    assert not ended.is_set()
+    assert capfd.readouterr().err == ""
+    with Watchdog() as dog, dog.waiting("nothing"):
+        assert dog.watched_data("data") == "data"
+
+
+def test_a_wait_that_lasts_is_said_with_the_stacks(ended, capfd):
+    with Watchdog(0.2, world()) as dog, dog.waiting("a record"):
+        dog.iteration = 7
+        assert ended.wait(20)
+    errors = capfd.readouterr().err
+    assert errors.startswith("train: stalled: rank 0 on a has waited 0 s for a record in iteration 7\n")
+    assert "test_a_wait_that_lasts_is_said_with_the_stacks" in errors  # of the stacks
+
+
+def test_who_is_late_is_named(ended, capfd, tmp_path):
+    """Rank 1 waits, too; rank 2 computes, 3 is dead, 4 is stopped, 5 reads, and of 6 nothing is known."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    now, mine = time.monotonic(), os.getpid()
+    for rank, process, what, since, written in (
+        (1, mine, OF_RANKS, 9, 0),
+        (2, mine, None, 40, 0),
+        (3, dead.pid, None, 90, 90),
+        (4, mine, OF_RANKS, 70, 60),
+        (5, mine, "a record", 30, 0),
+    ):
+        at = now - written if written else now + 60  # not old, however long the test takes
+        state = {"process": process, "what": what, "since": now - since, "at": at, "iteration": 7}
+        (tmp_path / f"run.{rank}.rank").write_text(json.dumps(state))
+    with Watchdog(0.2, world(0, ("a",) * 7), tmp_path, "run") as dog, dog.waiting(OF_RANKS):
+        assert ended.wait(20)
+    (line,) = lines(capfd)
+    assert re.search(
+        rf" for other ranks in iteration 0, late: rank 2, process {mine}, which computes in iteration 7 since 4\d s; "
+        rf"rank 3, process {dead.pid}, which is dead; rank 4, process {mine}, which has not run for 6\d s; "
+        rf"rank 5, process {mine}, which waits for a record in iteration 7 since 3\d s; "
+        "rank 6, of which nothing is known$",
+        line,
+    )
+    assert not (tmp_path / "run.0.rank").exists()
+
+
+def test_a_rank_of_another_host_is_late(ended, capfd):
+    with Watchdog(0.2, world(0, ("a", "c", "b"))) as dog, dog.waiting(OF_RANKS):
+        assert ended.wait(20)
+    assert lines(capfd)[0].endswith(", late: a rank of b, c")
+
+
+def test_ranks_of_a_host_see_each_other(ended, capfd, tmp_path):
+    hosts = ("a", "a")
+    with Watchdog(30, world(1, hosts), tmp_path, "run") as late:
+        late.iteration = 3
+        with Watchdog(2, world(0, hosts), tmp_path, "run") as dog, dog.waiting(OF_RANKS):
+            assert ended.wait(20)
+    assert f", late: rank 1, process {os.getpid()}, which computes in iteration 3 since " in lines(capfd)[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_in_which_the_process_is_stopped_does_not_count(ended, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with Watchdog(0.2, world()) as dog, dog.waiting("a record"):
+        clock[0] = 1000.0
+        dog._end.wait(0.1)
+        assert not ended.is_set()
+
+
+def test_a_file_system_that_hangs_ends_a_run(data, tmp_path, monkeypatch, capfd, ended):
+    read, turns = LmdbDataset.__getitem__, iter(range(40))
+
+    def hangs(self, index):
+        if next(turns, None) == 20:
+            ended.wait(30)
+        return read(self, index)
+
+    monkeypatch.setattr(LmdbDataset, "__getitem__", hangs)
+    words = ["--phase", "1", "--iterations", "4", "--workers", "2", "--threads", "1", "--stall-timeout", "1"]
+    call("train", *arguments(data, tmp_path / "run", *words))
+    (line,) = lines(capfd)
+    assert line.startswith("train: stalled: rank 0 on ")
+    assert " for a record in iteration " in line
+
+
+def test_less_than_no_time_is_refused(data, tmp_path):
+    _, errors = call("train", *arguments(data, tmp_path / "run", "--stall-timeout", "-1"), status=2)
+    assert errors == "train: --stall-timeout: found -1, expected 0 or more\n"
