@@ -145,12 +145,15 @@ def _add_to_sums(e, out, at, count, block, piece):
 @inlined_jit
 def _add_bias(e, out, at, count, block):
     """out = max(out + bias [+ residual], floor), and NaN where that is NaN."""
-    bias, floor = load(e.bias, block * 16), splat(e.floor)
-    for i in range(at, at + count * 16, 16):
-        value = load(out, i) + bias
-        if e.residual.size > 0:
-            value = value + load(e.residual, i)
-        store(out, i, where_below(value, floor, floor, value))
+    bias, floor, residual = load(e.bias, block * 16), splat(e.floor), e.residual
+    if residual.size > 0:
+        for i in range(at, at + count * 16, 16):
+            value = load(out, i) + bias + load(residual, i)
+            store(out, i, where_below(value, floor, floor, value))
+    else:
+        for i in range(at, at + count * 16, 16):
+            value = load(out, i) + bias
+            store(out, i, where_below(value, floor, floor, value))
 
 
 @inlined_jit

@@ -15,9 +15,12 @@ from ranks import Ranks
 from short_runs import make_data
 
 COMPILE = """
+from dataclasses import replace
 from nptrain.network.compile import compile_kernels
+from nptrain.recipes.check import PRECISIONS
 from nptrain.recipes.published import get_recipe
-compile_kernels(get_recipe("digits"))
+for precision in PRECISIONS:
+    compile_kernels(replace(get_recipe("digits"), precision=precision))
 """
 
 

@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from commands import PROJECT
 
 from kernels import cache
 from nptrain.network.compile import compile_kernels
+from nptrain.recipes.check import PRECISIONS
 from nptrain.recipes.published import get_recipe
 
 # after this line, `new` has the names of kernels that were first called since, and `compiled` of those not in the cache
@@ -18,7 +20,7 @@ from numba.core import event
 from numba.core.dispatcher import Dispatcher
 
 new, compile = [], Dispatcher.compile
-Dispatcher.compile = lambda self, sig: new.append(self.py_func.__name__) or compile(self, sig)
+Dispatcher.compile = lambda self, sig: new.append(self.py_func.__name__ + str(sig)) or compile(self, sig)
 recorder = event.RecordingListener()
 event.register("numba:compile", recorder)
 compiled = lambda: [e.data["dispatcher"].py_func.__name__ for _, e in recorder.buffer if e.is_start]
@@ -35,27 +37,38 @@ def run(program, folder, **environment):
 @pytest.fixture
 def own_cache(tmp_path):
     """A folder with all kernels for this CPU, for NPTRAIN_CACHE."""
-    compile_kernels(get_recipe("digits"), lambda line: None)
+    for precision in PRECISIONS:
+        compile_kernels(replace(get_recipe("digits"), precision=precision), lambda line: None)
     shutil.copytree(cache.folder, tmp_path / "cache" / cache.cache_folder().name)
     return tmp_path / "cache"
 
 
 STEPS = """
+import os
+from dataclasses import replace
+from kernels import fast
 from nptrain.bench.step import Work
 from nptrain.network.compile import compile_kernels
 from nptrain.recipes.published import get_recipe
 
-compile_kernels(get_recipe("resnet50-448nodes"), lambda line: None)
+precision = os.environ["PRECISION"]
+compile_kernels(replace(get_recipe("resnet50-448nodes"), precision=precision), lambda line: None)
+other = "float32" if precision == "bf16" else "uint16"
+convolutions = ("_convolve(", "_pointwise(", "_outer(", "_outer_pairs(", "_in_cache(", "_in_phases(", "_in_rounds(")
+print(*(name for name in new if name.startswith(tuple(c + f"(array({other}" for c in convolutions))))
 print(len(new) > 10)
 new.clear()
 for crop, batch in ((96, 16), (32, 5)):
-    Work(True, batch, crop)(), Work(False, batch, crop)()
+    for training in (True, False):
+        Work(training, batch, crop, ops=fast.configured(precision=precision))()
 print(*new)
 """
 
 
-def test_what_is_compiled_at_the_start_is_all_that_steps_use(own_cache):
-    assert run(STEPS, own_cache) == ["True"]
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_what_is_compiled_at_the_start_is_all_that_steps_use(own_cache, precision):
+    """And no convolution of the other precision is compiled."""
+    assert run(STEPS, own_cache, PRECISION=precision) == ["True"]
 
 
 START = """
@@ -94,8 +107,9 @@ HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+
 SMALL = """
 import hashlib
 import numpy as np
-from kernels import fast, naive
+from kernels import fast, naive, naive_bf16
 from kernels.cache import cache_folder
+from kernels.layout import BF16
 
 print(cache_folder().name.split("-")[0])
 rng = np.random.default_rng(0)
@@ -103,6 +117,17 @@ x, w = (rng.standard_normal(s).astype(np.float32) for s in ((17, 32, 9, 6), (48,
 for mode in ("never", "always"):
     y = fast.unpack(fast.conv_forward(fast.pack(x), fast.pack_weights(w), None, 1, 1, winograd=mode), 48)
     print(np.abs(y - naive.conv_forward(x, w, None, 1, 1)).max() < 1e-3, hashlib.sha256(y.tobytes()).hexdigest())
+x, w, dw = fast.pack(x, dtype=BF16), fast.pack_weights(w), np.zeros((3, 2, 3, 3, 16, 16), np.float32)
+y = fast.conv_forward(x, w, None, 1, 1)
+expected = naive_bf16.conv_forward(fast.unpack(x, 32).astype(naive_bf16.BF16), fast.unpack_weights(w, (48, 32, 3, 3)),
+                                   None, 1, 1)
+print(np.abs(fast.unpack(y, 48) - expected.astype(np.float32)).max() < 0.3, hashlib.sha256(y.tobytes()).hexdigest())
+fast.conv_backward_weights(x, y, dw, None, 1, 1)
+exact = np.zeros((48, 32, 3, 3), np.float32)
+naive_bf16.conv_backward_weights(*(fast.unpack(a, c).astype(naive_bf16.BF16) for a, c in ((x, 32), (y, 48))), exact,
+                                 None, 1, 1)
+found = fast.unpack_weights(dw, exact.shape)
+print(np.abs(found - exact).max() < 1e-5 * np.abs(exact).max(), hashlib.sha256(dw.tobytes()).hexdigest())
 print(len(compiled()) > 0)
 """
 
@@ -110,11 +135,11 @@ print(len(compiled()) > 0)
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="compiles for an x86 CPU")
 def test_another_cpu_has_its_own_cache_and_the_same_results(own_cache):
     name, *cold, compiled = run(SMALL, own_cache, **HASWELL)
-    assert (name, cold[::2], compiled) == ("haswell", ["True", "True"], "True")
+    assert (name, cold[::2], compiled) == ("haswell", ["True"] * 4, "True")
     assert len(list(own_cache.iterdir())) == 2
     assert run(SMALL, own_cache, **HASWELL) == ["haswell", *cold, "False"]
     name, *own, compiled = run(SMALL, own_cache)
-    assert (own[::2], compiled) == (["True", "True"], "False")
+    assert (own[::2], compiled) == (["True"] * 4, "False")
     assert len(list(own_cache.iterdir())) == 2
     assert name != "haswell"
 

@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 F = torch.nn.functional
 
 
-def torch_gradients(arena, x, labels, dtype):
-    """(loss, {(layer, blob): gradient}) of the same network by PyTorch's autograd; x is NCHW."""
+def torch_gradients(arena, x, labels, dtype, autocast=False):
+    """(loss, {(layer, blob): gradient}) of the same network by PyTorch's autograd; x is NCHW. `autocast`: in bf16."""
     values = {(n, i): torch.tensor(b, dtype=dtype, requires_grad=True)
               for n, kind, bs in arena.export() if kind != "BatchNorm" for i, b in enumerate(bs)}  # fmt: skip
 
@@ -21,14 +21,15 @@ def torch_gradients(arena, x, labels, dtype):
         gamma, beta = values[f"scale{conv.norm}", 0], values[f"scale{conv.norm}", 1]
         return F.batch_norm(y, None, None, gamma, beta, training=True, eps=1e-5)
 
-    y = F.max_pool2d(F.relu(layer(STEM, torch.tensor(x, dtype=dtype))), 3, 2, ceil_mode=True)
-    for block in blocks():
-        shortcut = layer(block.projection, y) if block.projection else y
-        for conv in block.branch[:-1]:
-            y = F.relu(layer(conv, y))
-        y = F.relu(layer(block.branch[-1], y) + shortcut)
-    scores = F.linear(y.mean((2, 3)), values["fc1000", 0], values["fc1000", 1])
-    loss = F.cross_entropy(scores, torch.tensor(labels))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = F.max_pool2d(F.relu(layer(STEM, torch.tensor(x, dtype=dtype))), 3, 2, ceil_mode=True)
+        for block in blocks():
+            shortcut = layer(block.projection, y) if block.projection else y
+            for conv in block.branch[:-1]:
+                y = F.relu(layer(conv, y))
+            y = F.relu(layer(block.branch[-1], y) + shortcut)
+        scores = F.linear(y.mean((2, 3)), values["fc1000", 0], values["fc1000", 1])
+        loss = F.cross_entropy(scores, torch.tensor(labels))
     loss.backward()
     return loss.item(), {key: value.grad.numpy().astype(np.float64) for key, value in values.items()}
 
@@ -76,15 +77,22 @@ def test_float64_gradients_are_pytorch_s():
     assert max(errors(found, expected).values()) < 1e-8
 
 
-def test_float32_gradients_are_as_exact_as_pytorch_s():
+@pytest.fixture(scope="module")
+def large():
+    """A case at 224, batch 16: (arena, blobs, pixels, labels, images in float64, exact gradients)."""
     arena, blobs, pixels, labels = case(1000, 16, 224, np.float32)
     x = naive.pack_images(pixels, (104, 117, 123), 0.0078125, np.float64)
-    _, exact = torch_gradients(arena, x, labels, torch.float64)
-    _, theirs = torch_gradients(arena, x.astype(np.float32), labels, torch.float32)
-    _, ours = our_gradients(fast, blobs, pixels, labels, 1000, np.float32)
+    return arena, blobs, pixels, labels, x, torch_gradients(arena, x, labels, torch.float64)[1]
+
+
+@pytest.mark.parametrize(("precision", "factor"), [("float32", 1.5), ("bf16", 1.2)])
+def test_gradients_are_as_exact_as_pytorch_s(large, precision, factor):
+    arena, blobs, pixels, labels, x, exact = large
+    _, theirs = torch_gradients(arena, x.astype(np.float32), labels, torch.float32, precision == "bf16")
+    _, ours = our_gradients(fast.configured(precision=precision), blobs, pixels, labels, 1000, np.float32)
     ours, theirs = (np.array(list(errors(g, exact).values())) for g in (ours, theirs))
-    print(f"relative errors, median and largest: ours {np.median(ours):.2e} {ours.max():.2e}, "
+    print(f"{precision}: relative errors, median and largest: ours {np.median(ours):.2e} {ours.max():.2e}, "
           f"PyTorch's {np.median(theirs):.2e} {theirs.max():.2e}")  # fmt: skip
-    assert np.median(ours) < 1.5 * np.median(theirs)
+    assert np.median(ours) < factor * np.median(theirs)
     assert ours.max() < 1.5 * theirs.max()
-    assert np.median(ours / theirs) < 1.5
+    assert np.median(ours / theirs) < factor
