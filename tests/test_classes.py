@@ -171,7 +171,7 @@ def evaluate(path, data, *words, **how):
 def test_evaluate_compares_the_data_with_the_run(folder, run):
     path = weights(run[0])
     output, errors = evaluate(path, folder / "data" / "val")
-    assert evaluate(run[0], folder / "data" / "val") == (output, errors)
+    assert evaluate(run[0], folder / "data" / "val") == (output, f"{run[0]}: the best weights are {path}\n")
     assert output.startswith("2 images: loss ")
     assert "top-5" not in output
     assert errors == ""

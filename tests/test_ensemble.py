@@ -49,7 +49,7 @@ def collapsed(data, cycles, tmp_path_factory):
     """The collapse from the end of cyc2, in a folder of its own."""
     folder, weights = tmp_path_factory.mktemp("collapsed") / "run", snapshot(cycles[0], "cyc2")
     output, _ = call("train", *CYCLES, "--train-data", data / "train", "--run-dir", folder, "--phase", "collapse",
-                    "--weights", weights)  # fmt: skip
+                    "--set", "collapse.base_lr=0.0001", "--weights", weights)  # fmt: skip
     return folder, output
 
 
@@ -74,7 +74,7 @@ def test_a_collapse_from_any_snapshot(cycles, collapsed):
     assert "of phase cyc3" not in output
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(e["phase"], e["iteration"], e["lr"]) for e in entries] == [
-        ("collapse", 0, 0.001), ("collapse", 1, 0.00025)]  # fmt: skip
+        ("collapse", 0, 0.0001), ("collapse", 1, 0.000025)]  # fmt: skip
     start, end = (read_caffemodel(snapshot(f, p))["conv1"][0] for f, p in ((cycles[0], "cyc2"), (folder, "collapse")))
     others = [read_caffemodel(snapshot(cycles[0], p))["conv1"][0] for p in ("init", "cyc1", "cyc3", "collapse")]
     assert 0 < np.linalg.norm(end - start) < min(np.linalg.norm(end - other) for other in others)

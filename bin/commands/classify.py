@@ -53,7 +53,7 @@ def parser():
     p.add_argument("--classes", metavar="FILE", help="names of the classes, one a line, or a data set (the run's)")
     p.add_argument("--batch-size", metavar="N", type=int, help="images in a batch")
     weights.add_arguments(p)
-    add_arguments(p)
+    add_arguments(p.add_argument_group("kernels and cores"))
     return p
 
 

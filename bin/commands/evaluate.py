@@ -47,7 +47,7 @@ def parser():
     p.add_argument("--data", metavar="DIR", help="LMDB of labelled images (with --model: that of the net file)")
     weights.add_arguments(p)
     p.add_argument("--batch-size", metavar="N", type=int, help="images in a batch")
-    add_arguments(p)
+    add_arguments(p.add_argument_group("kernels and cores"))
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--per-class", action="store_true", help="also top-1 of each class")
     add_test_arguments(p)

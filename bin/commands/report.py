@@ -43,7 +43,7 @@ def parser():
                    help="held-out images to evaluate, evenly spread (all); 0: none")  # fmt: skip
     p.add_argument("--smooth", metavar="N", type=int, default=20,
                    help="iterations over which the loss is averaged (%(default)s)")  # fmt: skip
-    add_arguments(p)
+    add_arguments(p.add_argument_group("kernels and cores"))
     return p
 
 

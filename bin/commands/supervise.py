@@ -1,7 +1,8 @@
-"""Start a training again, from the newest snapshot or checkpoint, when a rank, a host or its launcher has died.
+"""Start a training again, from the newest snapshot or checkpoint, when a rank, a
+host or its launcher has died.
 
 bin/supervise -- mpirun -n 2 bin/train --recipe photos --data data
-bin/supervise --restarts 20 -- mpirun --hostfile hosts bin/train --resume runs/imagenet
+bin/supervise --restarts 20 -- mpirun -n 8 bin/train --resume runs/photos
 """
 
 import argparse

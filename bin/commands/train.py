@@ -61,7 +61,6 @@ def parser():
                      help="keep the newest N checkpoints, and the best (all)")  # fmt: skip
     run.add_argument("--early-stop", metavar="N", type=int,
                      help="end a phase after N tests without a better top-1")  # fmt: skip
-    add_recovery_arguments(run)
     run.add_argument("--dry-run", action="store_true",
                      help="print phases, rates, memory, disk and time of the run, and end")  # fmt: skip
     run.add_argument("--csv", action="store_true", help="write metrics.csv, too")
@@ -70,15 +69,16 @@ def parser():
     run.add_argument("--seed", metavar="N", type=int,
                      help="seed of weights, order and augmentation (0, or the solver's random_seed)")  # fmt: skip
     p.set_defaults(weights_run=None)
+    add_recovery_arguments(p.add_argument_group("dead and hanging ranks (docs/reliability.md)"))
     add_caffe_arguments(p)
     add_step_arguments(p.add_argument_group("step"))
+    add_arguments(p.add_argument_group("kernels and cores"))
     return p
 
 
 def add_step_arguments(step):
     """Add the flags that say how a step is computed."""
     step.add_argument("--workers", metavar="N", type=int, help="logical workers, divided among the ranks")
-    add_arguments(step)
     step.add_argument("--comm-threads", metavar="N", type=int,
                       help="threads per rank that sum gradients, on cores of their own (1 from 8 cores)")  # fmt: skip
     step.add_argument("--decode-threads", metavar="N", type=int,

@@ -48,8 +48,8 @@ def add_arguments(parser):
 def add_precision(parser):
     """Add the flag that sets the recipe's `precision`."""
     parser.add_argument("--precision", choices=list(fast.STORED),
-                        help="of activations and products: bf16 is faster and needs half the memory on a CPU with "
-                             "AVX512-BF16; weights stay float32 (default: the recipe's, float32)")  # fmt: skip
+                        help="of activations and products; bf16: half the memory, and faster on a CPU with "
+                             "AVX512-BF16 (the recipe's, float32)")  # fmt: skip
 
 
 def add_winograd(parser):
