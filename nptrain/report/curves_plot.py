@@ -1,5 +1,7 @@
 """The curves of runs: loss, accuracy, rate and speed. `runs` is {label: [PhaseHistory, ...]} in all functions."""
 
+from math import log10
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -38,7 +40,10 @@ def loss(axes, runs, window, in_epochs=False):
     """Training loss, smoothed, on a log scale."""
     _lines(axes, runs, 1, in_epochs, window)
     axes.set(yscale="log", ylabel=f"training loss, mean of {window}")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    low, high = axes.get_ylim()
+    decades = log10(high / low)
+    subs = (1, 1.5, 2, 3, 5, 7) if decades < 1.5 else (1, 3) if decades < 4 else (1,)  # labels that do not overlap
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
 
