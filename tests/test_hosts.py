@@ -56,11 +56,18 @@ NAMESPACES = ["--user", "--map-root-user", "--net", "--uts", "--mount", "--pid",
 TCP = {"UCX_TLS": "tcp,self", "FI_PROVIDER": "tcp"}  # MPICH, Intel: not the memory that these hosts in truth share
 
 
+def environment(folder):
+    """Temporary files go into `folder`: launchers name theirs by process numbers, which begin at 1 in each namespace,
+    and those that are killed leave them.
+    """
+    return {**os.environ, **TCP, "TMPDIR": str(folder)}
+
+
 def on_node_a(folder, *words, timeout=240):
     """Run a command on node-a; returns the finished process."""
     (folder / "nodes.sh").write_text(NODES)
     nodes = ["unshare", *NAMESPACES, "sh", "nodes.sh", *words]
-    return subprocess.run([str(word) for word in nodes], cwd=folder, env={**os.environ, **TCP}, timeout=timeout,
+    return subprocess.run([str(word) for word in nodes], cwd=folder, env=environment(folder), timeout=timeout,
                           stdin=subprocess.DEVNULL, capture_output=True, text=True)  # fmt: skip
 
 
@@ -144,7 +151,7 @@ def test_a_run_goes_on_without_a_host_that_has_died(tmp_path):
              "--run-dir", tmp_path / "run", "--snapshot-folder", tmp_path / "kept"]  # fmt: skip
     nodes = [str(word) for word in ("unshare", *NAMESPACES, "sh", "nodes.sh", *words)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running, metrics = subprocess.Popen(nodes, cwd=tmp_path, env={**os.environ, **TCP}, **pipes), tmp_path / "run"
+    running, metrics = subprocess.Popen(nodes, cwd=tmp_path, env=environment(tmp_path), **pipes), tmp_path / "run"
     while running.poll() is None and not (metrics / "metrics.jsonl").exists():
         time.sleep(0.02)
     while running.poll() is None and len(losses(metrics)) < 3:

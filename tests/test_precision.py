@@ -46,8 +46,9 @@ def test_plain_kernels_train_alike(data, tmp_path):
             call("train", *arguments(data, tmp_path / kernels / precision, *FIRST, "--kernels", kernels,
                                      "--precision", precision))  # fmt: skip
     fast, plain, exact = (losses(tmp_path / part) for part in ("fast/bf16", "numpy/bf16", "fast/float32"))
-    assert fast[:2] == pytest.approx(plain[:2], rel=5e-3)  # later, batch norm over two images amplifies any difference
-    assert fast[:2] == pytest.approx(exact[:2], rel=2e-2)
+    assert fast[0] == pytest.approx(plain[0], rel=5e-3)
+    assert fast[0] == pytest.approx(exact[0], rel=2e-2)
+    assert fast == pytest.approx(plain, rel=0.15)  # later, batch norm over two images amplifies any difference
     assert not np.array_equal(fast, exact)
 
 

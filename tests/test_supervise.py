@@ -240,7 +240,7 @@ def test_ranks_are_killed_and_stopped_and_the_bits_are_those_of_a_run_that_was_l
     stalled = (
         r"supervise: rank 0 on \S+ has waited \d+ s for other ranks in iteration \d+, late: rank 1, process \d+, which "
     )
-    assert re.search(stalled + r"has not run for \d+ s; phase 1, iteration \d+ was", errors)
+    assert re.search(stalled + r"has not run for \d+ s; phase 1, iteration \d+ was", errors), errors
     assert output.count("resumes at phase 1, iteration ") == 2
     call("train", *arguments(data, whole, *slower))
     ours, expected = metrics(folder), metrics(whole)

@@ -57,6 +57,7 @@ class Watchdog:
 
     def __enter__(self):
         if self.limit_s:
+            self._tell(None, self._free_since)  # at once: a rank may be stopped within its first second
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
             self._thread.start()
         return self
