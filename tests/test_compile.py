@@ -53,10 +53,10 @@ from nptrain.recipes.published import get_recipe
 
 precision = os.environ["PRECISION"]
 compile_kernels(replace(get_recipe("resnet50-448nodes"), precision=precision), lambda line: None)
-other = "float32" if precision == "bf16" else "uint16"
-convolutions = ("_convolve(", "_pointwise(", "_outer(", "_outer_pairs(", "_in_cache(", "_in_phases(", "_in_rounds(")
-print(*(name for name in new if name.startswith(tuple(c + f"(array({other}" for c in convolutions))))
-print(len(new) > 10)
+own, other = ("uint16", "float32") if precision == "bf16" else ("float32", "uint16")
+convolutions = ("_convolve", "_pointwise", "_outer", "_outer_pairs", "_in_cache", "_in_phases", "_in_rounds")
+of = lambda dtype: [name for name in new if name.startswith(tuple(f"{c}(Array({dtype}," for c in convolutions))]
+print(len(of(own)) > 6, *of(other))
 new.clear()
 for crop, batch in ((96, 16), (32, 5)):
     for training in (True, False):
