@@ -134,10 +134,8 @@ def prepare(args, world):
     if args.threads is not None:
         use_threads(args.threads)
     if args.what != "data":
-        if cache.note:
-            tell(cache.note)
-        if slow_precision(recipe.precision):
-            tell(slow_precision(recipe.precision))
+        for line in filter(None, (cache.note, slow_precision(recipe.precision))):
+            tell(line)
         compile_kernels(recipe, tell)
     return None
 

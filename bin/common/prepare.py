@@ -17,6 +17,7 @@ from mpi.agree import raise_together
 from mpi.cores import CoreAssignment
 from nptrain.errors import InputError
 from nptrain.network.compile import compile_kernels
+from nptrain.recipes.check import PRECISIONS
 
 MOST_THREADS = 4096  # more than any host has cores
 
@@ -47,7 +48,7 @@ def add_arguments(parser):
 
 def add_precision(parser):
     """Add the flag that sets the recipe's `precision`."""
-    parser.add_argument("--precision", choices=list(fast.STORED),
+    parser.add_argument("--precision", choices=PRECISIONS,
                         help="of activations and products; bf16: half the memory, and faster on a CPU with "
                              "AVX512-BF16 (the recipe's, float32)")  # fmt: skip
 
