@@ -95,11 +95,14 @@ class Log:
             with writing(path), atomic_write(path) as file:
                 file.write(json.dumps(entry, indent=2).encode() + b"\n")
 
+    def saving(self, checkpoint):
+        """A Checkpoint begins to be written."""
+        if self.caffe:
+            self.caffe.saving(checkpoint)
+
     def saved(self, checkpoint):
         """A Checkpoint was saved."""
         self.say(f"saved {checkpoint.model}")
-        if self.caffe:
-            self.caffe.saved(checkpoint)
 
     def say(self, text):
         """Print a line, below the progress line if there is one."""
