@@ -56,9 +56,9 @@ class Checkpoint:
 
 def save(folder, phase, iteration, arena, net, progress, prefix=None, copied=lambda: None):
     """Write a checkpoint of the arena, the weights of the NetParameter `net`, and of the phase's Progress, whose last
-    losses are in the manifest: Caffe's file has no field for them. Calls copied() when the arena may change again, as
-    the system has all of it. Returns the Checkpoint. Raises InputError if a file cannot be written; then none of them
-    is left.
+    losses are in the manifest: Caffe's file has no field for them. `folder` is made, but not the one above it. Calls
+    copied() when the arena may change again, as the system has all of it. Returns the Checkpoint. Raises InputError if
+    a file cannot be written; then none of them is left.
     """
     saved = Checkpoint(Path(folder), phase, iteration, progress, prefix)
     try:
@@ -74,7 +74,7 @@ def save(folder, phase, iteration, arena, net, progress, prefix=None, copied=lam
 def _write(saved, arena, net, copied):
     phase, iteration, progress, prefix = saved.phase, saved.iteration, saved.progress, saved.prefix
     with writing(saved.model):
-        saved.folder.mkdir(parents=True, exist_ok=True)
+        saved.folder.mkdir(exist_ok=True)  # without the run's folder, should that be gone
         saved.model.parent.mkdir(parents=True, exist_ok=True)
     learned_net = f"{prefix}_iter_{iteration}.caffemodel" if prefix else saved.model.name
     with (writing(saved.model), atomic_write(saved.model) as model,

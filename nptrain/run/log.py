@@ -110,6 +110,11 @@ class Log:
             self._print(("\n" if self.line_open else "") + text + "\n")
             self.line_open = False
 
+    def expect_there(self):
+        """Raise InputError, on rank 0, unless metrics.jsonl is where the run has written it."""
+        if self.file:
+            self.file.expect_there()
+
     def close(self):
         if self.file:
             self.file.close()
