@@ -1,12 +1,22 @@
-"""Whether all ranks still have the same weights, momentum and running statistics: a check for silent errors.
+"""Whether weights, momentum and running statistics are finite, and the same on all ranks: a check for silent errors.
 
 All ranks compute the same update from the same sums, so their bits are the same. A fault of memory, of a core or of the
 network can change that without any error, and then the ranks drift apart.
 """
 
 import hashlib
+from math import isfinite
 
 from nptrain.errors import TrainingError
+
+
+def expect_finite(arena, phase, iteration):
+    """Raise TrainingError unless all numbers in the arena are finite after so many updates of a phase."""
+    numbers = {"weights": arena.weights, "momentum": arena.history, "running statistics": arena.statistics}
+    for name, array in numbers.items():
+        if not isfinite(arena.ops.squared_norm(array)):
+            raise TrainingError(f"phase {phase.name}, iteration {iteration - 1}: after the update the {name} are not "
+                                f"finite")  # fmt: skip
 
 
 def expect_same_state(arena, phase, iteration, world):

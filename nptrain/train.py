@@ -6,13 +6,11 @@ gradients. The images of worker w in iteration i depend on (seed, phase, i, w) a
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 
 from nptrain.caffe_net.writer import trained_net
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.loader import TrainLoader
-from nptrain.errors import InputError, TrainingError
 from nptrain.evaluate import evaluate
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.recipe import Recipe
@@ -20,14 +18,13 @@ from nptrain.recipes.schedule import Progress, learning_rate
 from nptrain.run import checkpoint
 from nptrain.run.best import Test, best_of, without_improvement
 from nptrain.run.log import Log
+from nptrain.run.saver import Saver
 from nptrain.run.snapshots import Snapshots
 from nptrain.run.stragglers import Stragglers
 from nptrain.run.watchdog import Watchdog
-from nptrain.same_state import expect_same_state
+from nptrain.same_state import expect_finite, expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
 from nptrain.world import World
-
-MOST_UNSAVED = 3  # checkpoints in a row that cannot be written, after which a run ends
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,11 @@ class Trainer:
     snapshots: Snapshots = field(default_factory=Snapshots)
     watchdog: Watchdog = field(default_factory=Watchdog)
     stopped: bool = False
-    unsaved: int = 0  # checkpoints in a row that could not be written
+    saver: Saver = field(init=False)
+
+    def __post_init__(self):
+        self.saver = Saver(self.recipe, trained_net(self.recipe), self.network.arena, self.folder, self.world, self.log,
+                           self.watchdog, self.tests, self.options.keep, self.options.decode_initializer)  # fmt: skip
 
     def run(self, phases, iterations=None, resume_from=None):
         """Train the named phases in order, each up to iteration `iterations` at most. Returns the last Checkpoint.
@@ -92,6 +93,10 @@ class Trainer:
         The network holds the weights to start from. `resume_from` is the Checkpoint from which they, and the momentum,
         were loaded; None if there was none.
         """
+        with self.saver:
+            return self._run(phases, iterations, resume_from)
+
+    def _run(self, phases, iterations, resume_from):
         names = [phase.name for phase in self.recipe.phases]
         self._synchronise()
         for name in phases:
@@ -105,19 +110,14 @@ class Trainer:
             elif name != phases[0] or resume_from:
                 self._start_from_phase_before(phase)
             self.log.begin(phase, start, stop, self.recipe.images_of(phase) / len(self.train_data))
-            if resume_from and resume_from.phase == name and resume_from.unsaved:
-                self._save_if_missing(phase, start, stop, progress)
+            if resume_from and resume_from.phase == name and resume_from.unsaved and Saver.is_due(phase, start, stop):
+                self._expect_finite(phase, start)
+                self.saver.save(phase, start, progress, missing=True)  # it was due when the run died
             last = self._phase(phase, start, stop, progress)
             self.log.end(last)
             if self.stopped:
                 break
         return checkpoint.Checkpoint(self.folder, phase.name, last, prefix=phase.snapshot_prefix)
-
-    def _save_if_missing(self, phase, start, stop, progress):
-        """Save the checkpoint that was due when the run died, if it died before that."""
-        if self._save_is_due(phase, start, stop):
-            self._expect_finite(phase, start)
-            self._save(phase, start, progress, missing=True)
 
     def _start_from_phase_before(self, phase):
         """Load the weights (not the momentum) of the phase before, at the iteration that the recipe names."""
@@ -140,9 +140,7 @@ class Trainer:
         if self._test_is_due(phase, start, stop):  # also after a resume: a checkpoint is saved before the test
             self._test(phase, start)
             if self._stops_early(phase, start, stop):
-                self._save(
-                    phase, start, progress, missing=True
-                )  # it may have died in the test, which has no checkpoint
+                self.saver.save(phase, start, progress, missing=True)  # it may have died in the test
                 return start
         with self._loader(phase, start, stop) as loader, self._reducer() as reducer:
             batches, stragglers = iter(loader), self._stragglers()
@@ -152,12 +150,12 @@ class Trainer:
                 step = self._step(phase, iteration, batches, reduction, progress, loader)
                 self._log_step(phase, iteration, progress, step, stragglers)
                 progress, done = step.progress, iteration + 1
-                save_is_due = step.stop or self._save_is_due(phase, done, stop)
-                if save_is_due or done == stop or (options.check_every and done % options.check_every == 0):
+                last, save_is_due = step.stop or done == stop, step.stop or Saver.is_due(phase, done, stop)
+                if save_is_due or last or (options.check_every and done % options.check_every == 0):
                     self._expect_finite(phase, done)
                     expect_same_state(self.network.arena, phase, done, self.world)
                 if save_is_due:
-                    self._save(phase, done, progress, may_fail=not (step.stop or done == stop))
+                    (self.saver.save if last else self.saver.begin)(phase, done, progress)
                     reduction.sums.forget()  # as in a run that resumes here
                 if step.stop:  # a test that is due comes when the run goes on
                     self.stopped = True
@@ -166,8 +164,9 @@ class Trainer:
                     self._test(phase, done)
                     if self._stops_early(phase, done, stop):
                         if not save_is_due:
-                            self._save(phase, done, progress)
+                            self.saver.save(phase, done, progress)
                         break
+        self.saver.finish()
         self._log_bad_records(loader.bad_records)
         return done
 
@@ -190,24 +189,17 @@ class Trainer:
 
     def _step(self, phase, iteration, batches, reduction, progress, loader):
         self.watchdog.iteration = iteration
-        try:
+        with self.saver.naming_the_last():
             return train_step(self.network, self.recipe, phase, iteration, batches, reduction, progress,
-                              loader.take_wait_s, self.stop_wanted, self.snapshots.wait)  # fmt: skip
-        except TrainingError as error:
-            raise TrainingError(f"{error}; {self._last_checkpoint()}") from None
+                              loader.take_wait_s, self.stop_wanted, self._before_update)  # fmt: skip
 
-    def _last_checkpoint(self):
-        saved = checkpoint.list_complete(self.folder, [p.name for p in self.recipe.phases])
-        return f"the last checkpoint is {saved[-1].model}" if saved else "there is no checkpoint"
+    def _before_update(self):
+        self.snapshots.wait()
+        self.saver.before_update()
 
     def _expect_finite(self, phase, done):
-        """Raise TrainingError, before they are saved, if numbers are not finite after so many updates."""
-        arena = self.network.arena
-        numbers = {"weights": arena.weights, "momentum": arena.history, "running statistics": arena.statistics}
-        for name, array in numbers.items():
-            if not isfinite(arena.ops.squared_norm(array)):
-                raise TrainingError(f"phase {phase.name}, iteration {done - 1}: after the update the {name} are not "
-                                    f"finite; {self._last_checkpoint()}")  # fmt: skip
+        with self.saver.naming_the_last():
+            expect_finite(self.network.arena, phase, done)
 
     def _log_step(self, phase, iteration, before, step, stragglers):
         """Log an iteration that is done, `before` which the Progress was another, and begin to keep its state."""
@@ -231,40 +223,6 @@ class Trainer:
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")
 
-    def _save_is_due(self, phase, done, stop):
-        return (done == stop and phase.snapshot_after_train) or (phase.snapshot and done % phase.snapshot == 0)
-
-    def _save(self, phase, iteration, progress, missing=False, may_fail=False):
-        """Save a checkpoint; with `missing`, only if it is not there. Raises InputError on rank 0 if it cannot be
-        written; if it `may_fail`, only when that has happened MOST_UNSAVED times in a row.
-        """
-        place = checkpoint.Checkpoint(self.folder, phase.name, iteration)
-        if self.world.rank == 0 and not (missing and place.manifest.exists()):
-            try:
-                with self.watchdog.waiting("a checkpoint to be written"):
-                    saved = checkpoint.save(self.folder, phase.name, iteration, self.network.arena,
-                                            trained_net(self.recipe), progress, phase.snapshot_prefix)  # fmt: skip
-            except InputError as error:
-                self._not_saved(error, may_fail)
-            else:
-                self._saved(saved)
-        self.world.barrier()
-
-    def _saved(self, saved):
-        self.unsaved = 0
-        self.log.saved(saved)
-        if self.options.keep:
-            best = best_of(self.tests)
-            checkpoint.remove_older(self.recipe, self.folder, self.options.keep, best and best[:2])
-
-    def _not_saved(self, error, may_fail):
-        self.unsaved += 1
-        if not may_fail:
-            raise error
-        if self.unsaved == MOST_UNSAVED:
-            raise InputError(f"{error}; so it was {MOST_UNSAVED} times in a row; {self._last_checkpoint()}")
-        self.log.say(f"no checkpoint, and the run goes on: {error}")
-
     def _test_is_due(self, phase, done, stop):
         if done == 0:
             return phase.test_initialization
@@ -282,6 +240,7 @@ class Trainer:
                       "the scores are not finite")  # fmt: skip
         self.snapshots.note(entry)
         self.tests.append(Test.of(phase.name, iteration, result))
+        self.saver.finish()
         saved = checkpoint.Checkpoint(self.folder, phase.name, iteration, prefix=phase.snapshot_prefix)
         if best_of(self.tests) is self.tests[-1]:
             self.log.best(self.tests[-1], saved.model if saved.manifest.exists() else None)

@@ -40,15 +40,14 @@ def test_a_checkpoint_that_does_not_fit(data, tmp_path):
 @pytest.mark.parametrize(("last", "status"), [(3, 0), (9, 2)])
 def test_a_run_goes_on_without_a_checkpoint_but_not_without_three(data, tmp_path, monkeypatch, last, status):
     """Checkpoints of iterations 2 to `last` do not fit; one is due after each of five."""
-    write = checkpoint.write_solverstate
+    write = checkpoint.state_into
 
-    def write_if_it_fits(path, state):
+    def write_if_it_fits(file, state):
         if 2 <= state.iteration <= last:
-            path.with_name(f".{path.name}.tmp").touch()
             raise OSError(28, "No space left on device")
-        write(path, state)
+        write(file, state)
 
-    monkeypatch.setattr(checkpoint, "write_solverstate", write_if_it_fits)
+    monkeypatch.setattr(checkpoint, "state_into", write_if_it_fits)
     words = [*BRIEF[:-2], "--set", "1.snapshot=1", "--iterations", "5"]
     output, errors = call("train", *arguments(data, tmp_path / "run", *words), status=status)
     folder = tmp_path / "run" / "checkpoints"

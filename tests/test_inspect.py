@@ -29,6 +29,7 @@ from nptrain.recipes.published import get_recipe
 from nptrain.recipes.schedule import Progress
 from nptrain.run import checkpoint
 from nptrain.run.run_folder import RunFolder
+from nptrain.run.versions import versions
 
 
 def text(path, **options):
@@ -187,7 +188,7 @@ def test_checkpoints(tmp_path):
 
 def test_a_run(tmp_path):
     run_folder = RunFolder(tmp_path)
-    run_folder.describe(get_recipe("digits"), [{"host": "a"}, {"host": "b"}], {"seed": 3}, "Some MPI 1.0")
+    run_folder.describe(get_recipe("digits"), [{"host": "a"}, {"host": "b"}], {"seed": 3}, versions("Some MPI 1.0"))
     found = summary(tmp_path)
     assert (found["kind"], found["hosts"], found["arguments"]) == ("run", 2, {"seed": 3})
     assert found == summary(run_folder.description)

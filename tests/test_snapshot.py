@@ -15,6 +15,7 @@ from nptrain.errors import InputError, TrainingError
 from nptrain.network.arena import Arena
 from nptrain.network.layers import Architecture, layers
 from nptrain.recipes.schedule import Progress
+from nptrain.run.saver import Saver
 from nptrain.run.snapshot import HEAD, SEAL, Snapshot, SnapshotFile, layout, make_folder, newest, place
 from nptrain.run.snapshots import Snapshots, files_of, find
 from nptrain.train import Trainer
@@ -170,21 +171,21 @@ def whole(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "turn", "after", "at"),
+    ("owner", "name", "turn", "after", "at"),
     [
-        ("_step", 3, True, ("1", 2)),  # died after the update, before its line and its snapshot
-        ("_test", 1, True, ("1", 3)),
-        ("_save", 1, False, ("1", 4)),  # the checkpoint was due
-        ("_save", 2, False, ("1", 6)),  # the phase's last
-        ("_step", 8, False, ("2", 1)),
+        (Trainer, "_step", 3, True, ("1", 2)),  # died after the update, before its line and its snapshot
+        (Trainer, "_test", 1, True, ("1", 3)),
+        (Saver, "begin", 1, False, ("1", 4)),  # the checkpoint was due
+        (Saver, "save", 1, False, ("1", 6)),  # the phase's last
+        (Trainer, "_step", 8, False, ("2", 1)),
     ],
 )
 def test_a_run_that_died_goes_on_from_its_last_whole_iteration(
-    data, tmp_path, monkeypatch, whole, name, turn, after, at
+    data, tmp_path, monkeypatch, whole, owner, name, turn, after, at
 ):
     folder, kept = tmp_path / "run", tmp_path / "kept"
     with monkeypatch.context() as patch:
-        dies(patch, Trainer, name, turn, after)
+        dies(patch, owner, name, turn, after)
         call("train", *arguments(data, folder, *SHORT, "--snapshot-folder", kept), status=137)
     assert len(list(place(kept).iterdir())) == 1
     lost = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)

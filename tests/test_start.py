@@ -19,6 +19,7 @@ from nptrain.recipes.recipe import override
 from nptrain.recipes.schedule import Progress
 from nptrain.run import checkpoint
 from nptrain.run.run_folder import RunFolder
+from nptrain.run.versions import versions
 
 RECIPE = get_recipe("digits")
 NET = NetParameter(
@@ -29,7 +30,8 @@ BEGUN = {"kernels": "fast", "dtype": "float32", "reproducible": False, "compress
 
 
 def flags(**changed):
-    return Namespace(**{**BEGUN, "resume": False, "weights": None, "weights_run": None, "snapshot": None, **changed})
+    others = dict.fromkeys(("weights", "weights_run", "snapshot"))
+    return Namespace(**{**BEGUN, "resume": False, "allow_other_bits": False, **others, **changed})
 
 
 def arena_of(value=0.0):
@@ -51,7 +53,7 @@ def folder(tmp_path):
 
 def begin(folder, iterations=0, **changed):
     """What a run leaves that was killed after so many iterations of phase 1."""
-    folder.describe(RECIPE, [], vars(flags(**changed)), "none", DATA)
+    folder.describe(RECIPE, [], vars(flags(**changed)), versions("none"), DATA)
     lines = [{"phase": "1", "iteration": i, "loss": 1.0} for i in range(iterations)]
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"phase": "1", "iter')
 
@@ -113,6 +115,7 @@ def test_a_later_phase_starts_from_the_one_before(folder):
     arena = arena_of()
     with pytest.raises(InputError, match="no checkpoint of phase 1 at iteration 640"):
         load_start(flags(), RECIPE, ["2"], folder, arena, data=DATA)
+    folder.path.mkdir(exist_ok=True)
     checkpoint.save(folder.checkpoints, "1", 640, arena_of(5), NET, Progress())
     line = "phase 2: starts from the weights of phase 1 at iteration 640"
     assert load_start(flags(), RECIPE, ["2"], folder, arena, data=DATA) == (None, [line])

@@ -31,7 +31,7 @@ from nptrain.errors import InputError, printable
 from nptrain.files import writing
 from nptrain.plan.needs import parameter_bytes
 from nptrain.recipes.published import get_recipe
-from nptrain.run.run_folder import package_versions
+from nptrain.run.versions import package_versions
 
 PROJECT = Path(__file__).resolve().parents[2]
 RECIPE = "resnet50-448nodes"

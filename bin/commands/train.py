@@ -24,6 +24,7 @@ from bin.common.prepare import add_arguments, kernels_and_cores, tell
 from bin.common.recovery import add_recovery_arguments, find_snapshot, keep_snapshots, watchdog
 from bin.common.start import load_start, origin_of, run_arguments
 from bin.common.weights import weights_of
+from kernels.registers import instruction_set
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
@@ -35,6 +36,7 @@ from nptrain.run.caffe_log import CaffeLog, open_log
 from nptrain.run.log import Log
 from nptrain.run.run_folder import RunFolder
 from nptrain.run.stop import Stop
+from nptrain.run.versions import versions
 from nptrain.run.writers import CsvWriter, TensorBoardWriter
 from nptrain.step import BUCKET_BYTES, worker_range
 from nptrain.train import Options, Trainer
@@ -54,6 +56,8 @@ def parser():
                      help="start from the weights of a run, of a .caffemodel, or of A,B: of both")  # fmt: skip
     run.add_argument("--resume", metavar="RUN", nargs="?", default=False, const=True,
                      help="continue a run, with its flags; without RUN, that of --run-dir")  # fmt: skip
+    run.add_argument("--allow-other-bits", action="store_true",
+                     help="continue a run also with versions that give other bits")  # fmt: skip
     run.add_argument("--iterations", metavar="N", type=int, help="end each phase at iteration N, at unchanged rates")
     run.add_argument("--time-limit", metavar="H:MM:SS", type=seconds,
                      help="save and end after this time, or so many seconds, with exit status 75")  # fmt: skip
@@ -220,9 +224,10 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
     with raise_together(world, InputError):
         if world.rank == 0:
             facts = {flag: data_facts(dataset) for flag, dataset in sets.items()}
-            resumed, lines = load_start(args, recipe, phases, folder, network.arena, names, facts, newest)
+            made_with = versions(world.library, instruction_set())
+            resumed, lines = load_start(args, recipe, phases, folder, network.arena, names, facts, newest, made_with)
             stream = args.caffe_log and open_log(args.caffe_log, args.resume)
-            folder.describe(recipe, hosts, vars(args), world.library, names, facts, identity)
+            folder.describe(recipe, hosts, vars(args), made_with, names, facts, identity)
             tests = read_tests(folder.metrics)
             writers = [CsvWriter(folder.metrics)] if args.csv else []
             writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []

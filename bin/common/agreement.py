@@ -7,7 +7,7 @@ from pathlib import Path
 from bin.common.arguments import flag_of
 from mpi.agree import expect_same, raise_together
 from nptrain.errors import InputError
-from nptrain.run.run_folder import package_versions
+from nptrain.run.versions import package_versions
 
 PROJECT = Path(__file__).resolve().parents[2]
 OWN = {"threads", "comm_threads", "decode_threads", "no_pin"}  # arguments that may differ from rank to rank
@@ -61,7 +61,7 @@ def data_facts(dataset):
         facts[f"{place} key"] = dataset.key(index).decode(errors="backslashreplace")
         facts[f"{place} image"] = _image(dataset, index)
     keys = b"\n".join(dataset.key(index) for index in range(0, last, 1 + last // SAMPLES))
-    return {**facts, "list of keys": _digest(keys)}
+    return {**facts, "list of keys": _digest(keys), "list of sizes": _digest(dataset.sizes())}
 
 
 def _text(value):

@@ -45,13 +45,15 @@ def holding(folder, resume, world):
 
 def end(trainer, last, folder, stop):
     """Say how the run in a RunFolder has ended, with its last Checkpoint, and close the log. Raises AgreedError if a
-    rank's Stop wanted the end. All ranks call it.
+    rank's Stop wanted the end; InputError if the folder or the metrics are gone. All ranks call it.
     """
+    trainer.log.expect_there()
     if not trainer.stopped:
-        weights = f"weights in {last.model}" if last.manifest.exists() else "no snapshot after training"
-        trainer.log.say(f"done: {weights}, metrics in {folder.metrics}")
+        saved = last.manifest.exists()
         if trainer.world.rank == 0:
-            write_end(folder.path, last if last.manifest.exists() else None)
+            write_end(folder.path, last if saved else None)
+        weights = f"weights in {last.model}" if saved else "no snapshot after training"
+        trainer.log.say(f"done: {weights}, metrics in {folder.metrics}")
     trainer.log.close()
     if trainer.stopped:
         end_early(stop, last, folder.path, trainer.world)

@@ -21,7 +21,7 @@ from nptrain.run.checkpoint import (
 from nptrain.run.metrics import forget_after
 from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
-OF_A_START = ("resume", "run_dir", "time_limit", "dry_run")  # arguments that are not the run's
+OF_A_START = ("resume", "run_dir", "time_limit", "dry_run", "allow_other_bits")  # arguments that are not the run's
 # flags that change results, apart from those of the recipe
 CHANGE_BITS = ("kernels", "precision", "dtype", "winograd", "reproducible", "compress")
 
@@ -45,11 +45,13 @@ def run_arguments(parser, argv, args, world):
     return again
 
 
-def load_start(args, recipe, phases, folder, arena, names=None, data=None, newest=None):
+def load_start(args, recipe, phases, folder, arena, names=None, data=None, newest=None,
+               versions=None):  # fmt: skip
     """Fill the arena with what the run in `folder`, a RunFolder, starts from. Returns (the Checkpoint that the run
     continues from, or None; lines for the log). Raises InputError before anything is changed. `names` are those of the
     data's classes, or None; `data` describes the data sets (`RunFolder.describe`). `newest` is the run's Newest
-    snapshot, or None; if the Checkpoint is unsaved, it is that one, and the arena is as it was.
+    snapshot, or None; if the Checkpoint is unsaved, it is that one, and the arena is as it was. `versions` are those of
+    this process (`versions.versions`).
     """
     if not args.resume:
         folder.expect_new()
@@ -61,6 +63,7 @@ def load_start(args, recipe, phases, folder, arena, names=None, data=None, newes
     lines = [f"--{flag}: {new} from here on; the run had {arguments[flag]}"
              for flag, new in vars(args).items()
              if flag in CHANGE_BITS and arguments.get(flag, new) != new]  # fmt: skip
+    lines += folder.expect_made_with(versions or {}, args.allow_other_bits)
     checkpoint, names = _latest(recipe, folder, newest, lines), [phase.name for phase in recipe.phases]
     if checkpoint and checkpoint.unsaved:
         lines.append(f"goes on from the snapshot of phase {checkpoint.phase}, iteration {checkpoint.iteration}, on "

@@ -108,11 +108,17 @@ def _layer(message, path, name_field, type_field, blobs_field):
 
 
 def write_caffemodel(path, net, layers):
+    """Write what `weights_into` writes into a file, which is replaced whole or not at all."""
+    with atomic_write(path) as file:
+        weights_into(file, net, layers)
+
+
+def weights_into(file, net, layers):
     """Write the NetParameter `net` with weights, as Caffe's Net::ToProto does: each layer whole, and its blobs in it.
     `layers` is an iterable of (name, type, blobs), float32 or float64 arrays, for layers of the net. Caffe needs more
     than the blobs: where it folds batch norm into convolutions, it finds both in the file of weights.
 
-    The file is replaced whole or not at all. Raises ValueError if the net does not have a layer, or has another type.
+    Raises ValueError, before anything is written, if the net does not have a layer, or has another type.
     """
     blobs = {(name, kind): arrays for name, kind, arrays in layers}
     missing = blobs.keys() - {(layer.name, layer.type) for layer in net.layer}
@@ -121,11 +127,10 @@ def write_caffemodel(path, net, layers):
     head = NetParameter()
     head.CopyFrom(net)
     head.ClearField("layer")
-    with atomic_write(path) as file:
-        file.write(head.SerializeToString())
-        for layer in net.layer:
-            # Messages written one after the other merge when read: only one layer is in memory twice.
-            part = NetParameter(layer=[layer])
-            for array in blobs.get((layer.name, layer.type), ()):
-                fill_blob(part.layer[0].blobs.add(), array)
-            file.write(part.SerializeToString())
+    file.write(head.SerializeToString())
+    for layer in net.layer:
+        # Messages written one after the other merge when read: only one layer is in memory twice.
+        part = NetParameter(layer=[layer])
+        for array in blobs.get((layer.name, layer.type), ()):
+            fill_blob(part.layer[0].blobs.add(), array)
+        file.write(part.SerializeToString())

@@ -65,12 +65,17 @@ def read_solverstate(path):
 def write_solverstate(path, state):
     """Write a SolverState; the file is replaced whole or not at all."""
     with atomic_write(path) as file:
-        head = caffe_pb2.SolverState(
-            iter=state.iteration, learned_net=state.learned_net, current_step=state.current_step,
-            minimum_loss=state.minimum_loss, iter_last_event=state.iter_last_event,
-        )  # fmt: skip
-        file.write(head.SerializeToString())
-        for array in state.history:  # messages written one after the other merge when read
-            part = caffe_pb2.SolverState()
-            fill_blob(part.history.add(), array)
-            file.write(part.SerializeToString())
+        state_into(file, state)
+
+
+def state_into(file, state):
+    """Write a SolverState into an open file."""
+    head = caffe_pb2.SolverState(
+        iter=state.iteration, learned_net=state.learned_net, current_step=state.current_step,
+        minimum_loss=state.minimum_loss, iter_last_event=state.iter_last_event,
+    )  # fmt: skip
+    file.write(head.SerializeToString())
+    for array in state.history:  # messages written one after the other merge when read
+        part = caffe_pb2.SolverState()
+        fill_blob(part.history.add(), array)
+        file.write(part.SerializeToString())

@@ -77,6 +77,10 @@ class LmdbDataset:
         """The size of record `index` in bytes."""
         return self._sizes[index]
 
+    def sizes(self):
+        """The sizes of all records in bytes, int64 in order, as bytes."""
+        return self._sizes.tobytes()
+
     def datum(self, index):
         """The Datum of record `index`."""
         where = self.where(index)

@@ -40,7 +40,7 @@ class CaffeLog:
         self._write("solver.cpp", f"    Test net output #1: loss3/top-1 = {top1:g}")
         self._write("solver.cpp", f"    Test net output #2: loss3/top-5 = {top5:g}")
 
-    def saved(self, checkpoint):
+    def saving(self, checkpoint):
         self._write("solver.cpp", f"Snapshotting to binary proto file {checkpoint.model}")
         self._write("sgd_solver.cpp", f"Snapshotting solver state to binary proto file {checkpoint.state}")
 

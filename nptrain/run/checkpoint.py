@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nptrain.caffe.model import read_caffemodel, unmerged, write_caffemodel
-from nptrain.caffe.state import SolverState, read_solverstate, write_solverstate
+from nptrain.caffe.model import read_caffemodel, unmerged, weights_into
+from nptrain.caffe.state import SolverState, read_solverstate, state_into
 from nptrain.errors import InputError
-from nptrain.files import writing
+from nptrain.files import atomic_write, writing
 from nptrain.recipes.schedule import Progress
 from nptrain.run.manifest import read_manifest, sha256, write_manifest
 
@@ -54,14 +54,15 @@ class Checkpoint:
         return self.folder / f"{self.stem}.json"
 
 
-def save(folder, phase, iteration, arena, net, progress, prefix=None):
+def save(folder, phase, iteration, arena, net, progress, prefix=None, copied=lambda: None):
     """Write a checkpoint of the arena, the weights of the NetParameter `net`, and of the phase's Progress, whose last
-    losses are in the manifest: Caffe's file has no field for them. Returns the Checkpoint. Raises InputError if a file
-    cannot be written; then none of them is left.
+    losses are in the manifest: Caffe's file has no field for them. `folder` is made, but not the one above it. Calls
+    copied() when the arena may change again, as the system has all of it. Returns the Checkpoint. Raises InputError if
+    a file cannot be written; then none of them is left.
     """
     saved = Checkpoint(Path(folder), phase, iteration, progress, prefix)
     try:
-        _write(saved, arena, net)
+        _write(saved, arena, net, copied)
     except InputError:
         for path in () if saved.manifest.exists() else (saved.model, saved.state):
             with suppress(OSError):
@@ -70,17 +71,20 @@ def save(folder, phase, iteration, arena, net, progress, prefix=None):
     return saved
 
 
-def _write(saved, arena, net):
+def _write(saved, arena, net, copied):
     phase, iteration, progress, prefix = saved.phase, saved.iteration, saved.progress, saved.prefix
     with writing(saved.model):
-        saved.folder.mkdir(parents=True, exist_ok=True)
+        saved.folder.mkdir(exist_ok=True)  # without the run's folder, should that be gone
         saved.model.parent.mkdir(parents=True, exist_ok=True)
-        write_caffemodel(saved.model, net, arena.export())
     learned_net = f"{prefix}_iter_{iteration}.caffemodel" if prefix else saved.model.name
-    with writing(saved.state):
-        write_solverstate(saved.state, SolverState(
+    with (writing(saved.model), atomic_write(saved.model) as model,
+          writing(saved.state), atomic_write(saved.state) as state):  # fmt: skip
+        with writing(saved.model):
+            weights_into(model, net, arena.export())
+        state_into(state, SolverState(
             iteration, learned_net, arena.export_history(),
             progress.current_step, progress.minimum_loss, progress.iter_last_event))  # fmt: skip
+        copied()  # what takes longest comes now: that the disk has it
     entry = {"phase": phase, "iteration": iteration, "losses": list(progress.losses)}
     if prefix is not None:
         entry["prefix"] = os.path.abspath(prefix)
@@ -206,6 +210,13 @@ def load_start_of(phase, recipe, folder, arena):
     load_caffemodel(chosen.model, arena)
     note = "" if wanted == chosen.iteration else f" (the recipe says {wanted}, which this run did not reach)"
     return f"starts from the weights of phase {before} at iteration {chosen.iteration}{note}"
+
+
+def starts_a_phase(recipe, phase, iteration):
+    """Whether a phase of the recipe starts from the checkpoint of another one, `phase`, at an iteration."""
+    starts = (_start_of(later, recipe) for later in recipe.phases[1:])
+    return any(name == phase.name and 0 <= wanted - iteration < (phase.snapshot or phase.max_iter)
+               for name, wanted in starts)  # fmt: skip
 
 
 def _start_of(phase, recipe):

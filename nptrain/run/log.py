@@ -95,17 +95,25 @@ class Log:
             with writing(path), atomic_write(path) as file:
                 file.write(json.dumps(entry, indent=2).encode() + b"\n")
 
+    def saving(self, checkpoint):
+        """A Checkpoint begins to be written."""
+        if self.caffe:
+            self.caffe.saving(checkpoint)
+
     def saved(self, checkpoint):
         """A Checkpoint was saved."""
         self.say(f"saved {checkpoint.model}")
-        if self.caffe:
-            self.caffe.saved(checkpoint)
 
     def say(self, text):
         """Print a line, below the progress line if there is one."""
         if self.file:
             self._print(("\n" if self.line_open else "") + text + "\n")
             self.line_open = False
+
+    def expect_there(self):
+        """Raise InputError, on rank 0, unless metrics.jsonl is where the run has written it."""
+        if self.file:
+            self.file.expect_there()
 
     def close(self):
         if self.file:

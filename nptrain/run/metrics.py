@@ -1,6 +1,7 @@
 """A run's metrics.jsonl: a line for each iteration and each test."""
 
 import json
+import os
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
@@ -8,18 +9,32 @@ from nptrain.files import atomic_write, writing
 
 
 class MetricsFile:
-    """Lines at the end of a metrics.jsonl, without a buffer: each is on disk at once, or raises InputError."""
+    """Lines at the end of a metrics.jsonl, without a buffer: each is on disk at once, or raises InputError; also if the
+    file is not at its path any more, as it was removed, or its folder was renamed.
+    """
 
     def __init__(self, path):
-        self.path = path
+        self.path = Path(path)
         with writing(path):
             self.file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, line):
         """Append a line, of bytes."""
+        self.expect_there()
         with writing(self.path):
             while line:  # a disk with little room takes a part of it
                 line = line[self.file.write(line) :]
+
+    def expect_there(self):
+        """Raise InputError unless the file is at its path."""
+        try:
+            there = os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if not there:
+            what = self.path if self.path.parent.exists() else self.path.parent
+            raise InputError(f"{what}: removed, renamed or replaced while the run wrote to it; go on with --resume, "
+                             "and the folder where it is now")  # fmt: skip
 
     def close(self):
         self.file.close()

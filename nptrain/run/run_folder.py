@@ -2,20 +2,17 @@
 
 import json
 import os
-import platform
 import secrets
-import subprocess
 from contextlib import contextmanager, suppress
 from glob import escape
-from importlib.metadata import version
 from pathlib import Path
 
-from nptrain.errors import InputError, reason
+from nptrain.errors import InputError, reason, within
 from nptrain.files import atomic_write, check_regular, clear_temporary, writing
 from nptrain.recipes.recipe import from_dict, to_dict
 from nptrain.run.end import forget_end
+from nptrain.run.versions import expect_made_with
 
-PACKAGES = ("numpy", "numba", "llvmlite", "mpi4py", "lmdb", "pillow", "protobuf")
 # arguments that name what a run reads
 FILES = ("data", "train_data", "val_data", "weights", "weights_run", "snapshot", "config")
 
@@ -79,12 +76,20 @@ class RunFolder:
             raise InputError(f"{field}: found {is_now!r}, expected {was!r}, as in the run in {self.path}")
         return before["arguments"]
 
-    def describe(self, recipe, hosts, arguments, library, classes=None, data=None, identity=None):
-        """Write run.json. `classes` are the names of the classes, None if the data have none; `data` is {name of the
-        argument: {fact: value}} of the data sets; `identity` is that of the run.
+    def expect_made_with(self, versions, allowed):
+        """Compare what this process is made with, `versions.versions`, with that of the run in the folder. Returns the
+        lines, and raises what `versions.expect_made_with` does.
+        """
+        before = self._read().get("versions")
+        return expect_made_with(before if isinstance(before, dict) else {}, versions, self.path, allowed)
+
+    def describe(self, recipe, hosts, arguments, versions, classes=None, data=None, identity=None):
+        """Write run.json. `versions` are those of `versions.versions`; `classes` are the names of the classes, None if
+        the data have none; `data` is {name of the argument: {fact: value}} of the data sets; `identity` is that of the
+        run.
         """
         entry = {"id": identity, "recipe": to_dict(recipe), "classes": classes, "data": data or {},
-                 "arguments": arguments, "directory": os.getcwd(), "versions": versions(library),
+                 "arguments": arguments, "directory": os.getcwd(), "versions": versions,
                  "hosts": hosts}  # fmt: skip
         with writing(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -130,12 +135,9 @@ def recipe_of(path):
 
 def recipe_in(description):
     """The recipe in a run.json. Raises InputError if it cannot be read, or is none."""
-    try:
+    with _expect_description(description):
         check_regular(description)
-        with _expect_description(description):
-            return from_dict(json.loads(Path(description).read_bytes())["recipe"])
-    except OSError as error:
-        raise InputError(f"{description}: cannot be read: {reason(error)}") from None
+        return from_dict(json.loads(Path(description).read_bytes())["recipe"])
 
 
 def classes_of(path):
@@ -152,9 +154,12 @@ def classes_of(path):
 
 @contextmanager
 def _expect_description(path):
-    """Raise InputError for an exception of the block that means that `path` is not a run.json."""
+    """Raise InputError for an exception of the block that means that `path` is not a run.json, or cannot be read."""
     try:
-        yield
+        with within(path):
+            yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: not the description of a run") from None
 
@@ -168,19 +173,3 @@ def _differences(old, new, prefix=""):
                 yield from _differences(p, q, f"{q['name']}.")
         elif a != b and field not in ("description", "records"):
             yield prefix + field, (a, b)
-
-
-def versions(library):
-    """The versions of Python, packages and MPI, and the commit of this project, or None."""
-    project = Path(__file__).resolve().parents[2]
-    try:
-        commit = subprocess.run(["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        commit = commit.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
-    return {**package_versions(), "mpi": library, "commit": commit}
-
-
-def package_versions():
-    """{name: version} of Python and of the packages that results may depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
