@@ -56,13 +56,13 @@ def a_tenth_of_the_time(case):
             time.sleep(seconds)
 
 
-def in_checkpoint(rank, call, turn, holds="/checkpoints/"):
+def in_checkpoint(rank, call, turn, holds="/checkpoints"):
     """SIGKILL of a rank by itself, at a call within the writing of a checkpoint."""
     return {"call": call, "holds": holds, "turn": turn, "rank": rank, "act": {"kill": True}}
 
 
 # of the second checkpoint that a process writes: 3 files, each opened, synced with its folder, and renamed
-CALLS = (("open", 4), ("open", 5), ("os.fsync", 7), ("os.fsync", 8), ("os.fsync", 11), ("os.replace", 5),
+CALLS = (("open", 4), ("open", 6), ("os.fsync", 7), ("os.fsync", 8), ("os.fsync", 12), ("os.replace", 5),
          ("os.replace", 6))  # fmt: skip
 RANK = r"rank \d on \S+ was ended by a signal: Killed"
 NAMES = {number: signal.Signals(number).name for number in signal.Signals}
@@ -85,7 +85,7 @@ DEATHS = [
             says=ENDS.format("(SIGINT|SIGTERM|SIGUSR1)"), lost=0)
       for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75), (signal.SIGUSR1, 75))),
     Fault("told to end", "Ctrl-C to the group", to_group, by="mpirun", status=(130,),
-          says=ENDS.format("SIGINT"), lost=0),
+          says=ENDS.format("(SIGINT|SIGUSR1)"), lost=0),
     *(Fault("told to end", f"{NAMES[number]} to {who}", to(*targets, number=number), by="mpirun", status=(status,),
             says=ENDS.format(NAMES[number]), lost=0)
       for number, status in ((signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130))

@@ -118,6 +118,7 @@ def errors_of(call, number, turn, times=1, holds="/train/", rank=1):
 
 RECORD = r"^train: (rank \d on \S+: )?\S*/{}: record \S+: "
 TRAIN, VAL = RECORD.format("train"), RECORD.format("val")
+GONE = r"^train: \S+: removed, renamed or replaced while the run wrote to it; go on with --resume, and the folder where"
 LOG = r"^train: .*metrics\.jsonl: cannot be written: "
 MB = 1 << 20
 
@@ -143,11 +144,10 @@ DISKS = [
                                         ("ESTALE", errno.ESTALE, 2, "Stale file handle"))),
     Fault("disk", "EIO at every read of a data set from now on", by="mpirun", status=(2,),
           says=TRAIN + "cannot be read: Input/output error", hooks=errors_of("os.pread", errno.EIO, 60, 10**9)),
-    Fault("run folder", "removed in mid-run, brought back", remove_folder, at=(8,), status=(2,),
-          says=r"^train: .*run", mend=bring_back, lost=24),
-    Fault("run folder", "metrics.jsonl removed in mid-run, brought back", remove_metrics, at=(8,), status=(2,),
-          says=r"^train: .*metrics\.jsonl",
-          mend=lambda case: os.replace(case.folder / "metrics.jsonl", case.run_dir / "metrics.jsonl"), lost=24),
+    Fault("run folder", "removed in mid-run, then brought back", remove_folder, at=(8,), status=(2,), says=GONE,
+          mend=bring_back),
+    Fault("run folder", "metrics.jsonl removed in mid-run, then brought back", remove_metrics, at=(8,), status=(2,),
+          says=GONE, mend=lambda case: os.replace(case.folder / "metrics.jsonl", case.run_dir / "metrics.jsonl")),
     *(Fault("data", f"{which} LMDB {name} in mid-run", of_data(damage, which), at=(at,), status=(2,),
             says=RECORD.format(which), mend=mended)
       for which, at in (("train", 3), ("val", 8))

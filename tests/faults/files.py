@@ -103,6 +103,18 @@ def not_finite(name, where, *flags, **more):
                  **more)  # fmt: skip
 
 
+def another_version(case):
+    """The run was made with another NumPy."""
+    shutil.copy(case.run_dir / "run.json", case.folder / "run.json")
+    entry = json.loads((case.run_dir / "run.json").read_bytes())
+    entry["versions"]["numpy"] = "1.0"
+    (case.run_dir / "run.json").write_text(json.dumps(entry))
+
+
+def right_version(case):
+    shutil.copy(case.folder / "run.json", case.run_dir / "run.json")
+
+
 EACH = ("caffemodel", "solverstate")
 FILES = [
     *(Fault("checkpoint", f"the newest one {name}", before=damage(change, *kinds), runs=runs, by="mpirun", lost=6,
@@ -125,6 +137,9 @@ FILES = [
                "1.clip_gradients=-1", ranks=3),
     not_finite("the same, a checkpoint after each iteration", "", "--set", "1.base_lr=1e6", "--set", "1.snapshot=1"),
     not_finite("in the last update", "after the update the", "--set", "1.base_lr=1e38", "--iterations", "1"),
+    Fault("resume", "with another version of NumPy, then with the right one", before=another_version, by="mpirun",
+          status=(2,), lost=0, mend=right_version,
+          says=r"^train: --resume: the run in \S+ would go on with other bits: numpy: found \S+, expected 1.0"),
     resumed("on 1 rank, of 2", 1),
     resumed("on 3 ranks", 3),
     resumed("on 4 ranks, --threads 2 --decode-threads 3", 4, "--threads", "2", "--decode-threads", "3"),

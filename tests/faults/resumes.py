@@ -21,6 +21,7 @@ from nptrain.run import checkpoint
 from nptrain.run.best import read_tests
 from nptrain.run.run_folder import RunFolder
 from nptrain.run.snapshot import state_of
+from nptrain.run.versions import versions
 from tests.faults.records import Counts
 from tests.fuzz import memory_folder, mutated
 
@@ -28,6 +29,7 @@ LAYERS = (Layer("fc", "InnerProduct", (Blob((2, 3)), Blob((2,)))),)
 NET = NetParameter(name="net", layer=[{"name": "fc", "type": "InnerProduct"}])
 RECIPE = get_recipe("digits")
 SAVED = (3, 6, 9)
+VERSIONS = versions("MPI", "AVX2")
 VALUES = (None, True, -1, 0, 1.5, 2**70, 10**400, float("nan"), "x", "x" * 10_000, "../../etc/passwd", [], {}, [1] * 9,
           {"a": {"a": 1}})  # fmt: skip
 
@@ -45,8 +47,8 @@ class Run:
             "weights_run": None,
             "snapshot": None,
         }
-        self.args = Namespace(resume=True, compress="none", kernels="numpy", **arguments)
-        self.folder.describe(RECIPE, [], vars(self.args), "MPI", identity="0123456789abcdef")
+        self.args = Namespace(resume=True, compress="none", kernels="numpy", allow_other_bits=False, **arguments)
+        self.folder.describe(RECIPE, [], vars(self.args), VERSIONS, identity="0123456789abcdef")
         for iteration in SAVED:
             arena, progress = Arena(LAYERS, naive), Progress((0.25, 1.5 * iteration), 1, 2.5)
             arena.weights[:], arena.history[:] = iteration, -iteration
@@ -74,7 +76,7 @@ def fingerprint(arena):
 
 def change(rng, run):
     """Change one to three files. Returns their paths."""
-    paths = rng.sample(sorted(run.whole.keys() - {run.folder.description}), rng.choice((1, 1, 1, 2, 3)))
+    paths = rng.sample(sorted(run.whole), rng.choice((1, 1, 1, 2, 3)))
     for path in paths:
         data, kind = run.whole[path], rng.randrange(10)
         if kind == 0:
@@ -126,7 +128,7 @@ def check(run, changed, counts):
     try:
         run.folder.arguments()
         run.folder.identity(resume=True)
-        found, lines = load_start(run.args, RECIPE, ["1"], run.folder, arena, None, {})
+        found, lines = load_start(run.args, RECIPE, ["1"], run.folder, arena, None, {}, None, VERSIONS)
         read_tests(run.folder.metrics)
     except InputError as error:
         line = str(error)
