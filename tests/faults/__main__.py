@@ -17,6 +17,7 @@ def main():
     parser.add_argument("words", metavar="WORD", nargs="*", help="faults whose group or name has one of these (all)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="those of make test alone")
+    parser.add_argument("--folder", type=Path, help="keep the undisturbed run here, and use it again")
     parser.add_argument("--list", action="store_true", help="print their names")
     args = parser.parse_args()
     chosen = [fault for fault in FAULTS if not args.quick or fault.quick]
@@ -26,7 +27,7 @@ def main():
         return 0
     begun, problems, group = time.monotonic(), [], None
     with tempfile.TemporaryDirectory(prefix="nptrain-faults-") as folder:
-        reference = Reference(Path(folder))
+        reference = Reference(args.folder or Path(folder))
         print(HEAD)
         for number, fault in enumerate(chosen):
             if fault.group != group:

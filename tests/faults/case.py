@@ -27,11 +27,15 @@ PAUSE = 0.005  # s between looks
 
 
 class Reference:
-    """The undisturbed run, on one rank in this process; its bits are those of any number of ranks."""
+    """The undisturbed run, on one rank in this process, if it is not in the folder already; its bits are those of any
+    number of ranks.
+    """
 
     def __init__(self, folder, iterations=ITERATIONS):
         self.folder, self.data = folder / "whole", folder / "data"
         self.job = (*JOB, "--set", f"1.max_iter={iterations}")
+        if (self.folder / "end.json").exists():
+            return
         make_dataset(self.data / "train", 41, width=36, height=34)
         make_dataset(self.data / "val", 60, width=40, height=33)
         call("train", *arguments(self.data, self.folder, *self.job))

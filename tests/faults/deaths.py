@@ -44,11 +44,11 @@ def stop_for(seconds):
     return act
 
 
-def a_tenth_of_the_time(case):
-    """A rank runs for 5 ms, and stands still for 45, until the end."""
+def a_twentieth_of_the_time(case):
+    """A rank runs for 5 ms, and stands still for 95, until the end."""
     pid = case.processes()[1]
     while case.process.poll() is None:
-        for number, seconds in ((signal.SIGSTOP, 0.045), (signal.SIGCONT, 0.005)):
+        for number, seconds in ((signal.SIGSTOP, 0.095), (signal.SIGCONT, 0.005)):
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
@@ -62,8 +62,7 @@ def in_checkpoint(rank, call, turn, holds="/checkpoints"):
 
 
 # of the second checkpoint that a process writes: 3 files, each opened, synced with its folder, and renamed
-CALLS = (("open", 4), ("open", 6), ("os.fsync", 7), ("os.fsync", 8), ("os.fsync", 12), ("os.replace", 5),
-         ("os.replace", 6))  # fmt: skip
+CALLS = {"open": (4, 6), "os.fsync": (7, 8, 12), "os.replace": (5, 6)}
 RANK = r"rank \d on \S+ was ended by a signal: Killed"
 NAMES = {number: signal.Signals(number).name for number in signal.Signals}
 
@@ -71,8 +70,9 @@ DEATHS = [
     Fault("kill", "SIGKILL of rank 0, 1, the last, of 3", to_any_rank, at=3, runs=1, ranks=3, says=AGAIN.format(RANK)),
     Fault("kill", "SIGKILL of a rank", to(0), quick=True, says=AGAIN.format(RANK)),
     Fault("kill", "SIGKILL of all ranks at once", to(0, 1), at=2, says=AGAIN.format(RANK)),
-    Fault("kill", "... of rank 0 in a checkpoint's open, fsync, rename", flags=("--set", "1.snapshot=2"),
-          says=AGAIN.format(RANK), hooks=tuple(in_checkpoint(0, *call) for call in CALLS)),
+    *(Fault("kill", f"... of rank 0 in a checkpoint's {call}", flags=("--set", "1.snapshot=2"), says=AGAIN.format(RANK),
+            hooks=tuple(in_checkpoint(0, call, turn) for turn in turns))
+      for call, turns in CALLS.items()),
     Fault("kill", "... of rank 1 in a checkpoint's writing", to(1), at=(6, 12), says=AGAIN.format(RANK)),
     Fault("kill", "... in a test", to(0), at=(12,), says=AGAIN.format(RANK)),
     Fault("kill", "SIGKILL of a rank, without bin/supervise", to(1), by="mpirun", status=(137,),
@@ -105,6 +105,6 @@ DEATHS = [
     Fault("hang", "a checkpoint's fsync that never ends", flags=("--stall-timeout", "6"),
           hooks=({"call": "os.fsync", "holds": "/checkpoints/", "turn": 2, "rank": 0, "act": {"sleep": 1000}},),
           says=AGAIN.format(r"rank \d on \S+ has waited \d+ s for (a checkpoint to be written|other ranks) .*")),
-    Fault("hang", "a rank has a tenth of the time", a_tenth_of_the_time, at=(0,), lost=0,
+    Fault("hang", "a rank has a twentieth of the time", a_twentieth_of_the_time, at=(1,), lost=0,
           says=r"rank 1 on \S+ is slow: "),
 ]  # fmt: skip

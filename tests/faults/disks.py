@@ -125,7 +125,7 @@ MB = 1 << 20
 DISKS = [
     *(Fault("disk", f"full at a checkpoint, {left // MB} MB left, then room again", fill_then_make_room(left),
             at=(8,), around=small_disk("60m"), lost=0, says=UNSAVED + FULL)
-      for left in (0, 4 * MB)),
+      for left in (MB, 4 * MB)),
     Fault("disk", "full at checkpoints, until the end", fill(MB), at=(2,), around=small_disk("60m"), status=(2,),
           says=UNSAVED + FULL, mend=make_room),
     Fault("disk", "full at metrics.jsonl", fill(0), at=(3, ), around=small_disk("60m"), flags=("--csv",), status=(2,),

@@ -76,7 +76,8 @@ class Soak:
         expect_same(case.seen, self.reference.folder, self.args.iterations)
         self.count_left(case)
         for name, values in watched.items():
-            self.growth.setdefault(name, []).append(values[-1] - values[0])
+            half = values[: -(-len(values) // 2)]
+            self.growth[name] = max(self.growth.get(name, 0), values[-1] - max(half))
 
     def disturb(self, case, victims, end, watched):
         """Kill again and again, until the supervisor ends. Raises Missed when it has."""
@@ -125,17 +126,17 @@ class Soak:
 
 
 class Watched(dict):
-    """{"supervise memory in MB", "rank 0 threads", ...: values, one for each start}."""
+    """{"threads of rank 0", ...: the values at each look}."""
 
     def look(self, found):
-        for who, name in (("supervise", "supervisor"), (0, "rank 0")):
+        for who, name in (("supervise", "bin/supervise"), (0, "rank 0")):
             with suppress(OSError, KeyError, IndexError):
                 place = Path(f"/proc/{found[who]}")
                 status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
                 memory = int(status["VmRSS"].split()[0]) >> 10
                 seen = {"MB": memory, "threads": int(status["Threads"]), "descriptors": len(os.listdir(place / "fd"))}
                 for what, value in seen.items():
-                    self.setdefault(f"{name}: {what}", []).append(value)
+                    self.setdefault(f"{what} of {name}", []).append(value)
 
 
 def main():
@@ -154,8 +155,8 @@ def main():
     print(", ".join(f"{soak.counts[what]} {what}" for what in ("rounds", "starts", "iterations"))
           + f" in {time.monotonic() - begun:.0f} s; all rounds ended with the bits of an undisturbed one")  # fmt: skip
     print("left: " + ", ".join(f"{count} {what}" for what, count in sorted(soak.leaks.items())))
-    grown = (f"{what} {min(values):+d} to {max(values):+d}" for what, values in soak.growth.items())
-    print("grown from a round's first look to its last: " + ", ".join(grown))
+    grown = (f"{value} {what}" for what, value in soak.growth.items())
+    print("grown at most, from a round's first half to its end: " + ", ".join(grown))
 
 
 if __name__ == "__main__":
