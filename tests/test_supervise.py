@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def test_it_starts_again_until_the_run_is_done(fake):
     assert "phase 1, iteration 0 was the last one logged" in second
     assert "the launcher has ended with status 0, but the run is not done; phase 1, iteration 1 was" in third
     assert last == "supervise: the run is done; its launcher has ended with status 3"
+
+
+def test_what_a_launcher_that_was_killed_has_left_is_removed(fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "ompi.1").mkdir()  # another's
+    fake(f"os.makedirs(here / f'ompi.{{os.getpid()}}/0'); {DIES}", DONE)
+    assert [path.name for path in tmp_path.glob("ompi.*")] == ["ompi.1"]
 
 
 @pytest.mark.parametrize("status", [130, 75, 2])

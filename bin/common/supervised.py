@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -15,6 +17,7 @@ from nptrain.run.run_folder import RunFolder
 
 TAIL = 1 << 15  # bytes of the end of its errors that are kept
 GRACE = 30  # s that a launcher has to end after a rank has said that it has stalled
+LOOK = 0.5  # s between looks at which processes there are
 STALLED = b"train: stalled: "
 PR_SET_CHILD_SUBREAPER = 36  # of <linux/prctl.h>
 
@@ -68,6 +71,7 @@ class Attempt:
             self.launcher = Launcher(words, stderr=-1)  # subprocess.PIPE
         except OSError as error:
             raise InputError(f"{words[0]}: cannot be started: {reason(error)}") from None
+        self._seen = descendants()
         self._reader = threading.Thread(target=self._pass_on, daemon=True)
         self._reader.start()
 
@@ -88,9 +92,12 @@ class Attempt:
         SIGINT. Returns the exit status.
         """
         metrics, size, since, told = RunFolder(folder).metrics, None, time.monotonic(), None
+        looked = since
         while self.launcher.process.poll() is None:
             time.sleep(0.05)
             now, found = time.monotonic(), metrics.stat().st_size if metrics.exists() else 0
+            if now - looked > LOOK:
+                self._seen, looked = self._seen | descendants(), now
             if found != size:
                 size, since = found, now
             told = told or (now if STALLED in self.tail else None)
@@ -99,6 +106,10 @@ class Attempt:
             if self.why or (told and now - told > GRACE) or self._interrupted_twice():
                 self.launcher.process.kill()
         self._end_orphans()
+        for pid in self._seen - self._others:
+            shutil.rmtree(
+                Path(tempfile.gettempdir(), f"ompi.{pid}"), ignore_errors=True
+            )  # of an Open MPI that was killed
         self._reader.join(5)
         return self.launcher.status()
 

@@ -93,19 +93,30 @@ def mended(case):
     shutil.copytree(case.reference.data, case.data)
 
 
-def more_room(case):
-    subprocess.run([*map(str, case.outer), "mount", "-o", "remount,size=60m", case.kept], check=True)
+def larger(where):
+    """What a user does: the small disk in the case's folder `where` gets more room."""
+
+    def mend(case):
+        words = [*map(str, case.outer), "mount", "-o", "remount,size=60m", case.folder / where]
+        subprocess.run(words, check=True)
+
+    return mend
+
+
+def rename_folder(case):
+    case.run_dir.rename(case.folder / "renamed")
+
+
+def name_back(case):
+    if case.run_dir.exists():
+        shutil.rmtree(case.run_dir)
+    (case.folder / "renamed").rename(case.run_dir)
 
 
 def remove_folder(case):
-    shutil.move(case.run_dir, case.folder / "removed")
-
-
-def bring_back(case):
-    """What a user finds again, in a backup or under another name."""
-    if case.run_dir.exists():
-        shutil.rmtree(case.run_dir)
-    shutil.move(case.folder / "removed", case.run_dir)
+    """All files, also those that are being written."""
+    while case.run_dir.exists():
+        shutil.rmtree(case.run_dir, ignore_errors=True)
 
 
 def remove_metrics(case):
@@ -144,8 +155,9 @@ DISKS = [
                                         ("ESTALE", errno.ESTALE, 2, "Stale file handle"))),
     Fault("disk", "EIO at every read of a data set from now on", by="mpirun", status=(2,),
           says=TRAIN + "cannot be read: Input/output error", hooks=errors_of("os.pread", errno.EIO, 60, 10**9)),
-    Fault("run folder", "removed in mid-run, then brought back", remove_folder, at=(8,), status=(2,), says=GONE,
-          mend=bring_back),
+    Fault("run folder", "renamed in mid-run, then named back", rename_folder, at=(8,), status=(2,), says=GONE,
+          mend=name_back),
+    Fault("run folder", "removed in mid-run", remove_folder, at=(8,), status=(2,), says=GONE, resumes=False),
     Fault("run folder", "metrics.jsonl removed in mid-run, then brought back", remove_metrics, at=(8,), status=(2,),
           says=GONE, mend=lambda case: os.replace(case.folder / "metrics.jsonl", case.run_dir / "metrics.jsonl")),
     *(Fault("data", f"{which} LMDB {name} in mid-run", of_data(damage, which), at=(at,), status=(2,),
@@ -159,6 +171,8 @@ DISKS = [
       for size, ranks in (("64m", 4), ("4m", 2), ("1m", 2))),
     *(Fault("memory files", f"TMPDIR of {size}", around=small_disk(size, "tmp"), by="mpirun", lost=0)
       for size in ("4m", "1m")),
+    Fault("memory files", "TMPDIR of 64k, then a larger one", around=small_disk("64k", "tmp"), by="mpirun",
+          status=(1, 135, 213), lost=0, mend=larger("tmp")),
     Fault("memory files", "no room for snapshots", around=small_disk("4m", "kept"), by="mpirun", status=(2,),
-          says=r"^train: .*kept.*: cannot be written: No space left on device: make room", mend=more_room, lost=24),
+          says=r"^train: .*kept.*: cannot be written: No space left on device: make room", mend=larger("kept")),
 ]  # fmt: skip

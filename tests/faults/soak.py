@@ -44,7 +44,7 @@ class Soak:
     def run(self):
         end, turn = time.monotonic() + 60 * self.args.minutes, 0
         while time.monotonic() < end:
-            hosts = self.args.hosts and turn % 3 == 2
+            hosts = self.args.hosts and turn % 2 == 1
             fault = Fault("soak", "soak", around=two_hosts if hosts else nullcontext, ranks=2 if hosts else RANKS,
                           flags=("--stall-timeout", str(STALL)), more=("--tries", "50"))  # fmt: skip
             case = Case(fault, self.folder / str(turn), self.reference, self.rng)
@@ -84,9 +84,9 @@ class Soak:
         while time.monotonic() < end:
             at = case.iterations
             if self.rng.random() < 0.85:  # else also in a start
-                case.wait_for(lambda at=at: case.iterations > at + 2, PATIENCE)
+                case.wait_for(lambda at=at: case.iterations > at + 1, PATIENCE)
                 watched.look(case.processes())
-            until = time.monotonic() + self.rng.uniform(0, 2)
+            until = time.monotonic() + self.rng.uniform(0, 1.5)
             case.wait_for(lambda until=until: time.monotonic() > until)
             weights = [weight for weight, _, _ in victims]
             _, who, number = self.rng.choices(victims, weights)[0]
