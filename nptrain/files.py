@@ -20,6 +20,16 @@ def check_regular(path):
         raise InputError(f"{path}: cannot be read: not a regular file")
 
 
+def read_small(path, most=1 << 20):
+    """The bytes of a regular file of at most `most` bytes. Raises InputError for another one; OSError."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path}: found more than {most} bytes")
+    return content
+
+
 KINDS = {  # the first bytes of files that are given where others are expected, and what they are
     b"\x89HDF": "an HDF5 file, which Caffe does not write with snapshot_format: BINARYPROTO",
     b"version https://git-lfs": "a pointer of Git LFS, in place of the file: `git lfs pull` gets it",

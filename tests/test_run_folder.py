@@ -40,6 +40,19 @@ def one(data, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def untouched(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("untouched") / "run"
+    call("train", *arguments(data, folder, *BRIEF, "--iterations", "1"))
+    return folder
+
+
+@pytest.fixture
+def copied(untouched, tmp_path):
+    """A run of one iteration, for this test alone."""
+    return shutil.copytree(untouched, tmp_path / "copied")
+
+
 def test_a_folder_is_of_one_process(data, tmp_path):
     folder = tmp_path / "run"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=-1, stdout=-1, text=True)
@@ -193,20 +206,20 @@ def test_a_folder_that_was_renamed_goes_on(data, tmp_path, monkeypatch):
     assert [entry["iteration"] for entry in metrics(tmp_path / "elsewhere") if "loss" in entry] == [0, 1, 2]
 
 
-def test_other_versions_are_said_and_refused_where_the_bits_would_differ(one, monkeypatch):
-    words = ["--resume", one, "--iterations", "2"]
+def test_other_versions_are_said_and_refused_where_the_bits_would_differ(copied, monkeypatch):
+    words = ["--resume", copied, "--iterations", "2"]
     now = versions.package_versions()
     monkeypatch.setattr(versions, "package_versions", lambda: {**now, "lmdb": "7.1"})
     output, _ = call("train", *words)
     assert f"lmdb: 7.1 from here on; the run had {now['lmdb']}\n" in output
     monkeypatch.setattr(versions, "package_versions", lambda: {**now, "numpy": "7.1", "numba": "7.2"})
-    before = (one / "run.json").read_bytes()
+    before = (copied / "run.json").read_bytes()
     _, errors = call("train", *words, status=2)
     assert errors == (
-        f"train: --resume: the run in {one} would go on with other bits: numpy: found 7.1, expected {now['numpy']}; "
+        f"train: --resume: the run in {copied} would go on with other bits: numpy: found 7.1, expected {now['numpy']}; "
         f"numba: found 7.2, expected {now['numba']}; --allow-other-bits goes on all the same\n"
     )
-    assert (one / "run.json").read_bytes() == before
+    assert (copied / "run.json").read_bytes() == before
     monkeypatch.setattr(versions, "_digest", lambda: "f" * 12)
     _, errors = call("train", *words, status=2)
     assert "other bits: the sources of kernels and trainer: found ffffffffffff, expected " in errors
@@ -228,29 +241,43 @@ def test_what_is_not_known_is_not_compared():
         versions.expect_made_with(was, {**now, "commit": "b" * 40}, "run", False)
 
 
-def test_data_of_other_sizes_are_other_data(data, one, tmp_path):
+def test_data_of_other_sizes_are_other_data(copied):
     """The same keys, and the same first and last image."""
-    make_dataset(tmp_path / "data", 41, width=36, height=34)
-    before = json.loads((one / "run.json").read_text())
+    before = json.loads((copied / "run.json").read_text())
     facts = before["data"]["train_data"]
     assert len(facts["list of sizes"]) == 12
     facts["list of sizes"] = "another"
-    (one / "run.json").write_text(json.dumps(before))
-    _, errors = call("train", "--resume", one, status=2)
+    (copied / "run.json").write_text(json.dumps(before))
+    _, errors = call("train", "--resume", copied, status=2)
     assert errors.startswith("train: --train-data: the list of sizes: found ")
     facts.pop("list of sizes")  # of an older version
-    (one / "run.json").write_text(json.dumps(before))
-    call("train", "--resume", one)
+    (copied / "run.json").write_text(json.dumps(before))
+    call("train", "--resume", copied)
 
 
-def test_a_run_json_that_cannot_be_read(one, tmp_path):
-    folder = shutil.copytree(one, tmp_path / "run")
-    entry = json.loads((folder / "run.json").read_text())
+def test_a_run_json_that_cannot_be_read(copied):
+    entry = json.loads((copied / "run.json").read_text())
     entry["recipe"]["new"] = 1
-    (folder / "run.json").write_text(json.dumps(entry))
-    _, errors = call("train", "--resume", folder, status=2)
-    assert errors.startswith(f"train: {folder}/run.json: new: found an unknown field, expected one of ")
-    (folder / "run.json").unlink()
-    (folder / "run.json").mkdir()
-    _, errors = call("train", "--resume", folder, status=2)
-    assert errors == f"train: {folder}/run.json: cannot be read: Is a directory\n"
+    (copied / "run.json").write_text(json.dumps(entry))
+    _, errors = call("train", "--resume", copied, status=2)
+    assert errors.startswith(f"train: {copied}/run.json: new: found an unknown field, expected one of ")
+    (copied / "run.json").unlink()
+    (copied / "run.json").mkdir()
+    _, errors = call("train", "--resume", copied, status=2)
+    assert errors == f"train: {copied}/run.json: cannot be read: not a regular file\n"
+
+
+def test_what_is_no_file_or_too_large_is_not_read(copied):
+    pipe = copied / "checkpoints" / "phase1_iter_99.json"
+    os.mkfifo(pipe)
+    output, _ = call("train", "--resume", copied)
+    assert f"skipped a damaged checkpoint: {pipe}: cannot be read: not a regular file\n" in output
+    pipe.unlink()
+    pipe.touch()
+    os.truncate(pipe, 1 << 40)
+    output, _ = call("train", "--resume", copied)
+    assert f"skipped a damaged checkpoint: {pipe}: found more than 1048576 bytes\n" in output
+    (copied / "run.json").unlink()
+    os.mkfifo(copied / "run.json")
+    _, errors = call("train", "--resume", copied, status=2)
+    assert errors == f"train: {copied}/run.json: cannot be read: not a regular file\n"

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nptrain.errors import InputError
-from nptrain.files import atomic_write, writing
+from nptrain.files import atomic_write, read_small, writing
 from nptrain.run.checkpoint import of_manifest, verify
 
 NAME = "end.json"
@@ -52,7 +52,7 @@ def is_done(folder):
 
 
 def _read(folder):
-    with suppress(OSError, ValueError):
-        entry = json.loads((Path(folder) / NAME).read_bytes())
+    with suppress(OSError, ValueError, InputError):
+        entry = json.loads(read_small(Path(folder) / NAME))
         return entry if isinstance(entry, dict) else {}
     return {}

@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
-from nptrain.files import atomic_write
+from nptrain.files import atomic_write, read_small
 
 FIELDS = {"phase": str, "iteration": int, "losses": list, "files": dict, "prefix": str, "sha256": str}
 OPTIONAL = {"losses", "prefix", "sha256"}  # versions before this one wrote no losses, and no checksum
@@ -27,7 +27,7 @@ def read_manifest(path):
     """The entry of a manifest. Raises InputError, in one line, where it is damaged or is no manifest."""
     path = Path(path)
     try:
-        entry = json.loads(path.read_bytes(), parse_constant=_refuse)
+        entry = json.loads(read_small(path), parse_constant=_refuse)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except (ValueError, RecursionError):
