@@ -158,10 +158,15 @@ def test_a_start_that_was_killed_may_be_made_again(data, one, tmp_path):
     assert len(metrics(folder)) == 2  # an iteration and a test
 
 
+def remove(folder):
+    while folder.exists():  # a checkpoint may be written meanwhile
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.mark.parametrize(
     ("happens", "what"),
     [
-        ("shutil.rmtree(folder)", "run"),
+        ("remove(folder)", "run"),
         ("folder.rename(folder.with_name('elsewhere'))", "run"),
         ("(folder / 'metrics.jsonl').unlink()", "run/metrics.jsonl"),
         ("folder.rename(folder.with_name('elsewhere')), shutil.copytree(folder.with_name('elsewhere'), folder)",
@@ -177,7 +182,7 @@ def test_a_folder_that_is_gone_ends_the_run(data, tmp_path, monkeypatch, happens
     def gone(self, iteration, *args, **named):
         result = ending(self, iteration, *args, **named)
         if iteration == name:
-            eval(happens, {"folder": folder, "shutil": shutil})
+            eval(happens, {"folder": folder, "shutil": shutil, "remove": remove})
         return result
 
     monkeypatch.setattr(Log, place, gone)
