@@ -19,7 +19,8 @@ from bin.common.config import Config
 from bin.common.data_sets import MOST, RunData, add_data_arguments, name_data_sets, read_once
 from bin.common.dry_run import dry_run
 from bin.common.ending import end, holding, seconds
-from bin.common.memory import expect_memory
+from bin.common.known_sum import expect_known_sum
+from bin.common.memory import expect_memory, naming_need
 from bin.common.prepare import add_arguments, kernels_and_cores, tell
 from bin.common.recovery import add_recovery_arguments, find_snapshot, keep_snapshots, watchdog
 from bin.common.start import load_start, origin_of, run_arguments
@@ -29,6 +30,7 @@ from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
 from nptrain.network.resnet import ResNet
+from nptrain.plan.needs import value_bytes
 from nptrain.recipes import photos
 from nptrain.recipes.published import RECIPES
 from nptrain.run.best import read_tests
@@ -131,7 +133,8 @@ def main(argv, world):
     if text is None:
         folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
         held = nullcontext() if args.dry_run else holding(folder, args.resume, world)
-        with Stop(args.time_limit, world.rank).catching() as stop, held:
+        need = naming_need(recipe, args.threads or 1) if args.kernels == "fast" else nullcontext()
+        with Stop(args.time_limit, world.rank).catching() as stop, held, need:
             train(args, world, recipe, choice, folder, stop)
     elif world.rank == 0:
         print(text, end="")
@@ -169,6 +172,7 @@ def train(args, world, recipe, choice, folder, stop):
     ready = kernels_and_cores(args, world, recipe, args.comm_threads)
     if args.kernels == "fast":
         expect_memory(recipe, ready.cores.threads, world)
+    expect_known_sum(world, int(args.bucket_mib * 2**20), value_bytes(recipe))
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
     hosts = hosts_of(world, ready, recipe)

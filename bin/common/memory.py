@@ -1,5 +1,6 @@
 """Whether a run fits into the memory of its hosts."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,18 @@ def expect_memory(recipe, threads, world):
             who = f"{ranks} ranks need" if ranks > 1 else "this process needs"
             raise InputError(f"memory of {world.host}: {who} {need / GB:.1f} GB, found {found / GB:.1f} GB available; "
                              + "; ".join(helps(recipe, threads, ranks, found)))  # fmt: skip
+
+
+@contextmanager
+def naming_need(recipe, threads):
+    """A MemoryError of the block, which says what was asked for, also says what a rank needs, and what there is."""
+    need = needed_bytes(recipe, threads)
+    try:
+        yield
+    except MemoryError as error:
+        asked = str(error).rstrip(".") or "the system gives no more"
+        raise MemoryError(f"{asked}; a rank needs {need / GB:.1f} GB in all, {available_bytes() / GB:.1f} GB are left; "
+                          + "; ".join(helps(recipe, threads, 1, need / 2))) from None  # fmt: skip
 
 
 def largest(recipe):
