@@ -6,10 +6,11 @@ from contextlib import contextmanager
 class InputError(Exception):
     """A user's mistake, in one line: which file, record, field or flag, what was found, what was expected.
 
-    The message may quote any text: it is made printable, and shortened if it is very long.
+    The message may quote any text: it is made printable, and shortened if it is very long. `errno` is that of the
+    OSError behind it, if there is one.
     """
 
-    exit_status = 2
+    exit_status, errno = 2, None
 
     def __init__(self, message):
         super().__init__(printable(message, 1000))

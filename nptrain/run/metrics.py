@@ -1,11 +1,13 @@
 """A run's metrics.jsonl: a line for each iteration and each test."""
 
+import errno
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
-from nptrain.files import atomic_write, writing
+from nptrain.files import retried, write_small, writing
 
 
 class MetricsFile:
@@ -23,13 +25,16 @@ class MetricsFile:
         self.expect_there()
         with writing(self.path):
             while line:  # a disk with little room takes a part of it
-                line = line[self.file.write(line) :]
+                line = line[retried(partial(self.file.write, line), self.path) :]
 
     def expect_there(self):
         """Raise InputError unless the file is at its path."""
         try:
-            there = os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
-        except (FileNotFoundError, NotADirectoryError):
+            with writing(self.path):
+                there = os.path.samestat(retried(partial(os.stat, self.path), self.path), os.fstat(self.file.fileno()))
+        except InputError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
             there = False
         if not there:
             what = self.path if self.path.parent.exists() else self.path.parent
@@ -94,8 +99,7 @@ def forget_after(path, checkpoint, phases, lines=()):
             kept.append(line + "\n")
             last = _place(entry, phases)
     kept += [json.dumps(entry) + "\n" for entry in lines if last < _place(entry, phases) <= end]
-    with writing(path), atomic_write(path) as file:
-        file.write("".join(kept).encode())
+    write_small(path, "".join(kept).encode())
 
 
 def _place(entry, phases):

@@ -8,7 +8,7 @@ from glob import escape
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
-from nptrain.files import atomic_write, clear_temporary, read_small, writing
+from nptrain.files import clear_temporary, read_small, write_small, writing
 from nptrain.recipes.recipe import from_dict, to_dict
 from nptrain.run.end import forget_end
 from nptrain.run.versions import expect_made_with
@@ -96,8 +96,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         forget_end(self.path)
         self._clear_temporary(recipe)
-        with writing(self.description), atomic_write(self.description) as file:
-            file.write(json.dumps(entry, indent=2).encode() + b"\n")
+        write_small(self.description, json.dumps(entry, indent=2).encode() + b"\n")
 
     def _clear_temporary(self, recipe):
         """Remove what writers have left that died in the middle of a file; the lock keeps others away."""

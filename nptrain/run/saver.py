@@ -3,11 +3,13 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from nptrain.errors import InputError, TrainingError
+from nptrain.files import retried
 from nptrain.recipes.recipe import Recipe
 from nptrain.run import checkpoint
 from nptrain.run.best import Test, best_of
@@ -74,23 +76,25 @@ class Saver:
         self.finish()
         manifest = checkpoint.Checkpoint(self.folder, phase.name, iteration).manifest
         if self.world.rank == 0 and not (missing and manifest.exists()):
-            self._start(phase, iteration, progress)
+            self._start(phase, iteration, progress, waits=True)
             self.finish(may_fail=False)
         self.world.barrier()
 
-    def _start(self, phase, iteration, progress):
+    def _start(self, phase, iteration, progress, waits=False):
         best = best_of(self.tests)
         self.log.saving(checkpoint.Checkpoint(self.folder, phase.name, iteration, prefix=phase.snapshot_prefix))
         self._copied.clear()
-        self._running = self._thread.submit(self._write, phase, iteration, progress, best and best[:2])
+        self._running = self._thread.submit(self._write, phase, iteration, progress, best and best[:2], waits)
 
-    def _write(self, phase, iteration, progress, best):
-        """(the Checkpoint, why older ones could not be removed or None), on the thread."""
-        problem = None
+    def _write(self, phase, iteration, progress, best, waits):
+        """(the Checkpoint, why older ones could not be removed or None), on the thread. If the training `waits`, the
+        arena stands still, and an attempt may be repeated.
+        """
+        problem, arguments = None, (self.arena, self.net, progress, phase.snapshot_prefix, self._copied.set)
+        save = partial(checkpoint.save, self.folder, phase.name, iteration, *arguments)
         try:
             with self.watchdog.waiting("a checkpoint to be written"):
-                saved = checkpoint.save(self.folder, phase.name, iteration, self.arena, self.net, progress,
-                                        phase.snapshot_prefix, self._copied.set)  # fmt: skip
+                saved = retried(save, self.folder) if waits else save()
                 if self.keep:
                     try:
                         checkpoint.remove_older(self.recipe, self.folder, self.keep, best)
