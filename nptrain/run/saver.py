@@ -48,6 +48,7 @@ class Saver:
 
     def __enter__(self):
         self._thread = ThreadPoolExecutor(1, "checkpoint", self.initializer)
+        self._there = self.folder.is_dir()
         return self
 
     def __exit__(self, *_):
@@ -87,14 +88,18 @@ class Saver:
         self._running = self._thread.submit(self._write, phase, iteration, progress, best and best[:2], waits)
 
     def _write(self, phase, iteration, progress, best, waits):
-        """(the Checkpoint, why older ones could not be removed or None), on the thread. If the training `waits`, the
-        arena stands still, and an attempt may be repeated.
+        """(the Checkpoint, what is wrong with older ones or None), on the thread. If the training `waits`, the arena
+        stands still, and an attempt may be repeated.
         """
-        problem, arguments = None, (self.arena, self.net, progress, phase.snapshot_prefix, self._copied.set)
+        problem = None
+        if self._there and not self.folder.is_dir():
+            problem = f"{self.folder}: was removed or renamed: it is made again, without the checkpoints before"
+        arguments = (self.arena, self.net, progress, phase.snapshot_prefix, self._copied.set)
         save = partial(checkpoint.save, self.folder, phase.name, iteration, *arguments)
         try:
             with self.watchdog.waiting("a checkpoint to be written"):
                 saved = retried(save, self.folder) if waits else save()
+                self._there = True
                 if self.keep:
                     try:
                         checkpoint.remove_older(self.recipe, self.folder, self.keep, best)
