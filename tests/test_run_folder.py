@@ -197,6 +197,25 @@ def test_a_folder_that_is_gone_ends_the_run(data, tmp_path, monkeypatch, happens
     assert ("run" in left) == ("metrics" in what)
 
 
+def test_a_run_whose_metrics_are_gone_goes_on(data, tmp_path, monkeypatch):
+    """Also before its first checkpoint: nothing of it may be taken for a run that was never begun."""
+    folder, iteration = tmp_path / "run", Log.iteration
+
+    def gone(self, at, *args, **named):
+        if at == 1:
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
+        return iteration(self, at, *args, **named)
+
+    for snapshot in (1, 9):
+        remove(folder)
+        words = [*BRIEF, "--set", f"1.snapshot={snapshot}", "--iterations", "3"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Log, "iteration", gone)
+            call("train", *arguments(data, folder, *words), status=2)
+        call("train", "--resume", folder)
+        assert [entry["iteration"] for entry in metrics(folder) if "loss" in entry] == [*range(snapshot % 9, 3)]
+
+
 def test_a_folder_that_was_renamed_goes_on(data, tmp_path, monkeypatch):
     folder, iteration = tmp_path / "run", Log.iteration
 

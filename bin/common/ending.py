@@ -12,6 +12,7 @@ from mpi.agree import AgreedError, raise_together
 from nptrain.errors import InputError, TrainingError
 from nptrain.run.end import write_end
 from nptrain.run.lock import locked
+from nptrain.run.metrics import GoneError
 
 
 def seconds(text):
@@ -34,7 +35,7 @@ def holding(folder, resume, world):
             if world.rank == 0:
                 stack.enter_context(locked(folder.path, tell))
                 if not resume:
-                    stack.callback(folder.discard_unused)
+                    stack.push(lambda _, error, __: None if isinstance(error, GoneError) else folder.discard_unused())
         try:
             yield
         except TrainingError as error:

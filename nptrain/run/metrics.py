@@ -10,6 +10,10 @@ from nptrain.errors import InputError, reason
 from nptrain.files import retried, write_small, writing
 
 
+class GoneError(InputError):
+    """The metrics.jsonl of a run, or its folder, is not where the run has written it."""
+
+
 class MetricsFile:
     """Lines at the end of a metrics.jsonl, without a buffer: each is on disk at once, or raises InputError; also if the
     file is not at its path any more, as it was removed, or its folder was renamed.
@@ -28,7 +32,7 @@ class MetricsFile:
                 line = line[retried(partial(self.file.write, line), self.path) :]
 
     def expect_there(self):
-        """Raise InputError unless the file is at its path."""
+        """Raise GoneError unless the file is at its path."""
         try:
             with writing(self.path):
                 there = os.path.samestat(retried(partial(os.stat, self.path), self.path), os.fstat(self.file.fileno()))
@@ -38,7 +42,7 @@ class MetricsFile:
             there = False
         if not there:
             what = self.path if self.path.parent.exists() else self.path.parent
-            raise InputError(f"{what}: removed, renamed or replaced while the run wrote to it; go on with --resume, "
+            raise GoneError(f"{what}: removed, renamed or replaced while the run wrote to it; go on with --resume, "
                              "and the folder where it is now")  # fmt: skip
 
     def close(self):
