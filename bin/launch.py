@@ -104,7 +104,7 @@ def ending(error):
     command.
     """
     from mpi.agree import AgreedError
-    from nptrain.errors import TrainingError, printable
+    from nptrain.errors import TrainingError, printable, shortage
     from nptrain.run.stop import Stopped
 
     match error:
@@ -125,8 +125,8 @@ def ending(error):
             return error.line, error.exit_status, False
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return f"{error.filename or 'the output'} cannot be written: {error.strerror}", 1, False
-        case MemoryError():
-            return f"out of memory: {error}".removesuffix(": "), 1, False
+    if lacks := shortage(error):
+        return f"out of memory: {lacks}", 1, False
     status = getattr(error, "exit_status", None)
     if status is None:
         traceback.print_exception(error)

@@ -1,5 +1,6 @@
 """Errors that end a command with one line: a user's mistake (exit status 2), a run that fails (1)."""
 
+import errno
 from contextlib import contextmanager
 
 
@@ -29,6 +30,17 @@ def within(place):
         yield
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
+
+
+def shortage(error):
+    """What an exception says of memory that is not there, in words; None if it is about something else."""
+    if isinstance(error, MemoryError):
+        return str(error).rstrip(".") or "the system gives no more"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return str(reason(error))
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "can't start new thread: no room for its stack, or too many processes (ulimit -v, -u)"
+    return None
 
 
 def reason(error):

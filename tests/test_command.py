@@ -56,7 +56,14 @@ def script(folder, body):
         ("raise InputError('x: found y, expected z')", 2, "script.py: x: found y, expected z\n"),
         ("raise TrainingError('the loss is nan')", 1, "script.py: the loss is nan\n"),
         ("raise MemoryError('7 TiB')", 1, "script.py: out of memory: 7 TiB\n"),
-        ("raise MemoryError", 1, "script.py: out of memory\n"),
+        ("raise MemoryError", 1, "script.py: out of memory: the system gives no more\n"),
+        ("raise OSError(12, 'Cannot allocate memory')", 1, "script.py: out of memory: Cannot allocate memory\n"),
+        (
+            """raise RuntimeError("can't start new thread")""",
+            1,
+            "script.py: out of memory: can't start new thread: no room "
+            "for its stack, or too many processes (ulimit -v, -u)\n",
+        ),
         ("raise KeyboardInterrupt", 130, "script.py: interrupted\n"),
         ("raise SystemExit(3)", 3, ""),
         ("raise SystemExit('the end')", 1, "script.py: the end\n"),

@@ -90,13 +90,20 @@ def test_one_rank_sums_nothing(data, tmp_path, monkeypatch):
     expect_known_sum(Solo(), 4000, 4)
 
 
-def test_without_memory_a_line_says_what_was_asked_and_what_a_rank_needs(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (MemoryError("Unable to allocate 34.0 MiB for an array"), "Unable to allocate 34.0 MiB for an array"),
+        (RuntimeError("can't start new thread"), "can't start new thread: no room for its stack, or too many processes "
+         "(ulimit -v, -u)"),
+    ],
+)  # fmt: skip
+def test_without_memory_a_line_says_what_was_asked_and_what_a_rank_needs(data, tmp_path, monkeypatch, error, asked):
     def too_much(*_):
-        raise MemoryError("Unable to allocate 34.0 MiB for an array with shape (9,)")
+        raise error
 
     monkeypatch.setattr(train.ResNet, "of", too_much)
     _, errors = call("train", *arguments(data, tmp_path / "run", "--threads", "1"), status=1)
-    asked = "train: out of memory: Unable to allocate 34.0 MiB for an array with shape (9,); a rank needs 0."
-    assert errors.startswith(asked)
+    assert errors.startswith(f"train: out of memory: {asked}; a rank needs 0.")
     assert " GB are left; " in errors
     assert errors.count("\n") == 1

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpi.agree import raise_together
-from nptrain.errors import InputError
+from nptrain.errors import InputError, shortage
 from nptrain.plan.needs import memory_bytes
 
 GB = 1e9
@@ -28,12 +28,14 @@ def expect_memory(recipe, threads, world):
 
 @contextmanager
 def naming_need(recipe, threads):
-    """A MemoryError of the block, which says what was asked for, also says what a rank needs, and what there is."""
+    """An error of the block that means that memory is short also says what a rank needs, and what there is."""
     need = needed_bytes(recipe, threads)
     try:
         yield
-    except MemoryError as error:
-        asked = str(error).rstrip(".") or "the system gives no more"
+    except (MemoryError, OSError, RuntimeError) as error:
+        asked = shortage(error)
+        if asked is None:
+            raise
         raise MemoryError(f"{asked}; a rank needs {need / GB:.1f} GB in all, {available_bytes() / GB:.1f} GB are left; "
                           + "; ".join(helps(recipe, threads, 1, need / 2))) from None  # fmt: skip
 
