@@ -27,7 +27,8 @@ def ended(monkeypatch):
 
 
 def world(rank=0, hosts=("a",)):
-    return SimpleNamespace(rank=rank, host=hosts[rank], allgather=lambda _: list(hosts), barrier=lambda: "passed")
+    found = [(host, f"run.{place}.rank") for place, host in enumerate(hosts)]
+    return SimpleNamespace(rank=rank, host=hosts[rank], allgather=lambda _: found, barrier=lambda: "passed")
 
 
 def lines(capfd):

@@ -4,6 +4,7 @@ import argparse
 import re
 import shlex
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from mpi.agree import AgreedError, raise_together
 from nptrain.errors import InputError, TrainingError
 from nptrain.run.end import write_end
 from nptrain.run.lock import locked
+
+TAKE_OVER = 10.0  # s in which the lock of a rank that has died must become free
 
 
 def seconds(text):
@@ -27,16 +30,30 @@ def seconds(text):
 @contextmanager
 def holding(folder, resume, world):
     """Rank 0 holds the lock of a RunFolder within the block. A new run that ends before its first iteration leaves
-    nothing there. Raises AgreedError if another process holds it. All ranks call it.
+    nothing there. Yields a function, which a rank that becomes rank 0 calls to hold it; it returns whether this one has
+    not held it before. Raises AgreedError if another process holds it. All ranks call it.
     """
     with ExitStack() as stack:
+        held = []
+
+        def hold(wait_s=TAKE_OVER):
+            end, new = time.monotonic() + wait_s, not held
+            while not held:
+                try:
+                    held.append(stack.enter_context(locked(folder.path, tell)))
+                except InputError:  # the rank that held it may just be dying
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(0.01)
+            return new
+
         with raise_together(world, InputError):
             if world.rank == 0:
-                stack.enter_context(locked(folder.path, tell))
+                hold(wait_s=0)
                 if not resume:
                     stack.callback(folder.discard_unused)
         try:
-            yield
+            yield hold
         except TrainingError as error:
             if world.rank == 0:
                 write_end(folder.path, error=str(error))

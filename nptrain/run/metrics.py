@@ -75,16 +75,17 @@ def read(path, parse):
     return results
 
 
-def forget_after(path, checkpoint, phases, lines=()):
+def forget_after(path, checkpoint, phases, lines=(), tested=False):
     """Remove the lines of a metrics.jsonl that were written after a checkpoint (None: all), and an incomplete last one.
     Then add those of the entries `lines` that should come next, but were lost.
 
-    A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n.
+    A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n, which
+    remains if `tested`.
     """
     path, kept, last = Path(path), [], ()
     if not path.is_file() and not lines:
         return
-    end = (phases.index(checkpoint.phase), checkpoint.iteration) if checkpoint else ()
+    end = (phases.index(checkpoint.phase), checkpoint.iteration + 0.5 * tested) if checkpoint else ()
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
