@@ -1,9 +1,12 @@
-"""Ranks of which some may die, and the others go on: Open MPI's ULFM (User Level Failure Mitigation).
+"""Ranks of which some may die while the others go on: Open MPI's ULFM (User Level Failure Mitigation; Bland et al.,
+Post-failure recovery of MPI communication capability, IJHPCA 27(3), 2013).
 
-`mpirun --with-ft ulfm` lets a rank die without ending the others. A call of theirs then fails, or never ends until one
-of them revokes the communicator. Blocking Allgatherv, and so mpi4py's allgather of objects, may even return with
-buffers that nothing was written to. So nothing here blocks in MPI but the making of new communicators, and every error
-of MPI counts as a death. A method of ULFM's that returns on one rank returns on all.
+Under `mpirun --with-ft ulfm`, a call of a rank that waits for a dead one raises an error, but not on all ranks, and
+others may wait for ever. So all communicators are revoked, which ends all calls, and one without the dead is made.
+
+Blocking Allgatherv, and with it mpi4py's allgather of objects, may return after a death as if nothing had happened, with
+buffers in which nothing was written. So everything is sent by calls that do not block, and every error of MPI counts
+as a death.
 """
 
 import atexit
@@ -11,6 +14,7 @@ import os
 import pickle
 import select
 import signal
+import socket
 import time
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -116,6 +120,7 @@ class SurvivingWorld(World):
     def reducer(self, threads=1, initializers=()):
         with self._deaths():
             self._reducers.append(super().reducer(threads, initializers))
+        self.barrier()  # before anything is sent, all ranks have the communicators that they may have to revoke
         return self._reducers[-1]
 
     def one_per_host_first(self, action):
@@ -208,7 +213,8 @@ def limited(seconds):
         try:
             os.close(writing)
             if not select.select([reading], [], [], seconds)[0]:  # else the parent has closed it, or has died
-                os.write(2, f"MPI has not started within {seconds:.0f} s: a rank has died before it had\n".encode())
+                who = f"rank {os.environ.get('OMPI_COMM_WORLD_RANK')} on {socket.gethostname()}"
+                os.write(2, f"{who}: MPI has not started within {seconds:.0f} s: a rank has died before it\n".encode())
                 os.kill(parent, signal.SIGKILL)
         finally:
             os._exit(0)

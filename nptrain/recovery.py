@@ -113,12 +113,15 @@ def expect_majority(workers, size, lost):
     here = [rank for rank in range(size) if rank not in {each.place for each in lost}]
     ours, theirs = (sum(len(worker_range(workers, rank, size)) for rank in ranks) for ranks in (here, elsewhere))
     if ours < theirs or (ours == theirs and elsewhere[0] < here[0]):
-        raise RanksLost(f"{who_died(lost)}, or cannot be reached: they have {theirs} workers, and those that are left "
-                        f"{ours}: the others may go on; start again with --resume")  # fmt: skip
+        raise RanksLost(f"{who_died(lost)}: they have {theirs} workers, and those that are left {ours}: the others may "
+                        "go on; start again with --resume")  # fmt: skip
 
 
 def who_died(lost):
     """A text: the ranks that are lost, by their numbers at the start, with host and process; of many, the first."""
+    if not lost:
+        return "communication failed"
     names = [f"rank {each.rank} on {each.host} (process {each.process})" for each in lost]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return f"{', '.join(names[:4])}{more} died" if names else "communication failed"
+    happened = "died" if all(each.dead for each in lost) else "died or cannot be reached"
+    return f"{', '.join(names[:4])}{more} {happened}"

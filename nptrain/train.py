@@ -69,6 +69,7 @@ class Trainer:
                  the run goes on, a Checkpoint, whether its test is done, and the last entries of metrics.jsonl (None:
                  there is no log from then on)
     at           the Position
+    bad_records  those that this rank has replaced in the running phase, with the reason
     stopped      set if the run has ended because a rank wanted it, with a checkpoint, before all phases were done
     """
 
@@ -88,6 +89,7 @@ class Trainer:
     take_over: Callable | None = None
     at: Position | None = None
     failed_at: Position | None = None  # where ranks have died, or communication has failed, for the last time
+    bad_records: dict[int, str] = field(default_factory=dict)
     stopped: bool = False
     saver: Saver = field(init=False)
 
@@ -186,19 +188,21 @@ class Trainer:
                             self.saver.save(phase, done, step.progress)
                         break
         self.saver.finish()
-        self._log_bad_records(loader.bad_records)
+        self._log_bad_records()
         return done
 
     def _loader(self, phase, start, stop):
         recipe, options = self.recipe, self.options
         mine = worker_range(recipe.workers, self.world.rank, self.world.size)
-        return TrainLoader(
+        loader = TrainLoader(
             self.train_data, phase.train_transform(recipe), seed=self.seed,
             phase=[p.name for p in recipe.phases].index(phase.name), workers=recipe.workers,
             batch_size=recipe.batch_of(phase), my_workers=mine, start_iteration=start, stop_iteration=stop,
             iter_size=phase.iter_size, shuffle=phase.shuffle, prefetch=phase.prefetch,
             threads=options.decode_threads, initializer=options.decode_initializer,
             max_bad_records=options.max_bad_records)  # fmt: skip
+        loader.bad_records = self.bad_records  # also if there was another one in this phase, before ranks died
+        return loader
 
     def _reducer(self):
         return self.world.reducer(self.options.comm_threads, self.options.comm_initializers)
@@ -244,9 +248,10 @@ class Trainer:
         self.snapshots.note(entry)
         self.snapshots.begin(phase.name, iteration + 1, progress)
 
-    def _log_bad_records(self, bad_records):
+    def _log_bad_records(self):
         """Log the bad records that ranks have replaced in this phase."""
-        lines = sorted({line for records in self.world.allgather(bad_records) for line in records.values()})
+        lines = sorted({line for records in self.world.allgather(self.bad_records) for line in records.values()})
+        self.bad_records = {}
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")
 
