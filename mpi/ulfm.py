@@ -4,9 +4,9 @@ Post-failure recovery of MPI communication capability, IJHPCA 27(3), 2013).
 Under `mpirun --with-ft ulfm`, a call of a rank that waits for a dead one raises an error, but not on all ranks, and
 others may wait for ever. So all communicators are revoked, which ends all calls, and one without the dead is made.
 
-Blocking Allgatherv, and with it mpi4py's allgather of objects, may return after a death as if nothing had happened, with
-buffers in which nothing was written. So everything is sent by calls that do not block, and every error of MPI counts
-as a death.
+Blocking Allgatherv, and with it mpi4py's allgather of objects, may return after a death as if nothing had happened,
+with buffers in which nothing was written. So everything is sent by calls that do not block, and every error of MPI
+counts as a death.
 """
 
 import atexit
