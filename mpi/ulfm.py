@@ -46,7 +46,7 @@ class Lost(NamedTuple):
 class SurvivingWorld(World):
     """A World that goes on without ranks that die, and ends without MPI_Finalize, which might wait for them.
 
-    members  the first ranks of those that are left, in order
+    members  by rank, its number at the start
     """
 
     failures = (RankDied,)
@@ -60,7 +60,7 @@ class SurvivingWorld(World):
             self.mpi = start_mpi()
             with self._deaths():
                 super().__init__()
-            self._ranks = self.allgather((self.host, os.getpid()))  # by first rank
+            self._ranks = self.allgather((self.host, os.getpid()))  # by number at the start
         self.members, self._first = list(range(self.size)), self.comm.group
         atexit.register(self._leave)
 
@@ -168,12 +168,12 @@ class SurvivingWorld(World):
                 new.Revoke()
         self.comm, self.rank, self.size = new, new.rank, new.size
         self.members = list(new.group.Translate_ranks(range(new.size), self._first))
-        here = [rank for rank, first in enumerate(self.members) if self._ranks[first][0] == self.host]
+        here = [rank for rank, number in enumerate(self.members) if self._ranks[number][0] == self.host]
         self.local_rank, self.local_size = here.index(self.rank), len(here)
 
-    def _is_dead(self, first):
-        """Whether the process of a first rank is known to have ended: only of one on this host that is known."""
-        host, process = self._ranks[first]
+    def _is_dead(self, number):
+        """Whether the process of a rank is known to have ended, which only ranks on its host can know."""
+        host, process = self._ranks[number]
         if host != self.host:
             return False
         end = time.monotonic() + 1

@@ -51,9 +51,11 @@ def recover(trainer, error):
             break
         except world.failures:  # another one, meanwhile
             continue
-    if not lost and trainer.at == trainer.failed_at:
-        raise RanksLost(f"{_place(trainer.at)}: MPI has failed twice, but no rank has died: {error}")
-    trainer.failed_at, trainer.stopped = trainer.at, False
+    if not lost:
+        if trainer.at == trainer.failed_at:
+            raise RanksLost(f"{_place(trainer.at)}: MPI has failed twice, but no rank has died: {error}")
+        trainer.failed_at = trainer.at
+    trainer.stopped = False
     trainer.snapshots.take_over()
     if world.rank == 0 and behind:
         _take_over(trainer)

@@ -88,7 +88,7 @@ class Trainer:
     watchdog: Watchdog = field(default_factory=Watchdog)
     take_over: Callable | None = None
     at: Position | None = None
-    failed_at: Position | None = None  # where ranks have died, or communication has failed, for the last time
+    failed_at: Position | None = None  # where MPI has failed, for the last time, though no rank has died
     bad_records: dict[int, str] = field(default_factory=dict)
     stopped: bool = False
     saver: Saver = field(init=False)
@@ -97,12 +97,13 @@ class Trainer:
         self.saver = Saver(self.recipe, trained_net(self.recipe), self.network.arena, self.folder, self.world, self.log,
                            self.watchdog, self.tests, self.options.keep, self.options.decode_initializer)  # fmt: skip
 
-    def run(self, phases, iterations=None, resume_from=None):
+    def run(self, phases, iterations=None, resume_from=None, finish=lambda last: None):
         """Train the named phases in order, each up to iteration `iterations` at most. Returns the last Checkpoint. Goes
         on without ranks that die, if the world can.
 
         The network holds the weights to start from. `resume_from` is the Checkpoint from which they, and the momentum,
-        were loaded; None if there was none.
+        were loaded; None if there was none. At the end all ranks call finish(the last Checkpoint); once more if a rank
+        has died meanwhile.
         """
         self.at, unsaved = Position.first(phases, resume_from), bool(resume_from and resume_from.unsaved)
         if self.world.rank:
@@ -111,7 +112,10 @@ class Trainer:
             while True:
                 try:
                     share_state(self)
-                    return self._phases(phases, iterations, unsaved)
+                    last = self._phases(phases, iterations, unsaved)
+                    finish(last)
+                    self.world.barrier()
+                    return last
                 except self.world.failures as error:
                     recover(self, error)
                     unsaved = True

@@ -22,7 +22,7 @@ from nptrain.run import checkpoint
 
 POINTS = {"sum": (SurvivingWorld, "allreduce_by"), "update": (step, "update"), "test": (loop, "evaluate"),
           "checkpoint": (checkpoint, "save"), "recovery": (SurvivingWorld, "recover"),
-          "agreement": (recovery, "share_state")}  # fmt: skip
+          "agreement": (recovery, "share_state"), "finish": (train, "finish")}  # fmt: skip
 
 
 def dies_in(point, turns):

@@ -49,23 +49,24 @@ def whole(data, tmp_path_factory):
 
 @pytest.mark.ranks
 @pytest.mark.parametrize(
-    ("ranks", "deaths", "lines"),
+    ("deaths", "lines"),
     [
         # one in a sum, rank 0 in a test, and another one while the others recover from that
-        (4, "sum:5:2,test:1:0,recovery:2:1",
+        ("sum:5:2,test:1:0,recovery:2:1",
          [r"rank 2 on \S+ \(process \d+\) died: 3 of 4 ranks go on at phase 1, iteration [12], after \d+ ms",
           r"rank 0 on \S+ \(process \d+\), rank 1 on .* died: 1 of 3 ranks go on at phase 1, iteration 4, after"]),
-        # one that has not updated, where the others have; rank 0 while it writes a checkpoint
-        (3, "update:3:1,checkpoint:2:0",
-         [r"rank 1 on \S+ .* died: 2 of 3 ranks go on at phase 1, iteration 3, after",
-          r"rank 0 on \S+ .* died: 1 of 2 ranks go on at phase 1, iteration 8, after"]),
+        # one that has not updated, where the others have; rank 0 while it writes a checkpoint; the next one at the end
+        ("update:3:1,checkpoint:2:0,finish:1:2",
+         [r"rank 1 on \S+ .* died: 3 of 4 ranks go on at phase 1, iteration 3, after",
+          r"rank 0 on \S+ .* died: 2 of 3 ranks go on at phase 1, iteration 8, after",
+          r"rank 2 on \S+ .* died: 1 of 2 ranks go on at phase 2, iteration 2, after"]),
     ],
-    ids=["sum-test-recovery", "update-checkpoint"],
+    ids=["sum-test-recovery", "update-checkpoint-finish"],
 )  # fmt: skip
-def test_the_others_go_on_to_the_same_bits(ranks, deaths, lines, ulfm, data, whole, tmp_path):
+def test_the_others_go_on_to_the_same_bits(deaths, lines, ulfm, data, whole, tmp_path):
     """Of four ranks for three workers, one is a spare."""
     words = arguments(data, tmp_path / "run", *FLAGS, "--snapshot-folder", tmp_path)
-    done = ulfm(ranks, PROJECT / "tests" / "deaths.py", deaths, *words)
+    done = ulfm(4, PROJECT / "tests" / "deaths.py", deaths, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     said = [line for line in done.stdout.splitlines() if " died: " in line]
     assert len(said) == len(lines), said

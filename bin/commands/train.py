@@ -19,7 +19,7 @@ from bin.common.chosen import Choice, add_recipe_arguments, check_recipe_flags
 from bin.common.config import Config
 from bin.common.data_sets import MOST, RunData, add_data_arguments, name_data_sets, read_once
 from bin.common.dry_run import dry_run
-from bin.common.ending import end, holding, seconds
+from bin.common.ending import end, finish, holding, seconds
 from bin.common.memory import expect_memory
 from bin.common.prepare import add_arguments, kernels_and_cores, tell
 from bin.common.recovery import add_recovery_arguments, find_snapshot, keep_snapshots, watchdog
@@ -190,7 +190,7 @@ def train(args, world, recipe, choice, folder, stop, hold):
                           folder.checkpoints, watch.watched_world(), log, args.seed,
                           options_of(args, ready, world), stop.wanted, tests, snapshots, watch,
                           partial(log_again, args, recipe, folder, hold))  # fmt: skip
-        last = trainer.run(phases, args.iterations, resumed)
+        last = trainer.run(phases, args.iterations, resumed, partial(finish, trainer, folder))
     end(trainer, last, folder, stop)
 
 

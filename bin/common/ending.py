@@ -60,9 +60,9 @@ def holding(folder, resume, world):
             raise
 
 
-def end(trainer, last, folder, stop):
-    """Say how the run in a RunFolder has ended, with its last Checkpoint, and close the log. Raises AgreedError if a
-    rank's Stop wanted the end; InputError if the folder or the metrics are gone. All ranks call it.
+def finish(trainer, folder, last):
+    """Say, and write into a RunFolder, that the run is done, with its last Checkpoint. Raises InputError if the folder
+    or the metrics are gone. All ranks call it.
     """
     trainer.log.expect_there()
     if not trainer.stopped:
@@ -71,6 +71,12 @@ def end(trainer, last, folder, stop):
             write_end(folder.path, last if saved else None)
         weights = f"weights in {last.model}" if saved else "no snapshot after training"
         trainer.log.say(f"done: {weights}, metrics in {folder.metrics}")
+
+
+def end(trainer, last, folder, stop):
+    """Close the log of a run that has ended in a RunFolder, with its last Checkpoint. Raises AgreedError if a rank's
+    Stop wanted the end. All ranks call it.
+    """
     trainer.log.close()
     if trainer.stopped:
         end_early(stop, last, folder.path, trainer.world)
