@@ -13,12 +13,15 @@ from commands import MPIRUN, PROJECT, call, launcher
 from short_runs import arguments, metrics
 from test_mpi import HEAD
 
+from bin.common.ending import holding
 from nptrain.errors import RanksLost
 from nptrain.recipes.schedule import Progress
 from nptrain.recovery import Position, expect_majority, share_state, who_died
 from nptrain.run.best import Test
 from nptrain.run.checkpoint import Checkpoint
 from nptrain.run.metrics import forget_after, read_entries
+from nptrain.run.run_folder import RunFolder
+from nptrain.world import Solo
 
 FLAGS = ["--set", "1.max_iter=8", "--set", "1.snapshot=4", "--set", "2.max_iter=2", "--set", "2.starts_from=4", "--set",
          "test_interval=4", "--workers", "3", "--reproducible", "--threads", "1"]  # fmt: skip
@@ -192,6 +195,17 @@ def test_a_rank_that_is_behind_takes_the_state_of_one_that_is_ahead():
     assert (new.at.begun, arena.weights[0]) == (False, 7), "a phase that has not begun loads its weights"
     with pytest.raises(RanksLost, match="no rank that is left has a whole state"):
         share_state(trainer(None, [None, None]))
+
+
+def test_a_new_rank_0_holds_the_folder(tmp_path):
+    folder, ranks = RunFolder(tmp_path / "run"), Solo()
+    ranks.rank = 1
+    with holding(folder, False, ranks) as hold:
+        assert not folder.path.exists()
+        assert hold()
+        assert (folder.path / "lock").exists()
+        assert not hold(), "it has it already"
+    assert not folder.path.exists()
 
 
 def test_where_a_run_goes_on(tmp_path):
