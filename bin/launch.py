@@ -73,6 +73,9 @@ def run(name, main, argv=None, world=None):
         main(sys.argv[1:] if argv is None else argv, world)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         line, status, on_all_ranks = ending(error)
+        if world is not None and isinstance(error, world.failures):
+            world.recover()  # so that those that are left end together
+            on_all_ranks = True
         several = world is not None and world.size > 1
         who = f"{name}: rank {world.rank} on {world.host}: " if several else f"{name}: "
         if line and not (on_all_ranks and several and world.rank):  # else rank 0 prints it
@@ -104,7 +107,7 @@ def ending(error):
     command.
     """
     from mpi.agree import AgreedError
-    from nptrain.errors import TrainingError, printable, shortage
+    from nptrain.errors import RanksLost, TrainingError, printable, shortage
     from nptrain.run.stop import Stopped
 
     match error:
@@ -119,7 +122,7 @@ def ending(error):
             return None, error.code or 0, True
         case AgreedError():
             return error.line, error.exit_status, True
-        case TrainingError():  # of a loss or gradient that is the sum over all ranks
+        case TrainingError() | RanksLost():  # of a loss or gradient that is the sum over all ranks; of their agreement
             return str(error), error.exit_status, True
         case Stopped():
             return error.line, error.exit_status, False

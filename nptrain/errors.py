@@ -23,6 +23,12 @@ class TrainingError(Exception):
     exit_status = 1
 
 
+class RanksLost(Exception):
+    """Ranks have died, and those that are left cannot go on, or must not: one line, the same on all of them."""
+
+    exit_status = 1
+
+
 @contextmanager
 def within(place):
     """An InputError that the block raises begins with `place`: a file, a record, a layer."""

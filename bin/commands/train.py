@@ -7,6 +7,7 @@ mpirun -n 2 bin/train --solver solver.prototxt
 
 import os
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from bin.common.chosen import Choice, add_recipe_arguments, check_recipe_flags
 from bin.common.config import Config
 from bin.common.data_sets import MOST, RunData, add_data_arguments, name_data_sets, read_once
 from bin.common.dry_run import dry_run
-from bin.common.ending import end, holding, seconds
+from bin.common.ending import end, finish, holding, seconds
 from bin.common.known_sum import expect_known_sum
 from bin.common.memory import expect_memory, naming_need
 from bin.common.prepare import add_arguments, kernels_and_cores, tell
@@ -36,6 +37,7 @@ from nptrain.recipes.published import RECIPES
 from nptrain.run.best import read_tests
 from nptrain.run.caffe_log import CaffeLog, open_log
 from nptrain.run.log import Log
+from nptrain.run.metrics import forget_after
 from nptrain.run.run_folder import RunFolder
 from nptrain.run.stop import Stop
 from nptrain.run.versions import versions
@@ -134,8 +136,8 @@ def main(argv, world):
         folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
         held = nullcontext() if args.dry_run else holding(folder, args.resume, world)
         need = naming_need(recipe, args.threads or 1) if args.kernels == "fast" else nullcontext()
-        with Stop(args.time_limit, world.rank).catching() as stop, held, need:
-            train(args, world, recipe, choice, folder, stop)
+        with Stop(args.time_limit, world.rank).catching() as stop, held as hold, need:
+            train(args, world, recipe, choice, folder, stop, hold)
     elif world.rank == 0:
         print(text, end="")
 
@@ -152,8 +154,8 @@ def expect_data(args):
         raise InputError("--data: found none, nor --train-data, expected a folder that bin/make_lmdb has made")
 
 
-def train(args, world, recipe, choice, folder, stop):
-    """Train `recipe`, the result of a Choice, in a RunFolder. `stop` is a Stop."""
+def train(args, world, recipe, choice, folder, stop, hold):
+    """Train `recipe`, the result of a Choice, in a RunFolder. `stop` is a Stop, `hold` as from `ending.holding`."""
     files = choice.files
     with raise_together(world, InputError):
         phases = [recipe.phase(name).name for name in args.phase.split(",")] if args.phase else None
@@ -190,8 +192,9 @@ def train(args, world, recipe, choice, folder, stop):
     with kept as snapshots, watchdog(args, identity, world) as watch:
         trainer = Trainer(recipe, network, watch.watched_data(train_data), watch.watched_data(val_data),
                           folder.checkpoints, watch.watched_world(), log, args.seed,
-                          options_of(args, ready, world), stop.wanted, tests, snapshots, watch)  # fmt: skip
-        last = trainer.run(phases, args.iterations, resumed)
+                          options_of(args, ready, world), stop.wanted, tests, snapshots, watch,
+                          partial(log_again, args, recipe, folder, hold))  # fmt: skip
+        last = trainer.run(phases, args.iterations, resumed, partial(finish, trainer, folder))
     end(trainer, last, folder, stop)
 
 
@@ -230,18 +233,36 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
             facts = {flag: data_facts(dataset) for flag, dataset in sets.items()}
             made_with = versions(world.library, instruction_set())
             resumed, lines = load_start(args, recipe, phases, folder, network.arena, names, facts, newest, made_with)
-            stream = args.caffe_log and open_log(args.caffe_log, args.resume)
+            caffe = caffe_log(args, recipe, args.resume)
             folder.describe(recipe, hosts, vars(args), made_with, names, facts, identity)
             tests = read_tests(folder.metrics)
-            writers = [CsvWriter(folder.metrics)] if args.csv else []
-            writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []
-            log = Log(folder.path, None, CaffeLog(stream, recipe.architecture.name) if stream else None, writers)
+            log = make_log(args, recipe, folder, caffe)
             for line in [*notes, *lines]:
                 log.say(line)
     resumed, tests = world.bcast((resumed, tests))
     if resumed and resumed.unsaved:
         newest.fill()
     return resumed, tests, log
+
+
+def caffe_log(args, recipe, resume):
+    """The CaffeLog of --caffe-log, or None."""
+    return CaffeLog(open_log(args.caffe_log, resume), recipe.architecture.name) if args.caffe_log else None
+
+
+def make_log(args, recipe, folder, caffe):
+    """Rank 0's Log of the run in a RunFolder."""
+    writers = [CsvWriter(folder.metrics)] if args.csv else []
+    writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []
+    return Log(folder.path, None, caffe, writers)
+
+
+def log_again(args, recipe, folder, hold, place, tested, lines):
+    """As `take_over` of a Trainer: hold the RunFolder, and make the Log of a run that goes on at a Checkpoint."""
+    if hold():
+        folder.clear_temporary(recipe)
+    forget_after(folder.metrics, place, [phase.name for phase in recipe.phases], lines, tested)
+    return make_log(args, recipe, folder, caffe_log(args, recipe, True))
 
 
 def check_flags(args):

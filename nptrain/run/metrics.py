@@ -84,17 +84,18 @@ def read(path, parse):
     return results
 
 
-def forget_after(path, checkpoint, phases, lines=()):
+def forget_after(path, checkpoint, phases, lines=(), tested=False):
     """Remove the lines of a metrics.jsonl that were written after a checkpoint (None: all), and an incomplete last one.
     Then add those of the entries `lines` that should come next, but were lost. Returns lines for the log, which name
     those that are damaged, and are left out.
 
-    A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n.
+    A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n, which
+    remains if `tested`.
     """
     path, kept, last, said = Path(path), [], (), []
     if not path.is_file() and not lines:
         return []
-    end = (phases.index(checkpoint.phase), checkpoint.iteration) if checkpoint else ()
+    end = (phases.index(checkpoint.phase), checkpoint.iteration + 0.5 * tested) if checkpoint else ()
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.is_file() else (), 1):
         try:
             place = _place(json.loads(line), phases)

@@ -95,10 +95,10 @@ class RunFolder:
         with writing(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         forget_end(self.path)
-        self._clear_temporary(recipe)
+        self.clear_temporary(recipe)
         write_small(self.description, json.dumps(entry, indent=2).encode() + b"\n")
 
-    def _clear_temporary(self, recipe):
+    def clear_temporary(self, recipe):
         """Remove what writers have left that died in the middle of a file; the lock keeps others away."""
         prefixes = [Path(phase.snapshot_prefix) for phase in recipe.phases if phase.snapshot_prefix]
         places = [
