@@ -95,7 +95,7 @@ def test_an_unforeseen_error_shows_its_traceback(tmp_path):
 )
 def test_the_line_of_a_rank_names_it_once(capsys, error, rank, said):
     ended = []
-    world = SimpleNamespace(rank=rank, size=3, host="node-b", end_all=ended.append,
+    world = SimpleNamespace(rank=rank, size=3, host="node-b", failures=(), end_all=ended.append,
                             end_together=lambda status, line: ended.append(line))  # fmt: skip
 
     def main(argv, world):

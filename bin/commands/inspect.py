@@ -2,8 +2,8 @@
 files, checkpoints and runs; safetensors and ONNX.
 
 The kind of a file is recognised by its content, not by its name. All records of
-an LMDB are read and decoded: a record is bad if training refuses it. --all lists
-the bad ones, and ends with status 1 if there are any.
+an LMDB are read and decoded: a record is bad if training refuses it. --all
+lists the bad ones, and ends with status 1 if there are any.
 
 bin/inspect data/train runs/photos/checkpoints/phase1_iter_1400.*
 bin/inspect --all data/train

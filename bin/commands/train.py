@@ -161,8 +161,7 @@ def train(args, world, recipe, choice, folder, stop, hold):
         phases = [recipe.phase(name).name for name in args.phase.split(",")] if args.phase else None
         if files:
             recipe = files.to_run(recipe, args)
-        if args.seed is None:
-            args.seed = (files.solver.seed if files else None) or 0
+        args.seed = seed_of(args, files)
         check_flags(args)
         train_data = LmdbDataset(args.train_data, recipe.classes)
         val_data = LmdbDataset(args.val_data, recipe.classes) if args.val_data else None
@@ -196,6 +195,11 @@ def train(args, world, recipe, choice, folder, stop, hold):
                           partial(log_again, args, recipe, folder, hold))  # fmt: skip
         last = trainer.run(phases, args.iterations, resumed, partial(finish, trainer, folder))
     end(trainer, last, folder, stop)
+
+
+def seed_of(args, files):
+    """That of --seed, of the solver file, or 0."""
+    return args.seed if args.seed is not None else (files.solver.seed if files else None) or 0
 
 
 def hosts_of(world, ready, recipe):
