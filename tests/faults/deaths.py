@@ -5,6 +5,7 @@ import signal
 import time
 
 from tests.faults.fault import Fault
+from tests.faults.places import with_ulfm
 
 ENDS = r"^train: {}: ended at phase 1, iteration \d+; go on with: mpirun -n 2 "
 AGAIN = r"^supervise: {}; .* starts again in "
@@ -81,6 +82,11 @@ DEATHS = [
     Fault("kill", "SIGKILL of mpirun", to("mpirun"), at=2, says=AGAIN.format(".*")),
     Fault("kill", "SIGQUIT of the launcher", to("launcher", number=signal.SIGQUIT), at=2, says=AGAIN.format(".*")),
     Fault("kill", "SIGUSR2 of the launcher", to("launcher", number=signal.SIGUSR2), at=2, says=AGAIN.format(".*")),
+    *(Fault("ULFM", f"SIGKILL of {who}, with --with-ft ulfm", to(*ranks), around=with_ulfm, ranks=4,
+            says=rf"died: {4 - len(ranks)} of 4 ranks go on at phase 1, iteration \d+, after \d+ ms")
+      for who, ranks in (("a rank", (2,)), ("rank 0", (0,)), ("two ranks at once", (0, 3)))),
+    Fault("ULFM", "SIGKILL of all ranks, with --with-ft ulfm", to(0, 1, 2, 3), around=with_ulfm, ranks=4,
+          says=AGAIN.format(".*")),
     *(Fault("told to end", f"{NAMES[number]} to mpirun", to("mpirun", number=number), by="mpirun", status=(status,),
             says=ENDS.format("(SIGINT|SIGTERM|SIGUSR1)"), lost=0)
       for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75), (signal.SIGUSR1, 75))),

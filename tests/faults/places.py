@@ -8,7 +8,7 @@ import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
-from commands import across
+from commands import MPIRUN, across
 from hosts import TCP, on_node_a
 
 from tests.faults.fault import NotPermitted
@@ -61,6 +61,15 @@ def in_shell(script):
         yield
 
     return around
+
+
+@contextmanager
+def with_ulfm(case):
+    """A place: Open MPI's ULFM, with which ranks survive others."""
+    if not (MPIRUN.parent / "mpirun.openmpi").exists():
+        raise NotPermitted("needs Open MPI")
+    case.mode = ["--with-ft", "ulfm"]
+    yield
 
 
 def preloaded(source):
