@@ -129,7 +129,7 @@ def errors_of(call, number, turn, times=1, holds="/train/", rank=1):
 
 RECORD = r"^train: (rank \d on \S+: )?\S*/{}: record \S+: "
 TRAIN, VAL = RECORD.format("train"), RECORD.format("val")
-GONE = r"^train: \S+: removed, renamed or replaced while the run wrote to it; go on with --resume, and the folder where"
+GONE = r"^train: (rank 0 on \S+: )?\S+: removed, renamed or replaced while the run wrote to it; go on with --resume"
 LOG = r"^train: .*metrics\.jsonl: cannot be written: "
 MB = 1 << 20
 
