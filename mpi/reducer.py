@@ -25,10 +25,13 @@ class Reducer:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        # after an error, a thread may wait for ranks that have ended: do not wait for it
+    def close(self, wait=True):
+        """End the threads, and wait until they have."""
         for thread in self._threads:
-            thread.shutdown(wait=error[0] is None, cancel_futures=True)
+            thread.shutdown(wait, cancel_futures=True)
+
+    def __exit__(self, *error):
+        self.close(wait=error[0] is None)  # after an error, a thread may wait for ranks that have ended
 
 
 def _call(*functions):

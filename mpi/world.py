@@ -14,6 +14,7 @@ from mpi.reducer import Reducer
 
 # any of these in the environment: an MPI launcher started this process
 LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS")
+SURVIVAL = "OMPI_MCA_mpi_ft_enable"  # what `mpirun --with-ft ulfm` of Open MPI sets
 CHUNK = 1 << 26  # elements of a message: of 8 bytes each, they are fewer than MPI's limit of 2**31 bytes
 PAUSE = 2e-4  # s between checks of a sum in flight: a thread that waits must leave its core to the kernels
 LEVELS = ("single", "funneled", "serialized", "multiple")  # MPI's thread levels, in rising order
@@ -25,12 +26,13 @@ BELOW_IT = "sums during the backward pass may fail; use an MPI that is built for
 
 def connect():
     """The World, if an MPI launcher started this process, else None. To be called once in a process."""
-    return World() if any(name in os.environ for name in LAUNCHERS) else None
+    if not any(name in os.environ for name in LAUNCHERS):
+        return None
+    if os.environ.get(SURVIVAL, "").lower() in ("1", "true", "yes"):
+        from mpi.ulfm import SurvivingWorld  # which is a World
 
-
-def _wait(request):
-    while not request.Test():
-        time.sleep(PAUSE)
+        return SurvivingWorld()
+    return World()
 
 
 def shortfall(library, found, expected=NEEDED):
@@ -40,16 +42,24 @@ def shortfall(library, found, expected=NEEDED):
     return f"{library}: found thread level {found}, expected {expected}: {BELOW_IT}"
 
 
+def start_mpi():
+    """Start MPI in this process, if it has not started. Returns mpi4py's module."""
+    import mpi4py
+
+    mpi4py.rc.thread_level = ASKED_FOR
+    from mpi4py import MPI
+
+    return MPI
+
+
 class World:
     """The ranks of MPI's world communicator. `thread_level` is the one of LEVELS that MPI granted."""
 
+    failures = ()
+
     def __init__(self):
-        import mpi4py
-
-        mpi4py.rc.thread_level = ASKED_FOR
-        from mpi4py import MPI
-
-        self.mpi, self.comm = MPI, MPI.COMM_WORLD
+        MPI = self.mpi = start_mpi()
+        self.comm = MPI.COMM_WORLD
         self._copies, self._of_thread = [], threading.local()
         self.rank, self.size = self.comm.rank, self.comm.size
         self.host = socket.gethostname()
@@ -72,7 +82,7 @@ class World:
     def allreduce(self, array):
         """Sum a flat array over ranks, in place."""
         for at in range(0, array.size, CHUNK):
-            _wait(self._communicator.Iallreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM))
+            self._wait(self._communicator.Iallreduce(self.mpi.IN_PLACE, array[at : at + CHUNK], op=self.mpi.SUM))
 
     def allreduce_by(self, own, counts, function, out):
         """out = function(arrays) of the arrays of all ranks, in order of rank: an alltoall, `function` on this rank's
@@ -86,10 +96,13 @@ class World:
         pieces = [array[start:stop] for start, stop in pairwise(bounds) for array in own]
         send = np.concatenate(pieces) if pieces else out[:0]
         received = np.empty((sum(counts), lengths[self.rank]), out.dtype)
-        _wait(
-            self._communicator.Ialltoallv([send, len(own) * lengths], [received, np.array(counts) * lengths[self.rank]])
-        )
-        _wait(self._communicator.Iallgatherv(np.ascontiguousarray(function(list(received))), [out, lengths]))
+        places = np.array(counts) * lengths[self.rank]
+        self._wait(self._communicator.Ialltoallv([send, len(own) * lengths], [received, places]))
+        self._wait(self._communicator.Iallgatherv(np.ascontiguousarray(function(list(received))), [out, lengths]))
+
+    def _wait(self, request):
+        while not request.Test():
+            time.sleep(PAUSE)
 
     @property
     def _communicator(self):
@@ -122,6 +135,10 @@ class World:
     def barrier(self):
         """Wait for all ranks."""
         self.comm.Barrier()
+
+    def recover(self):
+        """There is nothing to go on from: a rank that dies ends all."""
+        return []
 
     def one_per_host_first(self, action):
         """Call action() on one rank of each host, then on the others, which find what the first has cached."""

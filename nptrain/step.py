@@ -25,8 +25,11 @@ BUCKET_BYTES = 16 << 20
 
 
 def worker_range(workers, rank, size):
-    """The logical workers of one of `size` ranks: a contiguous range. Their numbers differ by one at most."""
-    return range(workers * rank // size, workers * (rank + 1) // size)
+    """The logical workers of one of `size` ranks: a contiguous range. Their numbers differ by one at most. The last
+    ranks have none if there are more ranks than workers.
+    """
+    size = min(size, workers)
+    return range(*(min(workers, workers * r // size) for r in (rank, rank + 1)))
 
 
 @dataclass

@@ -14,13 +14,15 @@ from nptrain.data.loader import TrainLoader
 from nptrain.evaluate import evaluate
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.recipe import Recipe
-from nptrain.recipes.schedule import Progress, learning_rate
+from nptrain.recipes.schedule import learning_rate
+from nptrain.recovery import Position, recover, share_state
 from nptrain.run import checkpoint
 from nptrain.run.best import Test, best_of, without_improvement
 from nptrain.run.log import Log
 from nptrain.run.saver import Saver
 from nptrain.run.snapshots import Snapshots
 from nptrain.run.stragglers import Stragglers
+from nptrain.run.stragglers import line as straggler_line
 from nptrain.run.watchdog import Watchdog
 from nptrain.same_state import expect_finite, expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
@@ -64,6 +66,11 @@ class Trainer:
     tests        those that the run has made already, when it goes on
     snapshots    keeps the state after each iteration
     watchdog     is told what is waited for
+    take_over    on a rank that becomes rank 0, or was behind as rank 0, when others have died: makes the Log of where
+                 the run goes on, a Checkpoint, whether its test is done, and the last entries of metrics.jsonl (None:
+                 there is no log from then on)
+    at           the Position
+    bad_records  those that this rank has replaced in the running phase, with the reason
     stopped      set if the run has ended because a rank wanted it, with a checkpoint, before all phases were done
     """
 
@@ -80,6 +87,10 @@ class Trainer:
     tests: list[Test] = field(default_factory=list)
     snapshots: Snapshots = field(default_factory=Snapshots)
     watchdog: Watchdog = field(default_factory=Watchdog)
+    take_over: Callable | None = None
+    at: Position | None = None
+    failed_at: Position | None = None  # where MPI has failed, for the last time, though no rank has died
+    bad_records: dict[int, str] = field(default_factory=dict)
     stopped: bool = False
     saver: Saver = field(init=False)
 
@@ -87,33 +98,47 @@ class Trainer:
         self.saver = Saver(self.recipe, trained_net(self.recipe), self.network.arena, self.folder, self.world, self.log,
                            self.watchdog, self.tests, self.options.keep, self.options.decode_initializer)  # fmt: skip
 
-    def run(self, phases, iterations=None, resume_from=None):
-        """Train the named phases in order, each up to iteration `iterations` at most. Returns the last Checkpoint.
+    def run(self, phases, iterations=None, resume_from=None, finish=lambda last: None):
+        """Train the named phases in order, each up to iteration `iterations` at most. Returns the last Checkpoint. Goes
+        on without ranks that die, if the world can.
 
         The network holds the weights to start from. `resume_from` is the Checkpoint from which they, and the momentum,
-        were loaded; None if there was none.
+        were loaded; None if there was none. At the end all ranks call finish(the last Checkpoint); once more if a rank
+        has died meanwhile.
         """
+        self.at, unsaved = Position.first(phases, resume_from), bool(resume_from and resume_from.unsaved)
+        if self.world.rank:
+            self.at = None  # it comes from rank 0, with the state
         with self.saver:
-            return self._run(phases, iterations, resume_from)
+            while True:
+                try:
+                    share_state(self)
+                    last = self._phases(phases, iterations, unsaved)
+                    finish(last)
+                    self.world.barrier()
+                    return last
+                except self.world.failures as error:
+                    recover(self, error)
+                    unsaved = True
 
-    def _run(self, phases, iterations, resume_from):
+    def _phases(self, phases, iterations, unsaved):
+        """Train the named phases from the position on. `unsaved` says that the checkpoint there may be missing."""
         names = [phase.name for phase in self.recipe.phases]
-        self._synchronise()
         for name in phases:
             phase = self.recipe.phases[names.index(name)]
             stop = phase.max_iter if iterations is None else min(iterations, phase.max_iter)
-            start, progress = 0, Progress()
-            if resume_from and resume_from.phase == name:
-                start, progress = resume_from.iteration, resume_from.progress or Progress()
-            elif resume_from and names.index(resume_from.phase) > names.index(name):
+            if names.index(self.at.phase) > names.index(name):
                 continue
-            elif name != phases[0] or resume_from:
+            if self.at.phase != name or not self.at.begun:
+                self.at = Position(name, begun=False)
                 self._start_from_phase_before(phase)
+                self.at = Position(name)
+            start = self.at.iteration
             self.log.begin(phase, start, stop, self.recipe.images_of(phase) / len(self.train_data))
-            if resume_from and resume_from.phase == name and resume_from.unsaved and Saver.is_due(phase, start, stop):
+            if unsaved and start and Saver.is_due(phase, start, stop):
                 self._expect_finite(phase, start)
-                self.saver.save(phase, start, progress, missing=True)  # it was due when the run died
-            last = self._phase(phase, start, stop, progress)
+                self.saver.save(phase, start, self.at.progress, missing=True)  # it was due at a death
+            last = self._phase(phase, start, stop)
             self.log.end(last)
             if self.stopped:
                 break
@@ -134,28 +159,29 @@ class Trainer:
         for array in (arena.weights, arena.statistics, arena.factors, arena.history):
             self.world.bcast_array(array)
 
-    def _phase(self, phase, start, stop, progress):
+    def _phase(self, phase, start, stop):
         """Train a phase from iteration `start` to `stop`. Returns the iteration at which it ended."""
         recipe, options, done = self.recipe, self.options, start
         if self._test_is_due(phase, start, stop):  # also after a resume: a checkpoint is saved before the test
             self._test(phase, start)
             if self._stops_early(phase, start, stop):
-                self.saver.save(phase, start, progress, missing=True)  # it may have died in the test
+                self.saver.save(phase, start, self.at.progress, missing=True)  # it may have died in the test
                 return start
         with self._loader(phase, start, stop) as loader, self._reducer() as reducer:
             batches, stragglers = iter(loader), self._stragglers()
             reduction = Reduction.of(self.network, recipe, phase, self.world, reducer, options.bucket_bytes,
                                      options.reproducible, options.compress)  # fmt: skip
             for iteration in range(start, stop):
-                step = self._step(phase, iteration, batches, reduction, progress, loader)
-                self._log_step(phase, iteration, progress, step, stragglers)
-                progress, done = step.progress, iteration + 1
+                before, done = self.at.progress, iteration + 1
+                step = self._step(phase, iteration, batches, reduction, before, loader)
+                self.at = Position(phase.name, done, step.progress)
+                self._log_step(phase, iteration, before, step, stragglers)
                 last, save_is_due = step.stop or done == stop, step.stop or Saver.is_due(phase, done, stop)
                 if save_is_due or last or (options.check_every and done % options.check_every == 0):
                     self._expect_finite(phase, done)
                     expect_same_state(self.network.arena, phase, done, self.world)
                 if save_is_due:
-                    (self.saver.save if last else self.saver.begin)(phase, done, progress)
+                    (self.saver.save if last else self.saver.begin)(phase, done, step.progress)
                     reduction.sums.forget()  # as in a run that resumes here
                 if step.stop:  # a test that is due comes when the run goes on
                     self.stopped = True
@@ -164,22 +190,24 @@ class Trainer:
                     self._test(phase, done)
                     if self._stops_early(phase, done, stop):
                         if not save_is_due:
-                            self.saver.save(phase, done, progress)
+                            self.saver.save(phase, done, step.progress)
                         break
         self.saver.finish()
-        self._log_bad_records(loader.bad_records)
+        self._log_bad_records()
         return done
 
     def _loader(self, phase, start, stop):
         recipe, options = self.recipe, self.options
         mine = worker_range(recipe.workers, self.world.rank, self.world.size)
-        return TrainLoader(
+        loader = TrainLoader(
             self.train_data, phase.train_transform(recipe), seed=self.seed,
             phase=[p.name for p in recipe.phases].index(phase.name), workers=recipe.workers,
             batch_size=recipe.batch_of(phase), my_workers=mine, start_iteration=start, stop_iteration=stop,
             iter_size=phase.iter_size, shuffle=phase.shuffle, prefetch=phase.prefetch,
             threads=options.decode_threads, initializer=options.decode_initializer,
             max_bad_records=options.max_bad_records)  # fmt: skip
+        loader.bad_records = self.bad_records  # also if there was another one in this phase, before ranks died
+        return loader
 
     def _reducer(self):
         return self.world.reducer(self.options.comm_threads, self.options.comm_initializers)
@@ -191,9 +219,10 @@ class Trainer:
         self.watchdog.iteration = iteration
         with self.saver.naming_the_last():
             return train_step(self.network, self.recipe, phase, iteration, batches, reduction, progress,
-                              loader.take_wait_s, self.stop_wanted, self._before_update)  # fmt: skip
+                              loader.take_wait_s, self.stop_wanted, self.before_update)  # fmt: skip
 
-    def _before_update(self):
+    def before_update(self):
+        """Wait until the arena may change."""
         self.snapshots.wait()
         self.saver.before_update()
 
@@ -203,7 +232,14 @@ class Trainer:
 
     def _log_step(self, phase, iteration, before, step, stragglers):
         """Log an iteration that is done, `before` which the Progress was another, and begin to keep its state."""
-        progress, slow = step.progress, stragglers.after(iteration, step.times)
+        slow = []
+        try:
+            slow = stragglers.after(iteration, step.times)
+        finally:  # also if a rank has died meanwhile: it is done
+            self._log_done(phase, iteration, before, step, slow)
+
+    def _log_done(self, phase, iteration, before, step, slow):
+        progress = step.progress
         rate = learning_rate(phase, iteration, progress.current_step)
         if phase.lr_policy == "plateau" and progress.current_step > before.current_step:  # the same loss on all ranks
             self.log.say(f"phase {phase.name}, iteration {iteration}: the smoothed loss has not gone below "
@@ -212,14 +248,15 @@ class Trainer:
         entry = self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
                                    smoothed_loss=progress.smoothed_loss, **step.times,
                                    **({"slow": slow} if slow else {}))  # fmt: skip
-        for line in slow:
-            self.log.say(line)
+        for each in slow:
+            self.log.say(straggler_line(each))
         self.snapshots.note(entry)
         self.snapshots.begin(phase.name, iteration + 1, progress)
 
-    def _log_bad_records(self, bad_records):
+    def _log_bad_records(self):
         """Log the bad records that ranks have replaced in this phase."""
-        lines = sorted({line for records in self.world.allgather(bad_records) for line in records.values()})
+        lines = sorted({line for records in self.world.allgather(self.bad_records) for line in records.values()})
+        self.bad_records = {}
         for line in lines:
             self.log.say(f"replaced a bad record: {line}")
 
@@ -229,7 +266,7 @@ class Trainer:
         return done >= stop or (phase.test_interval and done % phase.test_interval == 0)
 
     def _test(self, phase, iteration):
-        if self.val_data is None:
+        if self.val_data is None or any(test[:2] == (phase.name, iteration) for test in self.tests):
             return
         transform, records = self.recipe.test_transform(), self.recipe.test_records(phase)
         self.log.begin_test(iteration)
@@ -241,9 +278,14 @@ class Trainer:
         self.snapshots.note(entry)
         self.tests.append(Test.of(phase.name, iteration, result))
         self.saver.finish()
-        saved = checkpoint.Checkpoint(self.folder, phase.name, iteration, prefix=phase.snapshot_prefix)
         if best_of(self.tests) is self.tests[-1]:
-            self.log.best(self.tests[-1], saved.model if saved.manifest.exists() else None)
+            self.log_best(self.tests[-1])
+
+    def log_best(self, test):
+        """Log that a Test is the best so far, with its checkpoint."""
+        prefix = self.recipe.phase(test.phase).snapshot_prefix
+        saved = checkpoint.Checkpoint(self.folder, test.phase, test.iteration, prefix=prefix)
+        self.log.best(test, saved.model if saved.manifest.exists() else None)
 
     def _stops_early(self, phase, done, stop):
         """Whether a phase ends at iteration `done`, after a test, as there was no better one for long. All ranks have

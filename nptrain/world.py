@@ -14,9 +14,26 @@ class Reducer(Protocol):
         """Begin action(*args). Returns a Future, whose `result()` waits, and raises what the action raised."""
 
 
-class World(Protocol):
-    """Ranks 0 .. size - 1, of which this is `rank`, on the machine `host`. All ranks call a method together."""
+class Lost(Protocol):
+    """A rank that `World.recover` goes on without.
 
+    place    its rank until then           rank     its rank at the start
+    host, process                          dead     whether it is known to have died: else it may go on elsewhere
+    """
+
+    place: int
+    rank: int
+    host: str
+    process: int
+    dead: bool
+
+
+class World(Protocol):
+    """Ranks 0 .. size - 1, of which this is `rank`, on the machine `host`. All ranks call a method together. A method
+    raises one of `failures` when a rank has died and the others can go on: they all call `recover` then.
+    """
+
+    failures: tuple[type[Exception], ...]
     rank: int
     size: int
     host: str
@@ -51,8 +68,13 @@ class World(Protocol):
     def barrier(self):
         """Wait for all ranks."""
 
+    def recover(self) -> list[Lost]:
+        """Go on without the ranks that have died, which are returned in order: the others get new ranks 0 .. size - 1,
+        in the same order, and new local ranks. What was being sent is lost, and reducers have ended.
+        """
+
     def one_per_host_first(self, action):
-        """Call action() on one rank of each host, then on the others."""
+        """Call action() on one rank of each host, then on the others. Not after `recover`."""
 
     def end_together(self, status: int, line: str | None = None):
         """Prepare to end with `status` after an error that all ranks have raised; rank 0 has printed its `line`."""
@@ -64,7 +86,7 @@ class World(Protocol):
 class Solo:
     """A World of one rank, which sends nothing."""
 
-    rank, size, local_rank, local_size = 0, 1, 0, 1
+    failures, rank, size, local_rank, local_size = (), 0, 1, 0, 1
     library, thread_level = "none", "multiple"
 
     def __init__(self):
@@ -93,6 +115,9 @@ class Solo:
 
     def barrier(self):
         pass
+
+    def recover(self):
+        return []
 
     def one_per_host_first(self, action):
         action()

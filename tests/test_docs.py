@@ -43,6 +43,7 @@ LAUNCHERS = {
     "--mpi",
     "--output",
     "--prtemca",
+    "--with-ft",
 }  # flags of mpirun and srun
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -39,7 +39,11 @@ INSIDE = {
     "step": {"recipes", "reduction", "update", "world", "errors"},
     "evaluate": {"data", "network"},
     "same_state": {"errors"},
-    "train": {"caffe_net", "data", "evaluate", "network", "recipes", "run", "same_state", "step", "world", "errors"},
+    "recovery": {"recipes", "run", "step", "errors"},
+    "train": {
+        *("caffe_net", "data", "evaluate", "network", "recipes", "recovery", "run", "same_state", "step", "world"),
+        "errors",
+    },
     "plan": {"network", "recipes", "reduction", "report", "errors"},
     "bench": {"data", "network", "recipes", "reduction", "report", "step", "world", "errors"},
 }

@@ -106,6 +106,20 @@ def test_fewer_ranks_carry_more_workers_one_after_another():
     assert predict(RECIPE, Cluster(300))["workers_a_rank"] == 2  # uneven: the fullest rank counts
 
 
+def test_what_dead_ranks_cost():
+    found = json.loads(call("plan", "--nodes", 448, "--spares", 2, "--json")[0])
+    assert [(row["spares"], row["died"], row["ranks"], row["workers_a_rank"]) for row in found["deaths"]] == [
+        (0, 0, 896, 1), (0, 1, 895, 2), (2, 2, 896, 1), (2, 3, 895, 2)]  # fmt: skip
+    whole, one, spared, again = (row["step_ms"] for row in found["deaths"])
+    assert whole == spared == found["step_ms"]
+    assert one == again == pytest.approx(2 * whole - found["exposed_ms"])
+    text, _ = call("plan", "--nodes", 448, "--spares", 2)
+    assert "mpirun -n 898\n" in text
+    assert max(map(len, text.splitlines())) <= 80
+    even = json.loads(call("plan", "--nodes", 300, "--spares", 1, "--json")[0])["deaths"]  # 600 ranks: some have two
+    assert {row["workers_a_rank"] for row in even} == {2}
+
+
 def test_the_published_runs():
     rows = {row["run"]: row for row in against_published()}
     for name in ("64 nodes", "64 nodes, all 5 parts", "448 nodes, part 1"):
@@ -250,6 +264,7 @@ def test_buckets_may_be_given_in_millions_of_bytes():
     [
         (["--nodes", 0], "--nodes: found 0, expected 1 or more"),
         (["--nodes", 449], "--nodes: found 449 with 2 ranks each, expected at most one rank for each of 896 workers"),
+        (["--spares", "-1"], "--spares: found -1, expected 0 or more"),
         (["--cores", 4], "--cores: found 4, expected more than the 4 for communication, 2 per rank"),
         (["--images-per-s", "nan"], "--images-per-s: found nan, expected more than 0"),
         (["--bandwidth-gbit", "-1"], "--bandwidth-gbit: found -1.0, expected more than 0"),

@@ -136,8 +136,15 @@ def test_old_files_go_when_there_is_a_newer_snapshot(tmp_path):
         with pytest.raises(error):
             run(error)
         assert len(files_of(folder, "run")) == left
-    with Snapshots(folder, "run", source, SimpleNamespace(local_rank=1)) as snapshots:
+    second = SimpleNamespace(local_rank=1)
+    with Snapshots(folder, "run", source, second) as snapshots:
         snapshots.begin("1", 1, PROGRESS)
+        assert list(folder.iterdir()) == []
+        second.local_rank = 0  # the lowest rank of the host has died
+        snapshots.take_over()
+        snapshots.begin("1", 2, PROGRESS)
+        snapshots.wait()
+        assert find(folder, "run", source, ["1"], Solo(), print).snapshot.iteration == 2
     assert list(folder.iterdir()) == []
 
 

@@ -27,7 +27,8 @@ def ended(monkeypatch):
 
 
 def world(rank=0, hosts=("a",)):
-    return SimpleNamespace(rank=rank, host=hosts[rank], allgather=lambda _: list(hosts), barrier=lambda: "passed")
+    found = [(host, f"run.{place}.rank") for place, host in enumerate(hosts)]
+    return SimpleNamespace(rank=rank, host=hosts[rank], allgather=lambda _: found, barrier=lambda: "passed")
 
 
 def lines(capfd):
@@ -97,6 +98,20 @@ def test_ranks_of_a_host_see_each_other(ended, capfd, tmp_path):
             assert ended.wait(20)
     assert f", late: rank 1, process {os.getpid()}, which computes in iteration 3 since " in lines(capfd)[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_that_have_died_are_forgotten(ended, capfd, tmp_path):
+    """Rank 1 of three has died, and rank 2 is rank 1 now."""
+    ranks = world(0, ("a", "a", "a"))
+    for rank in (1, 2):
+        (tmp_path / f"run.{rank}.rank").write_text("{}")
+    with Watchdog(1, ranks, tmp_path, "run") as dog:
+        ranks.allgather = lambda _: [("a", "run.0.rank"), ("a", "run.2.rank")]
+        dog.ranks_have_changed()
+        assert {path.name for path in tmp_path.iterdir()} == {"run.0.rank", "run.2.rank"}
+        with dog.waiting(OF_RANKS):
+            assert ended.wait(20)
+    assert lines(capfd)[0].endswith(", late: rank 1, of which nothing is known")
 
 
 def test_the_time_in_which_the_process_is_stopped_does_not_count(ended, monkeypatch):

@@ -5,11 +5,11 @@ import inspect
 import numpy as np
 import pytest
 
-from mpi import reducer, world
+from mpi import reducer, ulfm, world
 from nptrain.world import ImmediateReducer, Reducer, Solo, World
 
 
-@pytest.mark.parametrize(("interface", "kinds"), [(World, (Solo, world.World)),
+@pytest.mark.parametrize(("interface", "kinds"), [(World, (Solo, world.World, ulfm.SurvivingWorld)),
                                                   (Reducer, (ImmediateReducer, reducer.Reducer))])  # fmt: skip
 def test_both_kinds_have_the_whole_interface(interface, kinds):
     for name, method in inspect.getmembers(interface, inspect.isfunction):

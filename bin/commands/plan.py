@@ -13,7 +13,7 @@ import math
 from dataclasses import fields, replace
 
 from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive, flag_of
-from bin.common.predict import Cluster, against_published, predict
+from bin.common.predict import Cluster, against_published, deaths, predict
 from nptrain.errors import InputError
 from nptrain.plan import published_runs
 from nptrain.recipes.check import PRECISIONS
@@ -32,6 +32,8 @@ def parser():
     ranks.add_argument("--nodes", metavar="N", type=int, help="number of hosts (one rank per worker)")
     ranks.add_argument("--ranks-per-node", metavar="N", type=int, default=published_runs.RANKS_PER_NODE,
                        help="ranks on each host (%(default)s)")  # fmt: skip
+    ranks.add_argument("--spares", metavar="N", type=int, default=0,
+                       help="ranks besides those of --nodes, without workers: what a dead rank costs")  # fmt: skip
     speed = ranks.add_mutually_exclusive_group()
     speed.add_argument("--images-per-s", metavar="X", type=float,
                        help="speed of one rank alone (fitted to the published runs)")  # fmt: skip
@@ -59,6 +61,7 @@ def parser():
 def check(args):
     """Raises InputError for values that make no sense."""
     expect_at_least(args, 1, "nodes", "ranks_per_node", "cores", "workers", "batch_size", "value_bytes")
+    expect_at_least(args, 0, "spares")
     expect_positive(args, "images_per_s", "bandwidth_gbit", "bucket_mib")
     for name, top in (("latency_us", math.inf), ("spread", 1)):
         if not 0 <= getattr(args, name) < top:
@@ -82,6 +85,8 @@ def show(prediction, rows):
     ]  # fmt: skip
     if prediction["buckets"]:
         parts.append(bucket_table(prediction))
+    if prediction["deaths"]:
+        parts.append(death_table(prediction))
     parts += [phase_table(prediction), memory_table(prediction), disk_table(prediction)]
     if rows:
         parts.append(published_table(rows))
@@ -101,6 +106,14 @@ def bucket_table(prediction):
         for number, b in enumerate(prediction["buckets"])
     ]
     return f"{table(rows)}\ntimes after the start of backward, which takes {prediction['backward_ms']:.2f} ms"
+
+
+def death_table(prediction):
+    rows = [{"spare ranks": row["spares"], "ranks that died": row["died"], "ranks left": row["ranks"],
+             "workers a rank": row["workers_a_rank"], "step ms": row["step_ms"]}
+            for row in prediction["deaths"]]  # fmt: skip
+    started = prediction["ranks"] + rows[-1]["spare ranks"]
+    return f"{table(rows)}\nthe spare ranks are started with the others: mpirun -n {started}"
 
 
 def phase_table(prediction):
@@ -138,6 +151,7 @@ def main(argv, world):
         args.nodes = max(1, recipe.workers // args.ranks_per_node)
     cluster = Cluster(**{field.name: getattr(args, field.name) for field in fields(Cluster)})
     prediction = predict(recipe, cluster)
+    prediction["deaths"] = deaths(prediction, args.spares) if args.spares else []
     # the published runs are compared with the model's defaults, not with a cluster of other values
     defaults = replace(cluster, nodes=1) == Cluster(1) and plain.name in published_runs.RECIPES
     rows = against_published() if defaults else []

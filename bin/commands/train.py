@@ -7,6 +7,7 @@ mpirun -n 2 bin/train --solver solver.prototxt
 
 import os
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 
@@ -18,8 +19,9 @@ from bin.common.chosen import Choice, add_recipe_arguments, check_recipe_flags
 from bin.common.config import Config
 from bin.common.data_sets import MOST, RunData, add_data_arguments, name_data_sets, read_once
 from bin.common.dry_run import dry_run
-from bin.common.ending import end, holding, seconds
-from bin.common.memory import expect_memory
+from bin.common.ending import end, finish, holding, seconds
+from bin.common.known_sum import expect_known_sum
+from bin.common.memory import expect_memory, naming_need
 from bin.common.prepare import add_arguments, kernels_and_cores, tell
 from bin.common.recovery import add_recovery_arguments, find_snapshot, keep_snapshots, watchdog
 from bin.common.start import load_start, origin_of, run_arguments
@@ -29,11 +31,13 @@ from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
 from nptrain.network.resnet import ResNet
+from nptrain.plan.needs import value_bytes
 from nptrain.recipes import photos
 from nptrain.recipes.published import RECIPES
 from nptrain.run.best import read_tests
 from nptrain.run.caffe_log import CaffeLog, open_log
 from nptrain.run.log import Log
+from nptrain.run.metrics import forget_after
 from nptrain.run.run_folder import RunFolder
 from nptrain.run.stop import Stop
 from nptrain.run.versions import versions
@@ -131,8 +135,9 @@ def main(argv, world):
     if text is None:
         folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
         held = nullcontext() if args.dry_run else holding(folder, args.resume, world)
-        with Stop(args.time_limit, world.rank).catching() as stop, held:
-            train(args, world, recipe, choice, folder, stop)
+        need = naming_need(recipe, args.threads or 1) if args.kernels == "fast" else nullcontext()
+        with Stop(args.time_limit, world.rank).catching() as stop, held as hold, need:
+            train(args, world, recipe, choice, folder, stop, hold)
     elif world.rank == 0:
         print(text, end="")
 
@@ -149,15 +154,14 @@ def expect_data(args):
         raise InputError("--data: found none, nor --train-data, expected a folder that bin/make_lmdb has made")
 
 
-def train(args, world, recipe, choice, folder, stop):
-    """Train `recipe`, the result of a Choice, in a RunFolder. `stop` is a Stop."""
+def train(args, world, recipe, choice, folder, stop, hold):
+    """Train `recipe`, the result of a Choice, in a RunFolder. `stop` is a Stop, `hold` as from `ending.holding`."""
     files = choice.files
     with raise_together(world, InputError):
         phases = [recipe.phase(name).name for name in args.phase.split(",")] if args.phase else None
         if files:
             recipe = files.to_run(recipe, args)
-        if args.seed is None:
-            args.seed = (files.solver.seed if files else None) or 0
+        args.seed = seed_of(args, files)
         check_flags(args)
         train_data = LmdbDataset(args.train_data, recipe.classes)
         val_data = LmdbDataset(args.val_data, recipe.classes) if args.val_data else None
@@ -169,6 +173,7 @@ def train(args, world, recipe, choice, folder, stop):
     ready = kernels_and_cores(args, world, recipe, args.comm_threads)
     if args.kernels == "fast":
         expect_memory(recipe, ready.cores.threads, world)
+    expect_known_sum(world, int(args.bucket_mib * 2**20), value_bytes(recipe))
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
     hosts = hosts_of(world, ready, recipe)
@@ -186,9 +191,15 @@ def train(args, world, recipe, choice, folder, stop):
     with kept as snapshots, watchdog(args, identity, world) as watch:
         trainer = Trainer(recipe, network, watch.watched_data(train_data), watch.watched_data(val_data),
                           folder.checkpoints, watch.watched_world(), log, args.seed,
-                          options_of(args, ready, world), stop.wanted, tests, snapshots, watch)  # fmt: skip
-        last = trainer.run(phases, args.iterations, resumed)
+                          options_of(args, ready, world), stop.wanted, tests, snapshots, watch,
+                          partial(log_again, args, recipe, folder, hold))  # fmt: skip
+        last = trainer.run(phases, args.iterations, resumed, partial(finish, trainer, folder))
     end(trainer, last, folder, stop)
+
+
+def seed_of(args, files):
+    """That of --seed, of the solver file, or 0."""
+    return args.seed if args.seed is not None else (files.solver.seed if files else None) or 0
 
 
 def hosts_of(world, ready, recipe):
@@ -226,18 +237,36 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
             facts = {flag: data_facts(dataset) for flag, dataset in sets.items()}
             made_with = versions(world.library, instruction_set())
             resumed, lines = load_start(args, recipe, phases, folder, network.arena, names, facts, newest, made_with)
-            stream = args.caffe_log and open_log(args.caffe_log, args.resume)
+            caffe = caffe_log(args, recipe, args.resume)
             folder.describe(recipe, hosts, vars(args), made_with, names, facts, identity)
             tests = read_tests(folder.metrics)
-            writers = [CsvWriter(folder.metrics)] if args.csv else []
-            writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []
-            log = Log(folder.path, None, CaffeLog(stream, recipe.architecture.name) if stream else None, writers)
+            log = make_log(args, recipe, folder, caffe)
             for line in [*notes, *lines]:
                 log.say(line)
     resumed, tests = world.bcast((resumed, tests))
     if resumed and resumed.unsaved:
         newest.fill()
     return resumed, tests, log
+
+
+def caffe_log(args, recipe, resume):
+    """The CaffeLog of --caffe-log, or None."""
+    return CaffeLog(open_log(args.caffe_log, resume), recipe.architecture.name) if args.caffe_log else None
+
+
+def make_log(args, recipe, folder, caffe):
+    """Rank 0's Log of the run in a RunFolder."""
+    writers = [CsvWriter(folder.metrics)] if args.csv else []
+    writers += [TensorBoardWriter(folder.metrics, recipe.phases)] if args.tensorboard else []
+    return Log(folder.path, None, caffe, writers)
+
+
+def log_again(args, recipe, folder, hold, place, tested, lines):
+    """As `take_over` of a Trainer: hold the RunFolder, and make the Log of a run that goes on at a Checkpoint."""
+    if hold():
+        folder.clear_temporary(recipe)
+    forget_after(folder.metrics, place, [phase.name for phase in recipe.phases], lines, tested)
+    return make_log(args, recipe, folder, caffe_log(args, recipe, True))
 
 
 def check_flags(args):

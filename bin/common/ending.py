@@ -4,6 +4,7 @@ import argparse
 import re
 import shlex
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from mpi.agree import AgreedError, raise_together
 from nptrain.errors import InputError, TrainingError
 from nptrain.run.end import write_end
 from nptrain.run.lock import locked
+from nptrain.run.metrics import GoneError
+
+TAKE_OVER = 10.0  # s in which the lock of a rank that has died must become free
 
 
 def seconds(text):
@@ -27,25 +31,39 @@ def seconds(text):
 @contextmanager
 def holding(folder, resume, world):
     """Rank 0 holds the lock of a RunFolder within the block. A new run that ends before its first iteration leaves
-    nothing there. Raises AgreedError if another process holds it. All ranks call it.
+    nothing there. Yields a function, which a rank that becomes rank 0 calls to hold it; it returns whether this one has
+    not held it before. Raises AgreedError if another process holds it. All ranks call it.
     """
     with ExitStack() as stack:
+        held = []
+
+        def hold(wait_s=TAKE_OVER):
+            end, new = time.monotonic() + wait_s, not held
+            while not held:
+                try:
+                    held.append(stack.enter_context(locked(folder.path, tell)))
+                except InputError:  # the rank that held it may just be dying
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(0.01)
+            return new
+
         with raise_together(world, InputError):
             if world.rank == 0:
-                stack.enter_context(locked(folder.path, tell))
+                hold(wait_s=0)
                 if not resume:
-                    stack.callback(folder.discard_unused)
+                    stack.push(lambda _, error, __: None if isinstance(error, GoneError) else folder.discard_unused())
         try:
-            yield
+            yield hold
         except TrainingError as error:
             if world.rank == 0:
                 write_end(folder.path, error=str(error))
             raise
 
 
-def end(trainer, last, folder, stop):
-    """Say how the run in a RunFolder has ended, with its last Checkpoint, and close the log. Raises AgreedError if a
-    rank's Stop wanted the end; InputError if the folder or the metrics are gone. All ranks call it.
+def finish(trainer, folder, last):
+    """Say, and write into a RunFolder, that the run is done, with its last Checkpoint. Raises InputError if the folder
+    or the metrics are gone. All ranks call it.
     """
     trainer.log.expect_there()
     if not trainer.stopped:
@@ -54,6 +72,12 @@ def end(trainer, last, folder, stop):
             write_end(folder.path, last if saved else None)
         weights = f"weights in {last.model}" if saved else "no snapshot after training"
         trainer.log.say(f"done: {weights}, metrics in {folder.metrics}")
+
+
+def end(trainer, last, folder, stop):
+    """Close the log of a run that has ended in a RunFolder, with its last Checkpoint. Raises AgreedError if a rank's
+    Stop wanted the end. All ranks call it.
+    """
     trainer.log.close()
     if trainer.stopped:
         end_early(stop, last, folder.path, trainer.world)

@@ -97,6 +97,20 @@ def predict(recipe, cluster):
     }
 
 
+def deaths(prediction, spares):
+    """What dead ranks cost: [{"spares", "died", "ranks", "workers_a_rank", "step_ms"}] without spare ranks, and with so
+    many, as long as they last and after that. A step is longer by a worker's time for each more worker of a rank.
+    """
+    rows = []
+    for spare, died in ((0, 0), (0, 1), (spares, spares), (spares, spares + 1)):
+        ranks = prediction["ranks"] + spare - died
+        turns = -(-prediction["workers"] // max(1, ranks))
+        more = (turns - prediction["workers_a_rank"]) * (prediction["forward_ms"] + prediction["backward_ms"])
+        rows.append({"spares": spare, "died": died, "ranks": ranks, "workers_a_rank": turns,
+                     "step_ms": prediction["step_ms"] + more})  # fmt: skip
+    return rows
+
+
 def _bucket(bucket):
     times = {"ready_ms": bucket.ready, "start_ms": bucket.start, "end_ms": bucket.end}
     return {"mb": bucket.size / MB, **{name: seconds * 1e3 for name, seconds in times.items()}}

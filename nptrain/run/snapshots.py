@@ -22,28 +22,35 @@ class Snapshots:
     run          identity of the run
     initializer  called first by the thread that writes, if not None
 
+    lines        the last entries of metrics.jsonl, on all ranks
+
     Each start has files of its own: a process of an earlier start, should one live, writes to another file. Those are
     removed when there is a newer snapshot. Raises InputError if the folder cannot be written or has no room.
     """
 
     def __init__(self, folder=None, run="", arena=None, world=None, initializer=None):
-        self.file, self._pending, self._lines = None, None, deque(maxlen=LINES)
-        self._run, self._older = run, []
-        if folder is None or world.local_rank:
+        self.file, self._pending, self.lines = None, None, deque(maxlen=LINES)
+        self._run, self._older, self._initializer = run, [], initializer
+        self._folder, self._arena, self._world = folder, arena, world
+        self.take_over()
+
+    def take_over(self):
+        """Begin to write, if this is the lowest rank of its host now."""
+        if self._folder is None or self._world.local_rank or self.file:
             return
-        make_folder(folder)
-        self._older, self._layout = files_of(folder, run), layout(arena)
-        self.file = SnapshotFile(folder / f"{run}.{secrets.token_hex(4)}.snapshot", arena)
-        self._thread = ThreadPoolExecutor(1, "snapshot", initializer)
+        make_folder(self._folder)
+        self._older, self._layout = files_of(self._folder, self._run), layout(self._arena)
+        self.file = SnapshotFile(self._folder / f"{self._run}.{secrets.token_hex(4)}.snapshot", self._arena)
+        self._thread = ThreadPoolExecutor(1, "snapshot", self._initializer)
 
     def note(self, entry):
         """Keep an entry of metrics.jsonl for the next snapshots."""
-        self._lines.append(entry)
+        self.lines.append(entry)
 
     def begin(self, phase, iteration, progress):
         """Begin to write the state after `iteration` updates of a phase, with its Progress."""
         if self.file:
-            snapshot = Snapshot(self._run, self._layout, phase, iteration, progress, tuple(self._lines))
+            snapshot = Snapshot(self._run, self._layout, phase, iteration, progress, tuple(self.lines))
             self._pending = self._thread.submit(self._write, snapshot)
 
     def _write(self, snapshot):

@@ -19,7 +19,8 @@ PERIOD = 1.0  # s between looks
 DELAY = 2.0  # s in which ranks that have something to say can say it, before one ends all
 LAST = 10.0  # s after which a rank whose world cannot be ended ends itself
 OF_RANKS = "other ranks"
-COLLECTIVES = ("allgather", "allreduce", "allreduce_by", "allreduce_scalars", "barrier", "bcast", "bcast_array")
+COLLECTIVES = ("allgather", "allreduce", "allreduce_by", "allreduce_scalars", "barrier", "bcast", "bcast_array",
+               "recover")  # fmt: skip
 
 
 class Watchdog:
@@ -36,13 +37,25 @@ class Watchdog:
         self.limit_s, self.iteration, self._world, self._waits, self._tokens = limit_s, 0, world, {}, count()
         self._clock, self._free_since, self._end = 0.0, time.monotonic(), threading.Event()
         self._period, self._thread = min(PERIOD, limit_s / 10), None
-        self._hosts = world.allgather(world.host) if limit_s else []
-        self._own, self._files = None, {}
-        if limit_s and folder:
-            here = [rank for rank, host in enumerate(self._hosts) if host == world.host]
-            self._files = {rank: Path(folder) / f"{run}.{rank}.rank" for rank in here}
+        self._hosts, self._own, self._files = [], None, {}
+        self._path = Path(folder) / f"{run}.{world.rank}.rank" if limit_s and folder else None
+        if self._path:
             with suppress(OSError):
-                self._own = os.open(self._files[world.rank], os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+                self._own = os.open(self._path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        self.ranks_have_changed()
+
+    def ranks_have_changed(self):
+        """The ranks of the world are others now, or have other numbers. All of them call it."""
+        if self.limit_s:
+            before, found = self._files, self._world.allgather((self._world.host, self._path and self._path.name))
+            self._hosts, here = [host for host, _ in found], self._world.host
+            self._files = {
+                rank: self._path.with_name(name)
+                for rank, (host, name) in enumerate(found)
+                if self._path and name and host == here
+            }
+            for path in {*before.values()} - {*self._files.values()}:  # of ranks that have died
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def waiting(self, what):
@@ -68,7 +81,7 @@ class Watchdog:
             self._thread.join()
         if self._own is not None:
             os.close(self._own)
-            self._files[self._world.rank].unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
 
     def _watch(self):
         last = time.monotonic()
