@@ -21,7 +21,7 @@ from mpi.agree import AgreedError
 from nptrain.errors import InputError, TrainingError
 
 COMMANDS = sorted(path.name for path in (PROJECT / "bin").iterdir() if path.is_file() and not path.suffix)
-MEASURED = ["kernels", "step", "inference", "allreduce", "data", "roofline"]  # by bin/bench
+MEASURED = ["kernels", "step", "inference", "allreduce", "data", "roofline", "tiles"]  # by bin/bench
 
 HEAD = f"""
 import sys

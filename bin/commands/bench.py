@@ -7,7 +7,7 @@ mpirun -n 2 bin/bench step         data-parallel training step
 mpirun -n 2 bin/bench allreduce    sums of gradients over ranks, by bucket size
 bin/bench data data/train          decoding, augmentation and the whole loader
 bin/bench roofline --out roof.png  operations against FMA peak and bandwidth
-bin/bench tiles                    register tiles of the kernels, from the L1 cache
+bin/bench tiles                    register tiles alone, from the L1 cache
 """
 
 import json
