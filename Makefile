@@ -6,7 +6,7 @@ ifeq ($(filter $(MPI),$(MPIS)),)
 $(error MPI: found $(MPI), expected one of $(MPIS))
 endif
 
-.PHONY: help setup demo test test-mpi bench lint proto clean
+.PHONY: help setup demo test test-mpi test-faults fuzz bench lint proto clean
 
 PYTHON ?= python3
 VENV := .venv$(filter-out -openmpi,-$(MPI))
@@ -15,7 +15,7 @@ READY := $(VENV)/ready
 DEMO := demo-run
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## the environment: .venv with the pinned packages and an MPI
 
@@ -42,6 +42,12 @@ test: setup lint ## the linter and all tests
 
 test-mpi: setup ## the tests of several ranks; MPI=mpich or MPI=impi: with that MPI, in .venv-mpich or .venv-impi
 	$(BIN)/python -m pytest -m ranks
+
+test-faults: setup ## dead ranks and hosts, full disks and more, injected into real runs (a quarter of an hour)
+	$(BIN)/python -m tests.faults
+
+fuzz: setup ## 10 000 damaged records, and 10 000 damaged runs that are resumed (some minutes)
+	$(BIN)/python -m tests.faults.mutations
 
 bench: setup ## speed of the step, of every kernel, of inference and of the input pipeline (some minutes)
 	bin/bench step

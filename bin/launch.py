@@ -56,8 +56,8 @@ def enter_environment(name):
 
 def run(name, main, argv=None, world=None):
     """Call main(argv, world) and return its exit status: 0; 2 for a user's mistake (one line is printed); 1 for a
-    failure (one line if it is an expected one, else the traceback); 130 when interrupted; 75 if a training shall be
-    started again. A failure on one rank ends all ranks.
+    failure (one line; before it the traceback, if it is not an expected one); 130 when interrupted; 75 if a training
+    shall be started again. A failure on one rank ends all ranks, and its line names the rank and its host.
 
     argv   the command's arguments (None: those of this process)
     world  `mpi.world.World`, or `nptrain.world.Solo` for one process (None: the former if `name` is one of ON_RANKS and
@@ -66,7 +66,7 @@ def run(name, main, argv=None, world=None):
     from mpi.world import connect
     from nptrain.world import Solo
 
-    status, on_all_ranks, line = 0, False, None
+    status, on_all_ranks, line, who = 0, False, None, ""
     try:
         if world is None:
             world = (connect() if name in ON_RANKS else None) or Solo()
@@ -76,13 +76,14 @@ def run(name, main, argv=None, world=None):
         if world is not None and isinstance(error, world.failures):
             world.recover()  # so that those that are left end together
             on_all_ranks = True
-        line = None if line is None else f"{name}: {line}"
-        if line and not (on_all_ranks and world is not None and world.rank):  # else rank 0 prints it
-            print(line, file=sys.stderr)
+        several = world is not None and world.size > 1
+        who = f"{name}: rank {world.rank} on {world.host}: " if several else f"{name}: "
+        if line and not (on_all_ranks and several and world.rank):  # else rank 0 prints it
+            print(f"{name}: {line}" if on_all_ranks else who + line, file=sys.stderr)
     status = flush(name, status)
     if status and world is not None:
         if on_all_ranks:
-            world.end_together(status, line)
+            world.end_together(status, line and who + line)
         else:
             world.end_all(status)
     return status
@@ -106,7 +107,7 @@ def ending(error):
     command.
     """
     from mpi.agree import AgreedError
-    from nptrain.errors import RanksLost, TrainingError
+    from nptrain.errors import RanksLost, TrainingError, printable, shortage
     from nptrain.run.stop import Stopped
 
     match error:
@@ -127,10 +128,10 @@ def ending(error):
             return error.line, error.exit_status, False
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return f"{error.filename or 'the output'} cannot be written: {error.strerror}", 1, False
-        case MemoryError():
-            return f"out of memory: {error}".removesuffix(": "), 1, False
+    if lacks := shortage(error):
+        return f"out of memory: {lacks}", 1, False
     status = getattr(error, "exit_status", None)
     if status is None:
         traceback.print_exception(error)
-        return None, 1, False
+        return printable(f"a fault of the program: {type(error).__name__}: {error}", 1000), 1, False
     return str(error), status, False

@@ -1,15 +1,17 @@
 """Errors that end a command with one line: a user's mistake (exit status 2), a run that fails (1)."""
 
+import errno
 from contextlib import contextmanager
 
 
 class InputError(Exception):
     """A user's mistake, in one line: which file, record, field or flag, what was found, what was expected.
 
-    The message may quote any text: it is made printable, and shortened if it is very long.
+    The message may quote any text: it is made printable, and shortened if it is very long. `errno` is that of the
+    OSError behind it, if there is one.
     """
 
-    exit_status = 2
+    exit_status, errno = 2, None
 
     def __init__(self, message):
         super().__init__(printable(message, 1000))
@@ -34,6 +36,17 @@ def within(place):
         yield
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
+
+
+def shortage(error):
+    """What an exception says of memory that is not there, in words; None if it is about something else."""
+    if isinstance(error, MemoryError):
+        return str(error).rstrip(".") or "the system gives no more"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return str(reason(error))
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "can't start new thread: no room for its stack, or too many processes (ulimit -v, -u)"
+    return None
 
 
 def reason(error):

@@ -1,8 +1,11 @@
-"""Files: written atomically, and read only if they are regular files."""
+"""Files: written atomically, read only if they are regular files, and tried again where that may help."""
 
 import errno
 import os
+import socket
 import stat
+import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +13,29 @@ from nptrain.errors import InputError, reason
 
 MAKE_ROOM = ": make room, or write to another disk"
 OTHER_FOLDER = ": write to another folder"
+# what a network file system gives when its server is away for a moment
+TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+PAUSES = (0.1, 0.4, 1.5, 5.0)  # s before one tries again
+
+
+def retried(action, place):
+    """action(). After an error of TRANSIENT it is tried again, after PAUSES, and a line on stderr says so, with the
+    `place`. Raises what the last try has raised: OSError, or the InputError that `writing` makes of it.
+
+    An action must write a file from its beginning, or it must know that nothing was written: after an fsync that has
+    failed, the system does not have the data any more.
+    """
+    for turn, pause in enumerate(PAUSES):
+        try:
+            return action()
+        except (OSError, InputError) as error:
+            if error.errno not in TRANSIENT:
+                raise
+            if turn == 0:
+                print(f"{place} on {socket.gethostname()}: {os.strerror(error.errno)}: trying again for "
+                      f"{sum(PAUSES):.0f} s", file=sys.stderr, flush=True)  # fmt: skip
+        time.sleep(pause)
+    return action()
 
 
 def check_regular(path):
@@ -18,6 +44,20 @@ def check_regular(path):
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise InputError(f"{path}: cannot be read: not a regular file")
+
+
+def read_small(path, most=1 << 20):
+    """The bytes of a regular file of at most `most` bytes. Raises InputError for another one; OSError."""
+
+    def read():
+        check_regular(path)
+        with open(path, "rb") as file:
+            return file.read(most + 1)
+
+    content = retried(read, path)
+    if len(content) > most:
+        raise InputError(f"{path}: found more than {most} bytes")
+    return content
 
 
 KINDS = {  # the first bytes of files that are given where others are expected, and what they are
@@ -63,7 +103,20 @@ def writing(path):
     except OSError as error:
         advice = {errno.EACCES: OTHER_FOLDER, errno.EPERM: OTHER_FOLDER, errno.EROFS: OTHER_FOLDER,
                   errno.ENOSPC: MAKE_ROOM, errno.EDQUOT: MAKE_ROOM, errno.EFBIG: MAKE_ROOM}  # fmt: skip
-        raise InputError(f"{path}: cannot be written: {reason(error)}{advice.get(error.errno, '')}") from None
+        found = InputError(f"{path}: cannot be written: {reason(error)}{advice.get(error.errno, '')}")
+        found.errno = error.errno
+        raise found from None
+
+
+def write_small(path, content):
+    """Write bytes into a file, replaced whole or not at all, on the disk when this returns. Raises InputError."""
+
+    def write():
+        with atomic_write(path) as file:
+            file.write(content)
+
+    with writing(path):
+        retried(write, path)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from nptrain.run.log import Log
 from nptrain.run.saver import Saver
 from nptrain.run.snapshots import Snapshots
 from nptrain.run.stragglers import Stragglers
+from nptrain.run.stragglers import line as straggler_line
 from nptrain.run.watchdog import Watchdog
 from nptrain.same_state import expect_finite, expect_same_state
 from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
@@ -247,8 +248,8 @@ class Trainer:
         entry = self.log.iteration(iteration, rate, step.loss, step.images_per_s, step.data_wait_s,
                                    smoothed_loss=progress.smoothed_loss, **step.times,
                                    **({"slow": slow} if slow else {}))  # fmt: skip
-        for line in slow:
-            self.log.say(line)
+        for each in slow:
+            self.log.say(straggler_line(each))
         self.snapshots.note(entry)
         self.snapshots.begin(phase.name, iteration + 1, progress)
 

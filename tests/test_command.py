@@ -16,6 +16,10 @@ from types import SimpleNamespace
 import pytest
 from commands import PROJECT, call, run, start
 
+from bin import launch
+from mpi.agree import AgreedError
+from nptrain.errors import InputError, TrainingError
+
 COMMANDS = sorted(path.name for path in (PROJECT / "bin").iterdir() if path.is_file() and not path.suffix)
 MEASURED = ["kernels", "step", "inference", "allreduce", "data", "roofline"]  # by bin/bench
 
@@ -52,7 +56,14 @@ def script(folder, body):
         ("raise InputError('x: found y, expected z')", 2, "script.py: x: found y, expected z\n"),
         ("raise TrainingError('the loss is nan')", 1, "script.py: the loss is nan\n"),
         ("raise MemoryError('7 TiB')", 1, "script.py: out of memory: 7 TiB\n"),
-        ("raise MemoryError", 1, "script.py: out of memory\n"),
+        ("raise MemoryError", 1, "script.py: out of memory: the system gives no more\n"),
+        ("raise OSError(12, 'Cannot allocate memory')", 1, "script.py: out of memory: Cannot allocate memory\n"),
+        (
+            """raise RuntimeError("can't start new thread")""",
+            1,
+            "script.py: out of memory: can't start new thread: no room "
+            "for its stack, or too many processes (ulimit -v, -u)\n",
+        ),
         ("raise KeyboardInterrupt", 130, "script.py: interrupted\n"),
         ("raise SystemExit(3)", 3, ""),
         ("raise SystemExit('the end')", 1, "script.py: the end\n"),
@@ -67,7 +78,33 @@ def test_an_unforeseen_error_shows_its_traceback(tmp_path):
     done = subprocess.run([sys.executable, script(tmp_path, "[][0]")], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
-    assert "IndexError" in done.stderr
+    assert done.stderr.endswith("\nscript.py: a fault of the program: IndexError: list index out of range\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "said"),
+    [
+        (InputError("x: found y"), 1, "train: rank 1 on node-b: x: found y\n"),
+        (MemoryError("7 TiB"), 0, "train: rank 0 on node-b: out of memory: 7 TiB\n"),
+        (KeyboardInterrupt(), 2, "train: rank 2 on node-b: interrupted\n"),
+        (TrainingError("the loss is nan"), 0, "train: the loss is nan\n"),
+        (TrainingError("the loss is nan"), 1, ""),  # of all ranks: one says it
+        (AgreedError("rank 1 on node-b: x: found y", 2), 0, "train: rank 1 on node-b: x: found y\n"),
+        (AgreedError(None, 2), 1, ""),
+    ],
+)
+def test_the_line_of_a_rank_names_it_once(capsys, error, rank, said):
+    ended = []
+    world = SimpleNamespace(rank=rank, size=3, host="node-b", failures=(), end_all=ended.append,
+                            end_together=lambda status, line: ended.append(line))  # fmt: skip
+
+    def main(argv, world):
+        raise error
+
+    launch.run("train", main, [], world)
+    assert capsys.readouterr().err == said
+    if isinstance(error, TrainingError):  # should rank 0 be dead
+        assert ended == [f"train: rank {rank} on node-b: the loss is nan"]
 
 
 def test_a_reader_that_has_gone_is_no_error(tmp_path):

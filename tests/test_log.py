@@ -18,7 +18,9 @@ from nptrain.evaluate import evaluate
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.published import get_recipe
 from nptrain.recipes.schedule import Progress, advance
+from nptrain.run.checkpoint import Checkpoint
 from nptrain.run.log import Log
+from nptrain.run.metrics import forget_after
 from nptrain.world import Solo
 
 
@@ -96,3 +98,17 @@ def test_a_log_is_json_whatever_the_numbers_are(tmp_path):
     iteration, test = (json.loads(line, parse_constant=pytest.fail) for line in lines)
     assert (iteration["lr"], iteration["loss"], iteration["why"]) == (None, 1.0, "not a finite number")
     assert (test["test_loss"], test["top1"], test["why"]) == (None, None, "the scores are not finite")
+
+
+def test_damaged_lines_are_left_out_and_named(tmp_path):
+    """Those after a checkpoint, and one that was being written, in silence; those that were lost are added."""
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"phase": "1", "iteration": n, "loss": 0.5}).encode() + b"\n" for n in range(6)]
+    test = b'{"phase": "1", "iteration": 3, "test_loss": null, "top1": null, "top5": 0.5}\n'
+    bad = [b"\xb5\n", b"[]\n", b"3\n", b'{"phase": "1", "iteration": 1}\n', b'{"phase": "9", "iteration": 1}\n',
+           b'{"phase": "1", "iteration": true, "loss": 1}\n', b'{"phase": "1", "iteration": 1, "top1": "x"}\n',
+           b"[" * 10**5 + b"\n"]  # fmt: skip
+    path.write_bytes(b"".join([lines[0], *bad, *lines[1:3], test, *lines[4:], lines[5][:9]]))
+    said = forget_after(path, Checkpoint(tmp_path, "1", 5), ["1", "2"], [json.loads(line) for line in lines[2:]])
+    assert path.read_bytes() == b"".join([*lines[:3], test, lines[4]])
+    assert said == [f"{path}: line {number}: damaged: left out" for number in range(2, 2 + len(bad))]

@@ -4,7 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import chdir
@@ -16,10 +15,7 @@ from images import make_dataset
 from short_runs import arguments, metrics
 
 from bin.common.run_data import data_of
-from nptrain.errors import InputError
-from nptrain.run import versions
 from nptrain.run.lock import locked
-from nptrain.run.log import Log
 
 BRIEF = ["--phase", "1", "--workers", "1", "--kernels", "numpy", "--set", "1.snapshot=1"]
 HOLD = f"""
@@ -143,114 +139,3 @@ def test_a_start_that_was_killed_may_be_made_again(data, one, tmp_path):
     call("train", *short)
     assert "contains a run already" in call("train", *short, status=2)[1]
     assert len(metrics(folder)) == 2  # an iteration and a test
-
-
-@pytest.mark.parametrize(
-    ("happens", "what"),
-    [
-        ("shutil.rmtree(folder)", "run"),
-        ("folder.rename(folder.with_name('elsewhere'))", "run"),
-        ("(folder / 'metrics.jsonl').unlink()", "run/metrics.jsonl"),
-        ("folder.rename(folder.with_name('elsewhere')), shutil.copytree(folder.with_name('elsewhere'), folder)",
-         "run/metrics.jsonl"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("at", [1, 3])
-def test_a_folder_that_is_gone_ends_the_run(data, tmp_path, monkeypatch, happens, what, at):
-    """After an iteration, or after the last line: a run never ends with "done" without what it names."""
-    folder, ending = tmp_path / "run", Log.end if at == 3 else Log.iteration
-    place, name = ("end", at) if at == 3 else ("iteration", at)
-
-    def gone(self, iteration, *args, **named):
-        result = ending(self, iteration, *args, **named)
-        if iteration == name:
-            eval(happens, {"folder": folder, "shutil": shutil})
-        return result
-
-    monkeypatch.setattr(Log, place, gone)
-    output, errors = call("train", *arguments(data, folder, *BRIEF, "--iterations", "3"), status=2)
-    assert errors == (
-        f"train: {tmp_path}/{what}: removed, renamed or replaced while the run wrote to it; go on with --resume, and "
-        "the folder where it is now\n"
-    )
-    assert "done" not in output
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left <= {"run", "elsewhere"}
-    assert ("run" in left) == ("metrics" in what)
-
-
-def test_a_folder_that_was_renamed_goes_on(data, tmp_path, monkeypatch):
-    folder, iteration = tmp_path / "run", Log.iteration
-
-    def renamed(self, at, *args, **named):
-        if at == 1 and folder.exists():
-            folder.rename(tmp_path / "elsewhere")
-        return iteration(self, at, *args, **named)
-
-    monkeypatch.setattr(Log, "iteration", renamed)
-    call("train", *arguments(data, folder, *BRIEF, "--iterations", "3"), status=2)
-    call("train", "--resume", tmp_path / "elsewhere")
-    assert [entry["iteration"] for entry in metrics(tmp_path / "elsewhere") if "loss" in entry] == [0, 1, 2]
-
-
-def test_other_versions_are_said_and_refused_where_the_bits_would_differ(one, monkeypatch):
-    words = ["--resume", one, "--iterations", "2"]
-    now = versions.package_versions()
-    monkeypatch.setattr(versions, "package_versions", lambda: {**now, "lmdb": "7.1"})
-    output, _ = call("train", *words)
-    assert f"lmdb: 7.1 from here on; the run had {now['lmdb']}\n" in output
-    monkeypatch.setattr(versions, "package_versions", lambda: {**now, "numpy": "7.1", "numba": "7.2"})
-    before = (one / "run.json").read_bytes()
-    _, errors = call("train", *words, status=2)
-    assert errors == (
-        f"train: --resume: the run in {one} would go on with other bits: numpy: found 7.1, expected {now['numpy']}; "
-        f"numba: found 7.2, expected {now['numba']}; --allow-other-bits goes on all the same\n"
-    )
-    assert (one / "run.json").read_bytes() == before
-    monkeypatch.setattr(versions, "_digest", lambda: "f" * 12)
-    _, errors = call("train", *words, status=2)
-    assert "other bits: the sources of kernels and trainer: found ffffffffffff, expected " in errors
-    output, _ = call("train", *words, "--allow-other-bits")
-    assert f"numpy: 7.1 from here on; the run had {now['numpy']}\n" in output
-    call("train", *words)  # it is made with these now
-    monkeypatch.undo()
-    assert "numpy: found " in call("train", *words, status=2)[1]  # the flag was for one start
-    call("train", *words, "--allow-other-bits")
-
-
-def test_what_is_not_known_is_not_compared():
-    now = versions.versions("Some MPI", "avx2")
-    assert versions.expect_made_with({"numpy": None, "gone": "1", "mpi": "Some MPI"}, now, "run", False) == []
-    with pytest.raises(InputError, match="the CPU's instruction set: found avx2, expected avx512f; --allow"):
-        versions.expect_made_with({**now, "instructions": "avx512f"}, now, "run", False)
-    was = {**now, "sources": "0" * 12, "commit": "a" * 40}
-    with pytest.raises(InputError, match=r"found commit \w+ and the run's is aaaaaaaaaa\); --allow"):
-        versions.expect_made_with(was, {**now, "commit": "b" * 40}, "run", False)
-
-
-def test_data_of_other_sizes_are_other_data(data, one, tmp_path):
-    """The same keys, and the same first and last image."""
-    make_dataset(tmp_path / "data", 41, width=36, height=34)
-    before = json.loads((one / "run.json").read_text())
-    facts = before["data"]["train_data"]
-    assert len(facts["list of sizes"]) == 12
-    facts["list of sizes"] = "another"
-    (one / "run.json").write_text(json.dumps(before))
-    _, errors = call("train", "--resume", one, status=2)
-    assert errors.startswith("train: --train-data: the list of sizes: found ")
-    facts.pop("list of sizes")  # of an older version
-    (one / "run.json").write_text(json.dumps(before))
-    call("train", "--resume", one)
-
-
-def test_a_run_json_that_cannot_be_read(one, tmp_path):
-    folder = shutil.copytree(one, tmp_path / "run")
-    entry = json.loads((folder / "run.json").read_text())
-    entry["recipe"]["new"] = 1
-    (folder / "run.json").write_text(json.dumps(entry))
-    _, errors = call("train", "--resume", folder, status=2)
-    assert errors.startswith(f"train: {folder}/run.json: new: found an unknown field, expected one of ")
-    (folder / "run.json").unlink()
-    (folder / "run.json").mkdir()
-    _, errors = call("train", "--resume", folder, status=2)
-    assert errors == f"train: {folder}/run.json: cannot be read: Is a directory\n"

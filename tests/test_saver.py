@@ -1,8 +1,12 @@
 """Checkpoints are written while training goes on, from weights that stand still until the system has them."""
 
 import io
+import os
+import shutil
 import threading
+import tracemalloc
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -154,6 +158,67 @@ def test_what_cannot_be_removed_is_said(saver, monkeypatch):
     monkeypatch.setattr(checkpoint.Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only")))
     saver.save(PHASE, 2, Progress())
     assert "--keep: an older checkpoint could not be removed: " in saver.log.stream.getvalue()
+
+
+def test_a_folder_of_checkpoints_that_was_removed_is_said_once(saver):
+    saver.save(PHASE, 1, Progress())
+    saver.folder.rename(saver.folder.with_name("elsewhere"))
+    for iteration in (2, 3):
+        saver.save(PHASE, iteration, Progress())
+    line = f"{saver.folder}: was removed or renamed: it is made again, without the checkpoints before\n"
+    assert saver.log.stream.getvalue().count(line) == 1
+    assert manifest(saver, 2).exists()
+
+
+def test_memory_is_that_of_the_weights_once_more(saver):
+    saver.save(PHASE, 1, Progress())
+    tracemalloc.start()
+    try:
+        saver.begin(PHASE, 2, Progress())
+        saver.finish()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    largest = max(parameter.w.nbytes for parameter in saver.arena.parameters)
+    assert peak < saver.arena.weights.nbytes + 4 * largest
+
+
+def test_a_death_at_any_moment_leaves_a_whole_checkpoint(saver, tmp_path):
+    """At each fsync and rename of the second checkpoint, before it and after it."""
+    found = []
+    saver.arena.weights[:] = 1
+    saver.save(PHASE, 1, Progress())
+    saver.arena.weights[:] = 2
+    for turn in range(1, 10):
+        for after in (False, True):
+            folder = shutil.copytree(saver.folder, tmp_path / f"{turn}{after}")
+            if not (child := os.fork()):
+                dies_at(turn, after)
+                checkpoint.save(folder, "1", 2, saver.arena, NET, Progress())
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 77
+            last = checkpoint.latest(RECIPE, folder, pytest.fail)
+            assert checkpoint.verify(last) is None
+            checkpoint.load(last, saver.arena)
+            assert (saver.arena.weights == last.iteration).all()
+            saver.arena.weights[:] = 2
+            found.append(last.iteration)
+    assert found == [1] * 15 + [2] * 3  # from the rename of the manifest on
+
+
+def dies_at(turn, after):
+    """The process dies at its `turn`-th fsync or rename, before it or after it."""
+    turns = iter(range(1, turn + 1))
+
+    def calling(function, *args):
+        last = next(turns, None) == turn
+        if last and not after:
+            os._exit(77)
+        function(*args)
+        if last:
+            os._exit(77)
+
+    os.fsync, os.replace = partial(calling, os.fsync), partial(calling, os.replace)
 
 
 def test_other_ranks_write_nothing(saver):

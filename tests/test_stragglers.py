@@ -1,12 +1,16 @@
 """Ranks that are slower than the others for long are named once."""
 
+import json
 from types import SimpleNamespace
 
 from commands import call
 from short_runs import arguments, metrics
 
 from nptrain.run import stragglers
-from nptrain.run.stragglers import ITERATIONS, Stragglers
+from nptrain.run.stragglers import ITERATIONS, Stragglers, line
+
+SLOW = {"rank": 1, "host": "<b>", "iterations": [0, 19], "worker_s": 0.4, "median_s": 0.2,
+        "parts_s": {"images": 0.0, "forward and backward": 0.4}}  # fmt: skip
 
 
 def said(steps, workers=(1, 1, 1), iterations=ITERATIONS):
@@ -23,9 +27,9 @@ def said(steps, workers=(1, 1, 1), iterations=ITERATIONS):
     for iteration in range(iterations):
         times = [{"forward_s": step(iteration), "backward_s": step(iteration), "data_s": 0.0} for step in steps]
         for rank in (*range(1, len(steps)), 0):
-            lines = ranks[rank].after(iteration, times[rank])
-        if lines:
-            found[iteration] = lines
+            slow = ranks[rank].after(iteration, times[rank])
+        if slow:
+            found[iteration] = [line(each) for each in slow]
     return found
 
 
@@ -52,10 +56,25 @@ def test_who_is_not_slow_is_not_named():
 
 
 def test_the_line_is_in_the_log_and_in_the_metrics(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        stragglers.Stragglers, "after", lambda _, iteration, times: ["rank 1 is slow"] * (iteration == 1)
-    )
+    monkeypatch.setattr(stragglers.Stragglers, "after", lambda _, iteration, times: [SLOW] * (iteration == 1))
     words = ["--phase", "1", "--iterations", "3", "--workers", "1", "--threads", "1"]
     output, _ = call("train", *arguments(data, tmp_path / "run", *words))
-    assert output.count("rank 1 is slow\n") == 1
-    assert [entry.get("slow") for entry in metrics(tmp_path / "run")[:3]] == [None, ["rank 1 is slow"], None]
+    assert output.count("rank 1 on <b> is slow: 0.400 s for each of its workers in iterations 0 to 19, ") == 1
+    assert [entry.get("slow") for entry in metrics(tmp_path / "run")[:3]] == [None, [SLOW], None]
+    call("report", tmp_path / "run", "--records", "0")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<h3>Slow ranks</h3>" in page
+    cells = ("1", "&lt;b&gt;", "1", "0 to 19", "0.400", "0.200", "images 0.000, forward and backward 0.400")
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+
+
+def test_a_report_without_slow_ranks_does_not_speak_of_them(data, tmp_path):
+    words = ["--phase", "1", "--iterations", "1", "--workers", "1", "--threads", "1"]
+    call("train", *arguments(data, tmp_path / "run", *words))
+    path = tmp_path / "run" / "metrics.jsonl"
+    call("report", tmp_path / "run", "--records", "0")
+    assert "Slow ranks" not in (tmp_path / "run" / "report.html").read_text()
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text(json.dumps({**json.loads(first), "slow": ["rank 1 is slow"]}) + "\n" + "".join(rest))
+    call("report", tmp_path / "run", "--records", "0")  # as a version before wrote it
+    assert "<td>rank 1 is slow</td>" in (tmp_path / "run" / "report.html").read_text()

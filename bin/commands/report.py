@@ -56,6 +56,7 @@ def main(argv, world):
             raise InputError(f"{run}: found no run.json, expected the folder of a run")
     histories = {run: history.read(run, training_records(run)) for run in args.runs}
     timelines = {run: timeline.read(RunFolder(run).metrics) for run in args.runs}
+    slow = {run: history.slow_ranks(run) for run in args.runs}
 
     from nptrain.report import report  # here: the import takes a second, and mistakes are reported before
 
@@ -64,7 +65,8 @@ def main(argv, world):
         recipe, names, evaluation = evaluated(args, run, recipe, world, report.Evaluation)
         if isinstance(evaluation, str):
             tell(f"{run}: {evaluation}")
-        made.append(report.Run(run, recipe, description_of(run), histories[run], timelines[run], names, evaluation))
+        made.append(report.Run(run, recipe, description_of(run), histories[run], timelines[run], names, evaluation,
+                               slow[run]))  # fmt: skip
     report.write(out, made, args.smooth)
     print(f"{out}, and its figures in {out.with_suffix('')}/")
 

@@ -7,6 +7,7 @@ bin/supervise --restarts 20 -- mpirun -n 8 bin/train --resume runs/photos
 
 import argparse
 import shlex
+import tempfile
 
 from bin.common.arguments import Parser, expect_at_least
 from bin.common.hosts_left import words_left
@@ -37,11 +38,13 @@ def main(argv, world):
     args = parser().parse_args(argv)
     expect_at_least(args, 0, "restarts", "stall")
     expect_at_least(args, 1, "tries")
-    raise SystemExit(supervise(args, Command(args.command)))
+    command = Command(args.command)
+    with tempfile.TemporaryDirectory(prefix="nptrain-hosts-") as folder:
+        raise SystemExit(supervise(args, command, folder))
 
 
-def supervise(args, command):
-    """Run a Command until it is done, or cannot go on. Returns the exit status."""
+def supervise(args, command, folder):
+    """Run a Command until it is done, or cannot go on. Returns the exit status. `folder` is for files with hosts."""
     words, before, tries, error = command.words(), None, 0, None
     for restart in range(args.restarts + 1):
         kills, ended, attempt = memory_kills(), stamp(command.folder), Attempt(words)
@@ -61,7 +64,7 @@ def supervise(args, command):
             tell(f"{failure}; gives up after {_times(restart, 'restart')}; go on with --resume {command.folder}")
             return status or 1
         pause = min(2 ** (tries - 1), LONGEST)
-        words, missing = words_left(command.words(resume=True))
+        words, missing = words_left(command.words(resume=True), folder)
         tell(f"{failure}; {missing}starts again in {pause} s ({restart + 1} of {args.restarts}): {shlex.join(words)}")
         if not attempt.rest(pause):
             return attempt.launcher.status()

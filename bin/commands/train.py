@@ -20,7 +20,8 @@ from bin.common.config import Config
 from bin.common.data_sets import MOST, RunData, add_data_arguments, name_data_sets, read_once
 from bin.common.dry_run import dry_run
 from bin.common.ending import end, finish, holding, seconds
-from bin.common.memory import expect_memory
+from bin.common.known_sum import expect_known_sum
+from bin.common.memory import expect_memory, naming_need
 from bin.common.prepare import add_arguments, kernels_and_cores, tell
 from bin.common.recovery import add_recovery_arguments, find_snapshot, keep_snapshots, watchdog
 from bin.common.start import load_start, origin_of, run_arguments
@@ -30,6 +31,7 @@ from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
 from nptrain.network.resnet import ResNet
+from nptrain.plan.needs import value_bytes
 from nptrain.recipes import photos
 from nptrain.recipes.published import RECIPES
 from nptrain.run.best import read_tests
@@ -133,7 +135,8 @@ def main(argv, world):
     if text is None:
         folder = RunFolder(args.run_dir or f"runs/{recipe.name}")
         held = nullcontext() if args.dry_run else holding(folder, args.resume, world)
-        with Stop(args.time_limit, world.rank).catching() as stop, held as hold:
+        need = naming_need(recipe, args.threads or 1) if args.kernels == "fast" else nullcontext()
+        with Stop(args.time_limit, world.rank).catching() as stop, held as hold, need:
             train(args, world, recipe, choice, folder, stop, hold)
     elif world.rank == 0:
         print(text, end="")
@@ -158,8 +161,7 @@ def train(args, world, recipe, choice, folder, stop, hold):
         phases = [recipe.phase(name).name for name in args.phase.split(",")] if args.phase else None
         if files:
             recipe = files.to_run(recipe, args)
-        if args.seed is None:
-            args.seed = (files.solver.seed if files else None) or 0
+        args.seed = seed_of(args, files)
         check_flags(args)
         train_data = LmdbDataset(args.train_data, recipe.classes)
         val_data = LmdbDataset(args.val_data, recipe.classes) if args.val_data else None
@@ -171,6 +173,7 @@ def train(args, world, recipe, choice, folder, stop, hold):
     ready = kernels_and_cores(args, world, recipe, args.comm_threads)
     if args.kernels == "fast":
         expect_memory(recipe, ready.cores.threads, world)
+    expect_known_sum(world, int(args.bucket_mib * 2**20), value_bytes(recipe))
     network = ResNet.of(recipe, ready.ops, np.dtype(args.dtype))
     network.arena.initialise(args.seed)
     hosts = hosts_of(world, ready, recipe)
@@ -192,6 +195,11 @@ def train(args, world, recipe, choice, folder, stop, hold):
                           partial(log_again, args, recipe, folder, hold))  # fmt: skip
         last = trainer.run(phases, args.iterations, resumed, partial(finish, trainer, folder))
     end(trainer, last, folder, stop)
+
+
+def seed_of(args, files):
+    """That of --seed, of the solver file, or 0."""
+    return args.seed if args.seed is not None else (files.solver.seed if files else None) or 0
 
 
 def hosts_of(world, ready, recipe):

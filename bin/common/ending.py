@@ -13,6 +13,7 @@ from mpi.agree import AgreedError, raise_together
 from nptrain.errors import InputError, TrainingError
 from nptrain.run.end import write_end
 from nptrain.run.lock import locked
+from nptrain.run.metrics import GoneError
 
 TAKE_OVER = 10.0  # s in which the lock of a rank that has died must become free
 
@@ -51,7 +52,7 @@ def holding(folder, resume, world):
             if world.rank == 0:
                 hold(wait_s=0)
                 if not resume:
-                    stack.callback(folder.discard_unused)
+                    stack.push(lambda _, error, __: None if isinstance(error, GoneError) else folder.discard_unused())
         try:
             yield hold
         except TrainingError as error:

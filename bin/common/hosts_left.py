@@ -3,7 +3,6 @@
 import re
 import socket
 import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,9 +17,9 @@ PATIENCE = 20  # s for an answer
 AT_ONCE = 64  # hosts that are asked at once
 
 
-def words_left(words):
+def words_left(words, folder):
     """(the words without hosts that do not answer, a text that names these, or ""). Ranks become fewer in proportion to
-    the slots. Raises InputError if no host is left.
+    the slots; a file of hosts becomes another one, in `folder`. Raises InputError if no host is left.
     """
     place = next((at for at, word in enumerate(words[:-1]) if word in FILES + LISTS), None)
     if place is None:
@@ -39,7 +38,7 @@ def words_left(words):
         return words, ""
     if not left:
         raise InputError(f"{words[place]}: no host answers: {', '.join(alive)}")
-    words = [*words[: place + 1], ",".join(left) if listed else _file(left), *words[place + 2 :]]
+    words = [*words[: place + 1], ",".join(left) if listed else _file(left, folder), *words[place + 2 :]]
     count = next((at for at, word in enumerate(words[:-1]) if word in COUNTS and words[at + 1].isdecimal()), None)
     if count is not None:
         ranks = int(words[count + 1]) * sum(map(_slots, left)) // sum(map(_slots, lines))
@@ -73,7 +72,7 @@ def _slots(line):
     return int(found[1] or found[2]) if found else 1
 
 
-def _file(lines):
-    with tempfile.NamedTemporaryFile("w", prefix="nptrain-hosts-", delete=False) as file:
-        file.write("\n".join(lines) + "\n")
-    return file.name
+def _file(lines, folder):
+    path = Path(folder) / "hosts"
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)

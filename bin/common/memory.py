@@ -1,10 +1,11 @@
 """Whether a run fits into the memory of its hosts."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from mpi.agree import raise_together
-from nptrain.errors import InputError
+from nptrain.errors import InputError, shortage
 from nptrain.plan.needs import memory_bytes
 
 GB = 1e9
@@ -23,6 +24,20 @@ def expect_memory(recipe, threads, world):
             who = f"{ranks} ranks need" if ranks > 1 else "this process needs"
             raise InputError(f"memory of {world.host}: {who} {need / GB:.1f} GB, found {found / GB:.1f} GB available; "
                              + "; ".join(helps(recipe, threads, ranks, found)))  # fmt: skip
+
+
+@contextmanager
+def naming_need(recipe, threads):
+    """An error of the block that means that memory is short also says what a rank needs, and what there is."""
+    need = needed_bytes(recipe, threads)
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        asked = shortage(error)
+        if asked is None:
+            raise
+        raise MemoryError(f"{asked}; a rank needs {need / GB:.1f} GB in all, {available_bytes() / GB:.1f} GB are left; "
+                          + "; ".join(helps(recipe, threads, 1, need / 2))) from None  # fmt: skip
 
 
 def largest(recipe):

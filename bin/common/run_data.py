@@ -6,7 +6,8 @@ from pathlib import Path
 
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
-from nptrain.run.run_folder import RunFolder, found_from
+from nptrain.files import read_small
+from nptrain.run.run_folder import MOST, RunFolder, found_from
 
 
 def description_of(folder):
@@ -15,7 +16,7 @@ def description_of(folder):
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_small(path, MOST))
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):

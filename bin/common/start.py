@@ -70,12 +70,11 @@ def load_start(args, recipe, phases, folder, arena, names=None, data=None, newes
                      f"{newest.host}")  # fmt: skip
         if args.compress != "none":
             lines.append(f"--compress {args.compress}: what rounding had left over is lost: other bits from here on")
-        forget_after(folder.metrics, checkpoint, names, newest.snapshot.lines)
+        lines += forget_after(folder.metrics, checkpoint, names, newest.snapshot.lines)
         return checkpoint, lines
     if checkpoint:
         checkpoint = load(checkpoint, arena)
-        forget_after(folder.metrics, checkpoint, names)
-        return checkpoint, lines
+        return checkpoint, lines + forget_after(folder.metrics, checkpoint, names)
     forget_after(folder.metrics, None, phases)
     checkpoint, first_lines = _load_first(args, recipe, recipe.phase(phases[0]), folder, arena, names)
     return checkpoint, lines + first_lines

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from nptrain.errors import InputError, printable, reason
-from nptrain.files import check_regular, other_kind
+from nptrain.files import check_regular, other_kind, retried
 
 VARINT, I64, LEN, I32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which Caffe has never used
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -51,8 +51,11 @@ class _Source:
         self.file, self.fields = file, MAX_FIELDS
 
     def read(self, at, size):
-        self.file.seek(at)
-        content = self.file.read(size)
+        def read():
+            self.file.seek(at)
+            return self.file.read(size)
+
+        content = retried(read, self.file.name)
         if len(content) < size:
             raise WireError(f"the file ends within the {size} bytes at {at}")
         return content
@@ -124,8 +127,12 @@ class Message:
 
     def read_into(self, memory):
         """Fill the writable memoryview of bytes `memory`, as long as the message."""
-        self._source.file.seek(self.begin)
-        if self._source.file.readinto(memory) < len(memory):
+
+        def read():
+            self._source.file.seek(self.begin)
+            return self._source.file.readinto(memory)
+
+        if retried(read, self._source.file.name) < len(memory):
             raise WireError(f"the file ends within the {len(memory)} bytes at {self.begin}")
 
     def _varint(self, at):

@@ -13,7 +13,7 @@ from nptrain.data.classes import write_classes
 from nptrain.data.datum import MAX_PIXELS, decode, parse_datum
 from nptrain.data.lmdb_file import LmdbError, leaves
 from nptrain.errors import InputError, reason
-from nptrain.files import MAKE_ROOM, sync_folder, writing
+from nptrain.files import MAKE_ROOM, retried, sync_folder, writing
 
 MAX_RECORD = 3 * MAX_PIXELS + (1 << 16)  # bytes: three raw planes, and the fields around them
 # A Datum as protobuf writes it, field by field: what is before its pixels and their size, and what is behind them.
@@ -44,7 +44,7 @@ class LmdbDataset:
             if not data.is_file():  # a pipe would wait for its writer
                 data.stat()
                 raise InputError(f"{path}: not an LMDB: {data} is not a file")
-            self._file = open(data, "rb", buffering=0)  # noqa: SIM115, as long as the data set lives
+            self._file = retried(lambda: open(data, "rb", buffering=0), data)  # noqa: SIM115, as long as it lives
             for keys, offsets, sizes in leaves(self._file):
                 for key in keys:
                     self._keys += key
@@ -81,13 +81,16 @@ class LmdbDataset:
         """The sizes of all records in bytes, int64 in order, as bytes."""
         return self._sizes.tobytes()
 
+    def _read(self, size, at):
+        return retried(lambda: os.pread(self._file.fileno(), size, at), self._file.name)
+
     def datum(self, index):
         """The Datum of record `index`."""
         where = self.where(index)
         if self._sizes[index] > MAX_RECORD:
             raise InputError(f"{where}: found {self._sizes[index]} bytes, expected at most {MAX_RECORD}")
         try:
-            record = os.pread(self._file.fileno(), self._sizes[index], self._offsets[index])
+            record = self._read(self._sizes[index], self._offsets[index])
         except OSError as error:
             raise InputError(f"{where}: cannot be read: {error.strerror}") from None
         return parse_datum(record, where)
@@ -96,10 +99,10 @@ class LmdbDataset:
         """The label of record `index`. Its pixels are not read, unless the record's fields are in an unusual order."""
         offset, size = self._offsets[index], self._sizes[index]
         with suppress(OSError):  # which `datum` reports
-            head = HEAD.match(os.pread(self._file.fileno(), min(size, HEAD_BYTES), offset))
+            head = HEAD.match(self._read(min(size, HEAD_BYTES), offset))
             behind = head.end() + _number(head[1]) if head else size
             if 0 < size - behind <= TAIL_BYTES:
-                tail = TAIL.fullmatch(os.pread(self._file.fileno(), size - behind, offset + behind))
+                tail = TAIL.fullmatch(self._read(size - behind, offset + behind))
                 if tail and len(tail[1]) <= 4:  # not negative
                     return _number(tail[1])
         return self.datum(index).label

@@ -9,6 +9,8 @@ import os
 
 import numpy as np
 
+from nptrain.files import retried
+
 MAGIC, VERSION = 0xBEEFC0DE, 1
 HEADER = 16  # bytes of a page: number u64, unused u16, flags u16, end of the pointers u16, begin of the nodes u16
 BRANCH, LEAF, META = 1, 2, 8  # flags of a page
@@ -33,14 +35,14 @@ def leaves(file):
 
     Raises LmdbError if the file is not an LMDB, cut short or damaged; OSError.
     """
-    return _Tree(file.fileno()).walk()
+    return _Tree(file).walk()
 
 
 class _Tree:
     """The main B-tree of the last whole transaction."""
 
-    def __init__(self, descriptor):
-        self.descriptor, self.file_bytes = descriptor, os.fstat(descriptor).st_size
+    def __init__(self, file):
+        self.file, self.file_bytes = file, os.fstat(file.fileno()).st_size
         first = self._meta(0)
         self.page_bytes = int(first["free"]["page_bytes"])
         if self.page_bytes not in (512 << k for k in range(7)):
@@ -56,8 +58,11 @@ class _Tree:
             raise LmdbError(f"found an LMDB with flags {meta['main']['flags']:#x}, expected none, as Caffe writes it")
         self.seen = bytearray(self.pages)
 
+    def _read(self, size, at):
+        return retried(lambda: os.pread(self.file.fileno(), size, at), self.file.name)
+
     def _meta(self, at):
-        found = os.pread(self.descriptor, _META.itemsize, at)
+        found = self._read(_META.itemsize, at)
         if len(found) < _META.itemsize:
             raise LmdbError(f"not an LMDB: data.mdb has only {self.file_bytes} bytes")
         meta = np.frombuffer(found, _META)[0]
@@ -87,7 +92,7 @@ class _Tree:
         if not 2 <= number < self.pages or self.seen[number] or depth > MAX_DEPTH:
             raise LmdbError(f"damaged: a reference to page {number}")
         self.seen[number] = 1
-        page = np.frombuffer(os.pread(self.descriptor, self.page_bytes, number * self.page_bytes), np.uint8)
+        page = np.frombuffer(self._read(self.page_bytes, number * self.page_bytes), np.uint8)
         if len(page) < self.page_bytes:
             raise LmdbError(f"cut short in page {number}")
         flags, lower, upper = page[10:HEADER].view("<u2").tolist()

@@ -10,6 +10,7 @@ from nptrain.run.run_folder import RunFolder, recipe_of
 
 ITERATION = ("loss", "lr", "images_per_s")  # numbers of an iteration's entry
 TEST = ("test_loss", "top1", "top5")
+SLOW = ("phase", "host", "rank", "iterations", "s for a worker", "median of all ranks", "of which")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,26 @@ def _numbers(entry):
         raise KeyError("top1")
     values = [np.nan if entry.get(name) is None else float(entry[name]) for name in kind]
     return phase, kind, [updates + (kind == ITERATION), *values]
+
+
+def slow_ranks(folder):
+    """Rows of texts for the ranks that were slow, in a table under SLOW: from the field `slow` of metrics.jsonl. Raises
+    InputError for a metrics.jsonl that is missing or damaged.
+    """
+    return [row for rows in metrics.read(RunFolder(folder).metrics, _slow) for row in rows]
+
+
+def _slow(entry):
+    rows = []
+    for each in entry.get("slow", ()):
+        if isinstance(each, str):  # a version before this one wrote lines
+            rows.append((entry["phase"], each, *("" for _ in SLOW[2:])))
+            continue
+        first, last = each["iterations"]
+        parts = ", ".join(f"{name} {float(part):.3f}" for name, part in each["parts_s"].items())
+        seconds = (f"{float(each[name]):.3f}" for name in ("worker_s", "median_s"))
+        rows.append((entry["phase"], each["host"], each["rank"], f"{first} to {last}", *seconds, parts))
+    return rows
 
 
 def best_test(phases):

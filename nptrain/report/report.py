@@ -7,7 +7,7 @@ import numpy as np
 
 from nptrain.recipes.recipe import Recipe
 from nptrain.report import curves_plot, report_plot
-from nptrain.report.history import best_test
+from nptrain.report.history import SLOW, best_test
 from nptrain.report.page import Page
 from nptrain.report.predictions import Predictions
 from nptrain.report.timeline import median
@@ -32,7 +32,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Run:
-    """A run. `names` are those of its classes; `evaluation` is an Evaluation, or says why there is none."""
+    """A run. `names` are those of its classes; `evaluation` is an Evaluation, or says why there is none; `slow` are
+    rows of `history.slow_ranks`.
+    """
 
     label: str
     recipe: Recipe
@@ -41,6 +43,7 @@ class Run:
     timelines: list
     names: list
     evaluation: Evaluation | str
+    slow: list = ()
 
 
 def write(path, runs, window):
@@ -149,6 +152,10 @@ def _time(page, run, prefix):
     with page.inside("div", "grid"):
         page.figure(f"{prefix}time", lambda: report_plot.shares(spent), "Rank 0's time in a step, by phase")
         page.figure(f"{prefix}step", lambda: report_plot.timeline(step), "A step of median duration, on rank 0")
+    if run.slow:
+        page.text("h3", "Slow ranks")
+        page.text("p", "Each is listed once, when it had needed more than 1.5 times the median for long.", "soft")
+        page.table(run.slow, SLOW)
 
 
 def _evaluation(page, run, prefix):

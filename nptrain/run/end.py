@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nptrain.errors import InputError
-from nptrain.files import atomic_write, writing
+from nptrain.files import read_small, write_small, writing
 from nptrain.run.checkpoint import of_manifest, verify
 
 NAME = "end.json"
@@ -16,8 +16,7 @@ def write_end(folder, checkpoint=None, error=None):
     ended.
     """
     path, manifest = Path(folder) / NAME, checkpoint and str(checkpoint.manifest.relative_to(folder))
-    with writing(path), atomic_write(path) as file:
-        file.write(json.dumps({"error": error} if error else {"manifest": manifest}).encode() + b"\n")
+    write_small(path, json.dumps({"error": error} if error else {"manifest": manifest}).encode() + b"\n")
 
 
 def forget_end(folder):
@@ -52,7 +51,7 @@ def is_done(folder):
 
 
 def _read(folder):
-    with suppress(OSError, ValueError):
-        entry = json.loads((Path(folder) / NAME).read_bytes())
+    with suppress(OSError, ValueError, InputError):
+        entry = json.loads(read_small(Path(folder) / NAME))
         return entry if isinstance(entry, dict) else {}
     return {}

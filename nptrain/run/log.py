@@ -9,7 +9,7 @@ from math import isfinite, nan
 from pathlib import Path
 from statistics import harmonic_mean
 
-from nptrain.files import atomic_write, writing
+from nptrain.files import write_small, writing
 from nptrain.run.metrics import MetricsFile
 
 TOP5_CLASSES = 6  # the fewest of which top-5 says anything
@@ -92,8 +92,7 @@ class Log:
         if self.file:
             path = self.file.path.with_name("best.json")
             entry = {**test._asdict(), "weights": weights and str(weights)}
-            with writing(path), atomic_write(path) as file:
-                file.write(json.dumps(entry, indent=2).encode() + b"\n")
+            write_small(path, json.dumps(entry, indent=2).encode() + b"\n")
 
     def saving(self, checkpoint):
         """A Checkpoint begins to be written."""

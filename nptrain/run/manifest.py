@@ -9,25 +9,26 @@ from math import isfinite
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
-from nptrain.files import atomic_write
+from nptrain.files import read_small, retried, write_small
 
 FIELDS = {"phase": str, "iteration": int, "losses": list, "files": dict, "prefix": str, "sha256": str}
 OPTIONAL = {"losses", "prefix", "sha256"}  # versions before this one wrote no losses, and no checksum
 
 
 def write_manifest(path, entry, files):
-    """Write `entry`, a dictionary of FIELDS, with sizes and checksums of `files`; replaced whole or not at all."""
+    """Write `entry`, a dictionary of FIELDS, with sizes and checksums of `files`; replaced whole or not at all. Raises
+    InputError if it cannot be written, OSError if the files cannot be read.
+    """
     sizes = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in files}
     entry = {**entry, "files": sizes}
-    with atomic_write(path) as file:
-        file.write(json.dumps({**entry, "sha256": _own(entry)}, indent=2).encode() + b"\n")
+    write_small(path, json.dumps({**entry, "sha256": _own(entry)}, indent=2).encode() + b"\n")
 
 
 def read_manifest(path):
     """The entry of a manifest. Raises InputError, in one line, where it is damaged or is no manifest."""
     path = Path(path)
     try:
-        entry = json.loads(path.read_bytes(), parse_constant=_refuse)
+        entry = json.loads(read_small(path), parse_constant=_refuse)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
     except (ValueError, RecursionError):
@@ -74,5 +75,9 @@ def _refuse(constant):
 
 def sha256(path):
     """The checksum of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def read():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return retried(read, path)

@@ -1,11 +1,17 @@
 """A run's metrics.jsonl: a line for each iteration and each test."""
 
+import errno
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
-from nptrain.files import atomic_write, writing
+from nptrain.files import retried, write_small, writing
+
+
+class GoneError(InputError):
+    """The metrics.jsonl of a run, or its folder, is not where the run has written it."""
 
 
 class MetricsFile:
@@ -23,17 +29,20 @@ class MetricsFile:
         self.expect_there()
         with writing(self.path):
             while line:  # a disk with little room takes a part of it
-                line = line[self.file.write(line) :]
+                line = line[retried(partial(self.file.write, line), self.path) :]
 
     def expect_there(self):
-        """Raise InputError unless the file is at its path."""
+        """Raise GoneError unless the file is at its path."""
         try:
-            there = os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
-        except (FileNotFoundError, NotADirectoryError):
+            with writing(self.path):
+                there = os.path.samestat(retried(partial(os.stat, self.path), self.path), os.fstat(self.file.fileno()))
+        except InputError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
             there = False
         if not there:
             what = self.path if self.path.parent.exists() else self.path.parent
-            raise InputError(f"{what}: removed, renamed or replaced while the run wrote to it; go on with --resume, "
+            raise GoneError(f"{what}: removed, renamed or replaced while the run wrote to it; go on with --resume, "
                              "and the folder where it is now")  # fmt: skip
 
     def close(self):
@@ -77,28 +86,35 @@ def read(path, parse):
 
 def forget_after(path, checkpoint, phases, lines=(), tested=False):
     """Remove the lines of a metrics.jsonl that were written after a checkpoint (None: all), and an incomplete last one.
-    Then add those of the entries `lines` that should come next, but were lost.
+    Then add those of the entries `lines` that should come next, but were lost. Returns lines for the log, which name
+    those that are damaged, and are left out.
 
     A checkpoint of n updates is saved after the line of iteration n - 1 and before that of a test after n, which
     remains if `tested`.
     """
-    path, kept, last = Path(path), [], ()
+    path, kept, last, said = Path(path), [], (), []
     if not path.is_file() and not lines:
-        return
+        return []
     end = (phases.index(checkpoint.phase), checkpoint.iteration + 0.5 * tested) if checkpoint else ()
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.is_file() else (), 1):
         try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if _place(entry, phases) <= end:
-            kept.append(line + "\n")
-            last = _place(entry, phases)
-    kept += [json.dumps(entry) + "\n" for entry in lines if last < _place(entry, phases) <= end]
-    with writing(path), atomic_write(path) as file:
-        file.write("".join(kept).encode())
+            place = _place(json.loads(line), phases)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if line.endswith(b"\n"):  # else it was being written
+                said.append(f"{path}: line {number}: damaged: left out")
+            continue
+        if place <= end:
+            kept.append(line.rstrip() + b"\n")
+            last = place
+    kept += [json.dumps(entry).encode() + b"\n" for entry in lines if last < _place(entry, phases) <= end]
+    write_small(path, b"".join(kept))
+    return said
 
 
 def _place(entry, phases):
-    """What orders the entries of a run, and its checkpoints."""
+    """What orders the entries of a run, and its checkpoints. Raises ValueError, KeyError or TypeError if it is none."""
+    numbers = [entry[name] for name in ("loss", "test_loss", "top1", "top5") if name in entry]
+    known = all(type(number) in (int, float, type(None)) for number in numbers)
+    if type(entry["iteration"]) is not int or not numbers or not known:
+        raise TypeError
     return phases.index(entry["phase"]), entry["iteration"] + (1 if "loss" in entry else 0.5)

@@ -7,12 +7,13 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
-from nptrain.errors import InputError, reason, within
-from nptrain.files import atomic_write, check_regular, clear_temporary, writing
+from nptrain.errors import InputError, reason
+from nptrain.files import clear_temporary, read_small, write_small, writing
 from nptrain.recipes.recipe import from_dict, to_dict
 from nptrain.run.end import forget_end
 from nptrain.run.versions import expect_made_with
 
+MOST = 64 << 20  # bytes of a run.json, which has a line for each of thousands of ranks
 # arguments that name what a run reads
 FILES = ("data", "train_data", "val_data", "weights", "weights_run", "snapshot", "config")
 
@@ -51,7 +52,7 @@ class RunFolder:
         if not self.description.exists():
             raise InputError(f"--resume: {self.description} does not exist, expected a run to continue")
         with _expect_description(self.description):
-            before = json.loads(self.description.read_bytes())
+            before = _read_json(self.description)
             given = before["arguments"]
             paths = {flag: found_from(before.get("directory"), given[flag]) for flag in FILES if given.get(flag)}
             return {"data": {}, **before, "recipe": from_dict(before["recipe"]),
@@ -95,8 +96,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         forget_end(self.path)
         self.clear_temporary(recipe)
-        with writing(self.description), atomic_write(self.description) as file:
-            file.write(json.dumps(entry, indent=2).encode() + b"\n")
+        write_small(self.description, json.dumps(entry, indent=2).encode() + b"\n")
 
     def clear_temporary(self, recipe):
         """Remove what writers have left that died in the middle of a file; the lock keeps others away."""
@@ -136,8 +136,7 @@ def recipe_of(path):
 def recipe_in(description):
     """The recipe in a run.json. Raises InputError if it cannot be read, or is none."""
     with _expect_description(description):
-        check_regular(description)
-        return from_dict(json.loads(Path(description).read_bytes())["recipe"])
+        return from_dict(_read_json(description)["recipe"])
 
 
 def classes_of(path):
@@ -146,21 +145,26 @@ def classes_of(path):
     if not description.is_file():
         return None
     with _expect_description(description):
-        names = json.loads(description.read_bytes()).get("classes")
+        names = _read_json(description).get("classes")
         if names is not None and not (names and all(isinstance(name, str) for name in names)):
             raise ValueError
         return names
+
+
+def _read_json(description):
+    return json.loads(read_small(description, MOST))
 
 
 @contextmanager
 def _expect_description(path):
     """Raise InputError for an exception of the block that means that `path` is not a run.json, or cannot be read."""
     try:
-        with within(path):
-            yield
+        yield
+    except InputError as error:
+        raise error if str(error).startswith(f"{path}: ") else InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {reason(error)}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: not the description of a run") from None
 
 

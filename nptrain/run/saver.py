@@ -3,11 +3,13 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from nptrain.errors import InputError, TrainingError
+from nptrain.files import retried
 from nptrain.recipes.recipe import Recipe
 from nptrain.run import checkpoint
 from nptrain.run.best import Test, best_of
@@ -46,6 +48,7 @@ class Saver:
 
     def __enter__(self):
         self._thread = ThreadPoolExecutor(1, "checkpoint", self.initializer)
+        self._there = self.folder.is_dir()
         return self
 
     def __exit__(self, *_):
@@ -74,23 +77,29 @@ class Saver:
         self.finish()
         manifest = checkpoint.Checkpoint(self.folder, phase.name, iteration).manifest
         if self.world.rank == 0 and not (missing and manifest.exists()):
-            self._start(phase, iteration, progress)
+            self._start(phase, iteration, progress, waits=True)
             self.finish(may_fail=False)
         self.world.barrier()
 
-    def _start(self, phase, iteration, progress):
+    def _start(self, phase, iteration, progress, waits=False):
         best = best_of(self.tests)
         self.log.saving(checkpoint.Checkpoint(self.folder, phase.name, iteration, prefix=phase.snapshot_prefix))
         self._copied.clear()
-        self._running = self._thread.submit(self._write, phase, iteration, progress, best and best[:2])
+        self._running = self._thread.submit(self._write, phase, iteration, progress, best and best[:2], waits)
 
-    def _write(self, phase, iteration, progress, best):
-        """(the Checkpoint, why older ones could not be removed or None), on the thread."""
+    def _write(self, phase, iteration, progress, best, waits):
+        """(the Checkpoint, what is wrong with older ones or None), on the thread. If the training `waits`, the arena
+        stands still, and an attempt may be repeated.
+        """
         problem = None
+        if self._there and not self.folder.is_dir():
+            problem = f"{self.folder}: was removed or renamed: it is made again, without the checkpoints before"
+        arguments = (self.arena, self.net, progress, phase.snapshot_prefix, self._copied.set)
+        save = partial(checkpoint.save, self.folder, phase.name, iteration, *arguments)
         try:
             with self.watchdog.waiting("a checkpoint to be written"):
-                saved = checkpoint.save(self.folder, phase.name, iteration, self.arena, self.net, progress,
-                                        phase.snapshot_prefix, self._copied.set)  # fmt: skip
+                saved = retried(save, self.folder) if waits else save()
+                self._there = True
                 if self.keep:
                     try:
                         checkpoint.remove_older(self.recipe, self.folder, self.keep, best)

@@ -20,8 +20,9 @@ class Stragglers:
         self._sums, self._count = dict.fromkeys(PARTS, 0.0), 0
 
     def after(self, iteration, times):
-        """Add the times of an iteration (`Step.times`). Returns a line for each rank that has been slow for ITERATIONS,
-        the same on all ranks.
+        """Add the times of an iteration (`Step.times`). Returns for each rank that has been slow for ITERATIONS what
+        `line` makes a line of, the same on all ranks: its rank, host and the first and last iteration; seconds for one
+        of its workers, the median of all ranks, and of its seconds those for each of PARTS.
         """
         for name, fields in PARTS.items():
             self._sums[name] += sum(times.get(field, 0.0) for field in fields)
@@ -33,13 +34,19 @@ class Stragglers:
         self._sums, self._count = dict.fromkeys(PARTS, 0.0), 0
         found = self._world.allgather(mine and (self._world.host, mine))
         needed = {rank: sum(each[1].values()) for rank, each in enumerate(found) if each}
-        usual, lines = median_low(needed.values()), []
+        usual, slow = median_low(needed.values()), []
         for rank, seconds in needed.items():
             if seconds > max(SLOW * usual, LEAST_S) and rank not in self._named:
                 self._named.add(rank)
                 host, parts = found[rank]
-                spent = ", ".join(f"{name} {part:.3f} s" for name, part in parts.items())
-                lines.append(f"rank {rank} on {host} is slow: {seconds:.3f} s for each of its workers in iterations "
-                             f"{iteration + 1 - ITERATIONS} to {iteration}, the median of all ranks is {usual:.3f} s: "
-                             f"{spent}")  # fmt: skip
-        return lines
+                slow.append({"rank": rank, "host": host, "iterations": [iteration + 1 - ITERATIONS, iteration],
+                             "worker_s": seconds, "median_s": usual, "parts_s": parts})  # fmt: skip
+        return slow
+
+
+def line(slow):
+    """A line of the log for an entry that `Stragglers.after` has returned."""
+    spent = ", ".join(f"{name} {part:.3f} s" for name, part in slow["parts_s"].items())
+    first, last = slow["iterations"]
+    return (f"rank {slow['rank']} on {slow['host']} is slow: {slow['worker_s']:.3f} s for each of its workers in "
+            f"iterations {first} to {last}, the median of all ranks is {slow['median_s']:.3f} s: {spent}")  # fmt: skip
