@@ -107,6 +107,13 @@ def test_the_line_of_a_rank_names_it_once(capsys, error, rank, said):
         assert ended == [f"train: rank {rank} on node-b: the loss is nan"]
 
 
+def test_too_few_addresses_are_refused_before_a_library_hangs():
+    words = ["bash", "-c", 'ulimit -v 600000; exec "$@"', "bash", PROJECT / "bin" / "train", "--list-recipes"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "train: ulimit -v: found 614 MB, expected at least 700, or unlimited\n"
+
+
 def test_a_reader_that_has_gone_is_no_error(tmp_path):
     path = script(tmp_path, "for _ in range(100_000): print('a long line of output, more than a pipe holds')")
     process = subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
