@@ -8,6 +8,7 @@ launcher. If NPTRAIN_PYTHON is set, the command is not restarted.
 import errno
 import importlib
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -17,13 +18,17 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
 TRY_AGAIN = 75  # as in nptrain/run/stop.py, which cannot be imported yet
+LEAST_BYTES = 700e6  # of addresses: NumPy, Numba, LLVM and MPI, without a network
 ON_RANKS = ("train", "evaluate", "bench")  # commands that run on several ranks; the others are one process
 
 
 def launch(name):
     """Run the command `name` with the arguments of this process, and end the process."""
     enter_environment(name)
+    if name in ON_RANKS:
+        expect_address_space(name)
     sys.path[0] = str(PROJECT)  # instead of bin/
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's own threads: the kernels have theirs
     os.environ["MPLBACKEND"] = "agg"  # pictures are files; that of a notebook is not here
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have what the terminal's encoding has not
 
@@ -51,6 +56,15 @@ def enter_environment(name):
         os.execv(python, [str(python), *sys.argv])
     if find_spec("numba") is None:
         print(f"{name}: no environment in {VENV}: run `make setup` first", file=sys.stderr)
+        sys.exit(2)
+
+
+def expect_address_space(name):
+    """End the process where `ulimit -v` allows too little: LLVM would abort, and OpenBLAS try again for ever."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_BYTES:
+        print(f"{name}: ulimit -v: found {limit / 1e6:.0f} MB, expected at least {LEAST_BYTES / 1e6:.0f}, or unlimited",
+              file=sys.stderr)  # fmt: skip
         sys.exit(2)
 
 

@@ -11,6 +11,7 @@ from kernels.jit import parallel_jit
 from kernels.layout import BF16
 from kernels.pair_weight_gradient import pair_weight_gradient
 from kernels.ranges import nth_range
+from kernels.registers import HELD
 from kernels.scratch import PARTIAL_DW, scratch
 from kernels.scratch_sizes import partial_dw
 from kernels.sizes import convolved_size
@@ -61,6 +62,8 @@ def _outer_for(lanes, pitch):
     literals inside the kernel, and part of its key in the cache.
     """
 
+    blocks = HELD.outer_blocks
+
     @parallel_jit
     def _outer(x, dy, dw, partial, stride, pad, rows, cols, k_parts):
         """The gradient of weights of each piece, a range of rows of dy.
@@ -87,15 +90,22 @@ def _outer_for(lanes, pitch):
             pf[piece * size + k_first * k_size : piece * size + k_last * k_size] = 0
             for top in range(h_first, h_last, band):
                 bottom = min(top + band, h_last)
-                k_count = k_last - k_first
-                for pair in range(k_count * c_blocks):
+                groups = (k_last - k_first + blocks - 1) // blocks
+                for pair in range(groups * c_blocks):
                     if k_is_outer:
-                        k, c = k_first + pair // c_blocks, pair % c_blocks
+                        k, c = k_first + pair // c_blocks * blocks, pair % c_blocks
                     else:
-                        k, c = k_first + pair % k_count, pair // k_count
-                    add_rows(
-                        lanes, 1, pitch, 1, xf, c * h_in * x_row, h_in, w_in,
-                        yf, k * h_out * y_row, 0, top, bottom, w_out, images,
-                        pf, piece * size + k * k_size + c * pair_size, 0, stride, pad, rows, cols)  # fmt: skip
+                        k, c = k_first + pair % groups * blocks, pair // groups
+                    if k + blocks <= k_last:
+                        add_rows(
+                            lanes, blocks, pitch, 1, xf, c * h_in * x_row, h_in, w_in,
+                            yf, k * h_out * y_row, h_out * y_row, top, bottom, w_out, images,
+                            pf, piece * size + k * k_size + c * pair_size, k_size, stride, pad, rows, cols)  # fmt: skip
+                    else:
+                        for k1 in range(k, k_last):
+                            add_rows(
+                                lanes, 1, pitch, 1, xf, c * h_in * x_row, h_in, w_in,
+                                yf, k1 * h_out * y_row, 0, top, bottom, w_out, images,
+                                pf, piece * size + k1 * k_size + c * pair_size, 0, stride, pad, rows, cols)  # fmt: skip
 
     return _outer

@@ -30,20 +30,21 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, *,
     return y
 
 
-def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None, *, winograd="auto"):
+def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None, made=None, *, winograd="auto"):
     """[relu](conv_forward [+ residual]): a convolution with its batch norm folded into w and bias.
 
     residual     activation of y's shape (None: nothing is added)
     relu         whether negative values become 0
+    made         a dict in which the kernel keeps what it makes of w, for the next call with the same w, if it is given
 
     The other arguments, the result and errors are those of `conv_forward`.
     """
     expect_activations(x=(x, 5))
     epilogue = bias_epilogue(x.dtype, bias, residual, relu)
-    return _convolved(x, w, stride, pad, out, epilogue, False, winograd)[0]
+    return _convolved(x, w, stride, pad, out, epilogue, False, winograd, made)[0]
 
 
-def _convolved(x, w, stride, pad, out, epilogue, sums, winograd):
+def _convolved(x, w, stride, pad, out, epilogue, sums, winograd, made=None):
     """(y, the epilogue's sums as `convolve` returns them), after all shapes are checked."""
     expect_stored(w=(w, 6))
     rows, cols, lanes, _ = w.shape[2:]
@@ -56,4 +57,4 @@ def _convolved(x, w, stride, pad, out, epilogue, sums, winograd):
     bias = epilogue.bias
     expect(bias.size in (0, shape[0] * 16), f"bias is {bias.shape}, expected ({shape[0] * 16},)")
     expect(epilogue.residual.size in (0, y.size), f"a residual of {epilogue.residual.size} values, expected {y.size}")
-    return y, convolve(x, w, y, stride, -pad, 1, 1, False, epilogue, sums, winograd)
+    return y, convolve(x, w, y, stride, -pad, 1, 1, False, epilogue, sums, winograd, made)

@@ -8,12 +8,13 @@ import functools
 
 import numba
 
-from kernels.division import TILES, is_pointwise, part_count, pointwise_piece
+from kernels.division import is_pointwise, part_count, pointwise_piece
 from kernels.epilogue import apply_epilogue, reduce_pieces, with_sums
 from kernels.jit import inlined_jit, parallel_jit
 from kernels.layout import BF16
 from kernels.operands import weights_operand
 from kernels.ranges import nth_range
+from kernels.registers import TILE
 from kernels.scratch_sizes import transposed_weights
 from kernels.taps import taps
 from kernels.tiles import product_tile
@@ -21,7 +22,7 @@ from kernels.winograd import winograd_convolve
 from kernels.winograd_division import convolution_pieces, uses_winograd
 
 
-def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, sums=False, winograd="auto"):
+def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, sums=False, winograd="auto", made=None):
     """y[k, h, w, n] (+)= sum over c and taps of x[c, tap's pixel, n] * w[k, c, tap]; x, w, y as `layout` stores them.
 
     A tap's row (and column) in x is (h * scale + offset + direction * tap) / divisor, where that is a row of x.
@@ -33,6 +34,7 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, s
     epilogue     an `Epilogue`, applied to y
     sums         return the epilogue's sums over all pixels, float64 (2, channels); else None
     winograd     the mode of `uses_winograd`
+    made         a dict that keeps what is made of w for the next call with the same w (None: it is made again)
     """
     backward = direction < 0
     shape = transposed_weights(w.shape) if backward else w.shape
@@ -40,21 +42,20 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, s
     stride, pad = scale * divisor, abs(offset)  # one of scale and divisor is 1
     bf16 = x.dtype == BF16
     by_winograd = uses_winograd(winograd, shape, y.shape, stride, pad, bf16)
-    pieces = convolution_pieces(shape, y.shape, stride, pad, by_winograd, bf16)
+    pieces = convolution_pieces(shape, y.shape, stride, pad, by_winograd)
     if sums:
         epilogue = with_sums(epilogue, k_blocks, pieces)
-    w = weights_operand(w, backward, x.dtype, by_winograd)
+    w = weights_operand(w, backward, x.dtype, by_winograd, made)
     if by_winograd:
-        winograd_convolve(x, w, y, backward, accumulate, epilogue)
+        winograd_convolve(x, w, y, backward, accumulate, epilogue, made)
     else:
-        tile = TILES[x.dtype.type]
-        k_parts = part_count(-(-k_blocks // tile.blocks), pieces)
+        k_parts = part_count(-(-k_blocks // TILE.blocks), pieces)
         if is_pointwise(shape, stride, pad):
             x, y = x.reshape(c_blocks, -1), y.reshape(k_blocks, -1)
-            kernel, piece = _pointwise_for(*tile), pointwise_piece(y.shape[1] // 16, bf16)
+            kernel, piece = _pointwise_for(*TILE), pointwise_piece(y.shape[1] // 16)
             kernel(x, w.reshape(-1), y, piece, pieces, k_parts, accumulate, epilogue)
         else:
-            kernel = _convolve_for(w.shape[4] * w[0, 0, 0, 0, 0].size // 16, x.shape[4], *tile)
+            kernel = _convolve_for(w.shape[4] * w[0, 0, 0, 0, 0].size // 16, x.shape[4], *TILE)
             kernel(x, w.reshape(-1), y, scale, offset, direction, divisor, rows, cols, k_parts, accumulate, epilogue)
     return reduce_pieces(epilogue.sums, epilogue.pieces) if sums else None
 

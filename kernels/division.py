@@ -4,26 +4,12 @@ The words are those of the package's docstring. Shapes are as `layout` stores ar
 """
 
 import math
-from typing import NamedTuple
-
-import numpy as np
-
-
-class Tile(NamedTuple):
-    """A register tile of a convolution: its pixels, those of the tile for the rest, and its blocks of outputs."""
-
-    pixels: int
-    few: int
-    blocks: int
-
 
 TASKS = 56  # of a kernel, at least, where the shape allows
 PIECES = 14  # of the pixels of each block in batch norm; of the rows of a map in a gradient of weights, at most
-PIXELS = 16  # of a register tile in float32: a usual batch is a multiple of it
-TILES = {np.float32: Tile(PIXELS, 4, 1), np.uint16: Tile(6, 4, 4)}  # by the type of x's elements; uint16 holds bf16
 PAIR_BLOCKS = 2  # of outputs, in a register tile of a gradient of weights in bf16
 # pixels of a piece of a pointwise convolution: they stay in a core's cache while all outputs are computed from them
-POINTWISE_PIXELS = {np.float32: 64, np.uint16: 96}
+POINTWISE_PIXELS = 96
 PARTIAL_BYTES = 2 << 20  # of the sums of a piece in a gradient of weights: they stay in a core's L2 cache
 
 PAIR_PIXELS = 800  # at most, of a row that a task copies for a pointwise gradient of weights in bf16
@@ -41,19 +27,18 @@ def is_pointwise(w, stride, pad):
     return w[2] == w[3] == stride == 1 and pad == 0 and w[4] == 16
 
 
-def pointwise_piece(pixels, bf16=False):
+def pointwise_piece(pixels):
     """Pixels of a piece of a pointwise convolution of maps with `pixels` in all images."""
-    most = POINTWISE_PIXELS[np.uint16 if bf16 else np.float32]
-    return most if pixels >= most * TASKS / 2 else most // 2
+    return POINTWISE_PIXELS if pixels >= POINTWISE_PIXELS * TASKS / 2 else POINTWISE_PIXELS // 2
 
 
-def direct_pieces(w, y, stride, pad, bf16=False):
+def direct_pieces(w, y, stride, pad):
     """Pieces of a direct convolution's result: rows, or where it is pointwise, ranges of all pixels."""
     _, height, width, images, _ = y
     if not is_pointwise(w, stride, pad):
         return height
     pixels = height * width * images
-    return -(-pixels // pointwise_piece(pixels, bf16))
+    return -(-pixels // pointwise_piece(pixels))
 
 
 def flattened(shape, bf16=False):

@@ -64,6 +64,13 @@ def prefetch(builder, pointer, write=False):
     builder.call(function, [builder.bitcast(pointer, byte)] + [ir.Constant(I32, v) for v in (int(write), 3, 1)])
 
 
+def keep_order(builder):
+    """Loads above this stay above it, and those below stay below: LLVM takes this for code that may write any memory.
+    It is no instruction.
+    """
+    builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+
+
 def loop(builder, count, carried, body):
     """for i in range(count): carried = body(i, carried), all in registers. Returns the last `carried`.
 

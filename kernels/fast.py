@@ -12,11 +12,11 @@ from kernels.check import expect
 from kernels.conv_backward_data import conv_backward_data
 from kernels.conv_backward_weights import conv_backward_weights
 from kernels.conv_forward import conv_forward, conv_inference
+from kernels.images import pack_images
 from kernels.layout import (
     STORED,
     activation_shape,
     pack,
-    pack_images,
     pack_vector,
     pack_weights,
     scaled_weights,

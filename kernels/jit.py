@@ -9,6 +9,7 @@ import numba
 import kernels.cache  # noqa: F401  (before anything is compiled)
 
 jit = numba.njit(nogil=True, cache=True)
+uncached_jit = numba.njit(nogil=True)  # its assembly can be read
 parallel_jit = numba.njit(nogil=True, cache=True, parallel=True)
 # for small functions on many arrays, whose passing would cost more than their work
 inlined_jit = numba.njit(nogil=True, cache=True, inline="always")

@@ -78,20 +78,6 @@ def unpack(x, channels):
     return np.ascontiguousarray(x.transpose(3, 0, 4, 1, 2).reshape(n, blocks * lanes, h, w)[:, :channels])
 
 
-def pack_images(pixels, mean, scale, dtype=np.float32, out=None):
-    """uint8 pixels (N, 3, H, W) -> (pixel - mean) * scale, an activation, written to `out` if given. `mean`: a value
-    for each channel. `dtype`: float32, or BF16 for bf16.
-    """
-    n, c, h, w = pixels.shape
-    if out is None:
-        out = np.zeros(activation_shape(n, c, h, w), dtype)
-    table = (np.arange(256) - np.asarray(mean, np.float64)[:, None]) * scale
-    for channel, values in enumerate(stored_as(table.astype(np.float32), out.dtype)):
-        out[0, ..., channel] = values[pixels[:, channel].transpose(1, 2, 0)]
-    out[0, ..., c:] = 0  # the partner of an odd channel in bf16
-    return out
-
-
 def pack_weights(w):
     """(K, C, R, S) -> stored weights, float32."""
     k, c, r, s = w.shape

@@ -62,7 +62,7 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
     return _into(out, y)
 
 
-def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None):
+def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None, made=None):
     """[relu](conv_forward [+ residual]): a convolution with its batch norm folded into w and bias."""
     y = conv_forward(x, w, bias, stride, pad)
     if residual is not None:

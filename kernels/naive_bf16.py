@@ -82,7 +82,7 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
     return _into(out, y)
 
 
-def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None):
+def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=None, made=None):
     """`naive.conv_inference`, rounded before bias, residual and ReLU, and after them."""
     y = _wide(conv_forward(x, w, None, stride, pad)) + bias[:, None, None]
     if residual is not None:

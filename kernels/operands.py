@@ -6,22 +6,24 @@ import numpy as np
 from kernels.jit import parallel_jit
 from kernels.layout import BF16
 from kernels.pairs import pair_of, store_pairs
-from kernels.scratch import PAIR_WEIGHTS, TRANSPOSED_WEIGHTS, scratch
+from kernels.scratch import PAIR_WEIGHTS, TRANSPOSED_WEIGHTS, kept, scratch
 from kernels.scratch_sizes import pair_weights, transposed_weights
 from kernels.vector import load, splat, store
 
 
-def weights_operand(w, backward, dtype, by_winograd):
+def weights_operand(w, backward, dtype, by_winograd, made=None):
     """Stored float32 weights as a convolution of an input of `dtype` needs them. They may lie in working memory, valid
     until the next call.
 
     backward     exchange inputs and outputs; few inputs are filled up to a block
     by_winograd  by Winograd's algorithm, whose operands are float32
+    made         a dict that keeps pairs for the next call with the same weights; None: they are made again
     """
     if dtype == BF16 and not by_winograd:
-        pairs = scratch(PAIR_WEIGHTS, pair_weights(w.shape, backward))
-        kernel = _pair_transposed if backward else _pair
-        kernel(w.reshape(*w.shape[:2], -1, *w.shape[4:]), pairs.reshape(-1))
+        pairs, empty = kept(PAIR_WEIGHTS, pair_weights(w.shape, backward), made)
+        if empty:
+            kernel = _pair_transposed if backward else _pair
+            kernel(w.reshape(*w.shape[:2], -1, *w.shape[4:]), pairs.reshape(-1))
         return pairs
     if not backward:
         return w

@@ -6,19 +6,30 @@ from typing import NamedTuple
 from llvmlite.binding import get_host_cpu_features
 
 
+class Tile(NamedTuple):
+    """A register tile of a convolution: its pixels, those of the tile for the rest, and its blocks of outputs."""
+
+    pixels: int
+    few: int
+    blocks: int
+
+
 class Registers(NamedTuple):
-    """The vectors of sums that a register tile holds: of a convolution, of a gradient of weights."""
+    """What register tiles hold: vectors of sums of a convolution, and of a gradient of weights, each of which belong to
+    so many blocks of outputs.
+    """
 
     products: int
+    product_blocks: int
     outer: int
+    outer_blocks: int
 
 
-# An AVX-512 core has 32 registers of 16 floats. Measured on Zen 4, with all operands in the L1 cache: in bf16, 6 pixels
-# x 4 blocks of outputs reach 98 % of the peak, 14 x 2 90 %, 8 x 2 86 %, 16 x 1 73 %, as every broadcast of two numbers
-# takes an instruction; in float32, where it is a part of the FMA, 16 x 1 reach 99 %, 14 x 2 89 %, 8 x 2 82 %.
+# An AVX-512 core has 32 registers of 16 floats. With several blocks of outputs, a number of the input is loaded once
+# for all of them: a core with two FMA units would wait for its loads otherwise (docs/performance.md).
 # One with AVX2 has 16 of 8 floats: 6 sums take 12, weights 2 and a broadcast value 1; not tuned further.
 # Elsewhere LLVM splits a vector of 16 into smaller ones: 16 registers of 4 floats hold 2 sums and their operands.
-TABLE = {"avx512f": Registers(24, 16), "avx2": Registers(6, 6), "any": Registers(2, 2)}
+TABLE = {"avx512f": Registers(24, 4, 16, 4), "avx2": Registers(6, 1, 6, 1), "any": Registers(2, 1, 2, 1)}
 
 
 def _features():
@@ -38,3 +49,4 @@ def has_bf16():
 
 
 HELD = TABLE[instruction_set()]
+TILE = Tile(HELD.products // HELD.product_blocks, min(4, HELD.products), HELD.product_blocks)

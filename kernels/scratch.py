@@ -46,6 +46,18 @@ def scratch(purpose, shape):
     return held[:size].reshape(shape)
 
 
+def kept(purpose, shape, made=None):
+    """(`scratch(purpose, shape)`, True): an array to fill. With `made`, a dict, it is made once and kept there, and
+    later calls return (the same array, False).
+    """
+    if made is None:
+        return scratch(purpose, shape), True
+    empty = purpose not in made
+    if empty:
+        made[purpose] = aligned(math.prod(shape), purpose.dtype).reshape(shape)
+    return made[purpose], empty
+
+
 def held_bytes():
     """{name of the purpose: bytes} of all working memory that is held now."""
     return {purpose.name: array.nbytes for purpose, array in _held.items()}

@@ -29,6 +29,8 @@ from kernels.winograd_division import (
     weight_gradient_tiling,
 )
 
+KEPT = (PAIR_WEIGHTS, WINOGRAD_WEIGHTS)  # by an inference: made of weights alone, in `conv_inference`
+
 
 def forward(w, y, stride, pad, threads, winograd="auto", sums=True, bf16=False):
     """The need of `conv_forward` with statistics, or without `sums` of `conv_inference`, on so many threads, of an
@@ -52,7 +54,7 @@ def _convolution(stored, w, y, stride, pad, threads, winograd, sums, bf16):
     if bf16 and not by_winograd:
         found[PAIR_WEIGHTS] = pair_weights(stored, stored is not w)
     if sums:
-        found[EPILOGUE_SUMS] = epilogue_sums(w[0], convolution_pieces(w, y, stride, pad, by_winograd, bf16))
+        found[EPILOGUE_SUMS] = epilogue_sums(w[0], convolution_pieces(w, y, stride, pad, by_winograd))
     return found
 
 

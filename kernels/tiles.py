@@ -20,6 +20,7 @@ from kernels.emit import (
     const,
     fma,
     if_set,
+    keep_order,
     literals,
     load_vector,
     loop,
@@ -123,6 +124,8 @@ def product_tile(ctx, pixels, blocks, lanes, pitch, x, x0, x_block, x_row, x_col
                         value = kind.value(builder, moved(builder, xt, p * pitch_ + lane))
                         for k in range(B):
                             sums[i * B + k] = kind.add(builder, value, weights[k], sums[i * B + k])
+                    if B > 1:
+                        keep_order(builder)  # or LLVM loads for many lanes ahead, and runs out of registers
                 return sums
 
             zeros = [ir.Constant(V16, None)] * len(out)

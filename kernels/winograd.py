@@ -9,13 +9,13 @@ gradient of weights uses the transposed maps in reverse order.
 
 import numba
 
-from kernels.division import PIXELS
-from kernels.jit import jit, parallel_jit
+from kernels.jit import inlined_jit, jit, parallel_jit
 from kernels.layout import BF16
-from kernels.scratch import scratch
+from kernels.registers import HELD
+from kernels.scratch import WINOGRAD_WEIGHTS, kept, scratch
 from kernels.scratch_sizes import winograd_convolution, winograd_weight_gradient
 from kernels.tiles import outer_tile, product_tile
-from kernels.winograd_division import POINTS, convolution_tiling, fits_cache, weight_gradient_tiling
+from kernels.winograd_division import PIECE, POINTS, convolution_tiling, fits_cache, weight_gradient_tiling
 from kernels.winograd_tiles import (
     apply_epilogue_to_tiles,
     transform_gradient,
@@ -25,19 +25,24 @@ from kernels.winograd_tiles import (
     transform_weights_back,
 )
 
+PRODUCT_BLOCKS, OUTER_BLOCKS = HELD.product_blocks, HELD.outer_blocks  # of outputs, in a register tile
 
-def winograd_convolve(x, w, y, flip, accumulate, epilogue):
+
+def winograd_convolve(x, w, y, flip, accumulate, epilogue, made=None):
     """y (+)= the 3x3 convolution of x, padded by 1, with w, all arrays as `layout` stores them. Of x in bf16, weights
     are rounded to bf16 as well; all that is computed of both is float32.
 
     flip        rotate w by 180 degrees: for the gradient of data
     accumulate  add to y
     epilogue    an `Epilogue`, applied to y
+    made        as in `convolve`
     """
     tiling = convolution_tiling(w.shape, y.shape)
     need = winograd_convolution(w.shape, y.shape, numba.get_num_threads())
-    u, v, m = (scratch(purpose, shape) for purpose, shape in need.items())
-    transform_weights(w.reshape(-1), u.reshape(-1), tiling.k_blocks, tiling.c_blocks, flip, x.dtype == BF16)
+    u, empty = kept(WINOGRAD_WEIGHTS, need.pop(WINOGRAD_WEIGHTS), made)
+    if empty:
+        transform_weights(w.reshape(-1), u.reshape(-1), tiling.k_blocks, tiling.c_blocks, flip, x.dtype == BF16)
+    v, m = (scratch(purpose, shape) for purpose, shape in need.items())
     kernel = _in_cache if fits_cache(w.shape) else _in_phases
     kernel(x.reshape(-1), u.reshape(-1), y.reshape(-1), v, m, tiling, accumulate, epilogue)
 
@@ -58,7 +63,7 @@ def _in_cache(x, u, y, v, m, tiling, accumulate, epilogue):
     u           transformed weights (36, k_blocks, c_blocks, 16, 16), flat
     v, m        working memory for the points of a task's tiles: of the input (threads, 36 x_plane), of the result
                 (threads, 36 y_plane)
-    tiling      a `Tiling`, whose tiles_at_once is PIXELS
+    tiling      a `Tiling`, whose tiles_at_once is PIECE
     accumulate  add to y
     epilogue    an `Epilogue`
     """
@@ -70,7 +75,7 @@ def _in_cache(x, u, y, v, m, tiling, accumulate, epilogue):
         for c in range(tiling.c_blocks):
             transform_input(x, c, tiling, first, last, vs, c * at_once * 16)
         for point in range(POINTS):
-            for k in range(tiling.k_blocks):
+            for k in range(0, tiling.k_blocks, PRODUCT_BLOCKS):
                 _multiply(vs, ms, u, point, k, tiling)
         for k in range(tiling.k_blocks):
             transform_output(ms, k * at_once * 16, tiling, y, k, first, last, accumulate)
@@ -86,14 +91,15 @@ def _in_phases(x, u, y, v, m, tiling, accumulate, epilogue):
     vs, ms = v[0], m[0]
     at_once = tiling.tiles_at_once
     for task in numba.prange(tiling.c_blocks * tiling.pieces):
-        c, first = task // tiling.pieces, task % tiling.pieces * PIXELS
-        last = min(first + PIXELS, tiling.tiles)
+        c, first = task // tiling.pieces, task % tiling.pieces * PIECE
+        last = min(first + PIECE, tiling.tiles)
         transform_input(x, c, tiling, first, last, vs, (c * at_once + first) * 16)
-    for task in numba.prange(POINTS * tiling.k_blocks):
-        _multiply(vs, ms, u, task // tiling.k_blocks, task % tiling.k_blocks, tiling)
+    groups = (tiling.k_blocks + PRODUCT_BLOCKS - 1) // PRODUCT_BLOCKS
+    for task in numba.prange(POINTS * groups):
+        _multiply(vs, ms, u, task // groups, task % groups * PRODUCT_BLOCKS, tiling)
     for task in numba.prange(tiling.k_blocks * tiling.pieces):
         k, piece = task // tiling.pieces, task % tiling.pieces
-        first, last = piece * PIXELS, min(piece * PIXELS + PIXELS, tiling.tiles)
+        first, last = piece * PIECE, min(piece * PIECE + PIECE, tiling.tiles)
         transform_output(ms, (k * at_once + first) * 16, tiling, y, k, first, last, accumulate)
         apply_epilogue_to_tiles(epilogue, y, k, tiling, first, last, piece)
 
@@ -112,10 +118,10 @@ def _in_rounds(x, dy, dw, v, m, du, tiling):
     c_blocks, k_blocks, at_once = tiling.c_blocks, tiling.k_blocks, tiling.tiles_at_once
     for begin in range(0, tiling.tiles, at_once):
         count = min(at_once, tiling.tiles - begin)
-        pieces = (count + PIXELS - 1) // PIXELS
+        pieces = (count + PIECE - 1) // PIECE
         for task in numba.prange((c_blocks + k_blocks) * pieces):
-            block, first = task // pieces, task % pieces * PIXELS
-            last = min(first + PIXELS, count)
+            block, first = task // pieces, task % pieces * PIECE
+            last = min(first + PIECE, count)
             if block < c_blocks:
                 at = (block * at_once + first) * 16
                 transform_input(x, block, tiling, begin + first, begin + last, v, at)
@@ -123,21 +129,49 @@ def _in_rounds(x, dy, dw, v, m, du, tiling):
                 block -= c_blocks
                 at = (block * at_once + first) * 16
                 transform_gradient(dy, block, tiling, begin + first, begin + last, m, at)
-        for task in numba.prange(POINTS * k_blocks):
-            point, k = task // k_blocks, task % k_blocks
+        groups = (k_blocks + OUTER_BLOCKS - 1) // OUTER_BLOCKS
+        for task in numba.prange(POINTS * groups):
+            point, k = task // groups, task % groups * OUTER_BLOCKS
             for c in range(c_blocks):
-                outer_tile(16, 1, 16, v, point * tiling.x_plane + c * at_once * 16, 0,
-                           m, point * tiling.y_plane + k * at_once * 16, 0, 0,
-                           du, (task * c_blocks + c) * 256, 0, 1, count)  # fmt: skip
+                if k + OUTER_BLOCKS <= k_blocks:
+                    _outer_product(OUTER_BLOCKS, v, m, du, point, k, c, count, tiling)
+                else:
+                    for last in range(k, k_blocks):
+                        _outer_product(1, v, m, du, point, last, c, count, tiling)
     transform_weights_back(du, dw, k_blocks, c_blocks)
+
+
+@inlined_jit
+def _outer_product(blocks, v, m, du, point, k, c, count, tiling):
+    """du[point, k, c] += sum over `count` tiles of v[point, c, tile] m[point, k, tile], for `blocks` of outputs from k
+    on, a literal. Arrays are flat.
+    """
+    at_once, du_k = tiling.tiles_at_once, tiling.c_blocks * 256
+    outer_tile(
+        16, blocks, 16, v, point * tiling.x_plane + c * at_once * 16, 0,
+        m, point * tiling.y_plane + k * at_once * 16, at_once * 16, 0,
+        du, (point * tiling.k_blocks + k) * du_k + c * 256, du_k, 1, count)  # fmt: skip
 
 
 @jit
 def _multiply(v, m, u, point, k, tiling):
-    """m[point, k, tile] = sum over c of v[point, c, tile] u[point, k, c], for all tiles in v. Arrays are flat."""
+    """m[point, k, tile] = sum over c of v[point, c, tile] u[point, k, c], for all tiles in v and PRODUCT_BLOCKS from k
+    on, or those that are left. Arrays are flat.
+    """
+    blocks = PRODUCT_BLOCKS if k + PRODUCT_BLOCKS <= tiling.k_blocks else 1
+    for first in range(k, min(k + PRODUCT_BLOCKS, tiling.k_blocks), blocks):
+        for tile in range(0, tiling.tiles_at_once, PIECE):
+            if blocks == 1:
+                _product(1, v, m, u, point, first, tile, tiling)
+            else:
+                _product(PRODUCT_BLOCKS, v, m, u, point, first, tile, tiling)
+
+
+@inlined_jit
+def _product(blocks, v, m, u, point, k, tile, tiling):
+    """The same of PIECE tiles and the `blocks` of outputs, a literal."""
     c_blocks, at_once = tiling.c_blocks, tiling.tiles_at_once
-    for tile in range(0, at_once, PIXELS):
-        product_tile(
-            PIXELS, 1, 16, 16, v, point * tiling.x_plane + tile * 16, at_once * 16, 0, 0,
-            u, (point * tiling.k_blocks + k) * c_blocks * 256, 0, 256, 0, 0,
-            m, point * tiling.y_plane + (k * at_once + tile) * 16, 0, c_blocks, 1, 1, False)  # fmt: skip
+    product_tile(
+        PIECE, blocks, 16, 16, v, point * tiling.x_plane + tile * 16, at_once * 16, 0, 0,
+        u, (point * tiling.k_blocks + k) * c_blocks * 256, c_blocks * 256, 256, 0, 0,
+        m, point * tiling.y_plane + (k * at_once + tile) * 16, at_once * 16, c_blocks, 1, 1, False)  # fmt: skip

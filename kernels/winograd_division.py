@@ -6,9 +6,10 @@ Shapes are as `layout` stores arrays: w of weights, y of a result.
 from typing import NamedTuple
 
 from kernels.check import expect
-from kernels.division import PIXELS, direct_pieces
+from kernels.division import direct_pieces
 
 MODES = ("auto", "always", "never")
+PIECE = 16  # tiles of a piece: a usual batch is a multiple of it
 POINTS = 36  # of a tile: the 6x6 numbers that its transform has
 CACHED_CHANNELS = 128  # at most, for the transformed tiles of a task to stay in a core's cache
 ROUND_BYTES = 8 << 20  # of the transformed tiles of a round
@@ -20,7 +21,7 @@ class Tiling(NamedTuple):
     height, width, images   of the maps; those of the input and of the result are of one size
     c_blocks, k_blocks      of the input, of the result
     tiles                   of the result, in all images
-    pieces                  of the result: `PIXELS` tiles each
+    pieces                  of the result: `PIECE` tiles each
     tiles_at_once           tiles that working memory holds: those of a task, of a round, or all
     x_plane, y_plane        floats from one point to the next in the transformed input, in that of the result
     """
@@ -59,12 +60,12 @@ def winograd_is_faster(w, y, bf16=False):
     direct = (3 * height - 2) * (3 * width - 2) * images  # the taps that meet an image
     tiles = _tile_count(y)
     most = 3 / 8 if bf16 else 2 / 3
-    return POINTS * tiles < most * direct and tiles >= 2 * PIXELS and min(w[:2]) >= 2
+    return POINTS * tiles < most * direct and tiles >= 2 * PIECE and min(w[:2]) >= 2
 
 
-def convolution_pieces(w, y, stride, pad, by_winograd, bf16=False):
+def convolution_pieces(w, y, stride, pad, by_winograd):
     """Pieces of a convolution's result."""
-    return convolution_tiling(w, y).pieces if by_winograd else direct_pieces(w, y, stride, pad, bf16)
+    return convolution_tiling(w, y).pieces if by_winograd else direct_pieces(w, y, stride, pad)
 
 
 def fits_cache(w):
@@ -74,14 +75,14 @@ def fits_cache(w):
 
 def convolution_tiling(w, y):
     """The Tiling of a convolution: of the forward pass, or of the gradient of data."""
-    pieces = -(-_tile_count(y) // PIXELS)
-    return _tiling(w, y, PIXELS if fits_cache(w) else pieces * PIXELS)
+    pieces = -(-_tile_count(y) // PIECE)
+    return _tiling(w, y, PIECE if fits_cache(w) else pieces * PIECE)
 
 
 def weight_gradient_tiling(w, y):
     """The Tiling of a gradient of weights: rounds of equally many tiles, as near to ROUND_BYTES as that allows."""
     tiles = _tile_count(y)
-    most = max(PIXELS, ROUND_BYTES // (POINTS * 64 * max(w[:2])) // PIXELS * PIXELS)
+    most = max(PIECE, ROUND_BYTES // (POINTS * 64 * max(w[:2])) // PIECE * PIECE)
     return _tiling(w, y, -(-tiles // -(-tiles // most)))
 
 
@@ -91,7 +92,7 @@ def _tiling(w, y, tiles_at_once):
     tiles = _tile_count(y)
     # 16 floats more than needed, so that the points of a tile do not all belong to one set of the cache
     planes = ((blocks * tiles_at_once + 1) * 16 for blocks in (c_blocks, k_blocks))
-    return Tiling(height, width, images, c_blocks, k_blocks, tiles, -(-tiles // PIXELS), tiles_at_once, *planes)
+    return Tiling(height, width, images, c_blocks, k_blocks, tiles, -(-tiles // PIECE), tiles_at_once, *planes)
 
 
 def _tile_count(y):

@@ -2,37 +2,42 @@
 
 deaths.py POINT:TURN:RANK[,...] arguments of bin/train
 
-The rank of that number kills itself when it comes to a point of POINTS for the TURN-th time, from 1.
+The rank of that number kills itself when it comes to a point of POINTS for the TURN-th time, from 1. At the point
+"late" it does not die, but learns of another's death when others have done the update that it comes to.
 """
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bin.commands import train
 from bin.launch import run
-from mpi.ulfm import SurvivingWorld
+from mpi.ulfm import RankDied, SurvivingWorld
 from mpi.world import connect
 from nptrain import recovery, step
 from nptrain import train as loop
 from nptrain.run import checkpoint
 
-POINTS = {"sum": (SurvivingWorld, "allreduce_by"), "update": (step, "update"), "test": (loop, "evaluate"),
-          "checkpoint": (checkpoint, "save"), "recovery": (SurvivingWorld, "recover"),
+POINTS = {"sum": (SurvivingWorld, "allreduce_by"), "update": (step, "update"), "late": (step, "update"),
+          "test": (loop, "evaluate"), "checkpoint": (checkpoint, "save"), "recovery": (SurvivingWorld, "recover"),
           "agreement": (recovery, "share_state"), "finish": (train, "finish")}  # fmt: skip
 
 
 def dies_in(point, turns):
-    """At these turns this rank dies before it does what is at the point."""
+    """At these turns this rank dies, or is late, before it does what is at the point."""
     owner, name = POINTS[point]
     action, turn = getattr(owner, name), 0
 
     def deadly(*args, **options):
         nonlocal turn
         turn += 1
+        if turn in turns and point == "late":
+            time.sleep(0.5)
+            raise RankDied(point)
         if turn in turns:
             os.kill(os.getpid(), signal.SIGKILL)
         return action(*args, **options)

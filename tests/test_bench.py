@@ -1,12 +1,15 @@
 """bin/bench: tables, counts and sums that add up, one line for a mistake; what is measured is the machine's."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
-from commands import call
+from commands import PROJECT, call
 
 from kernels import cpu, fast
-from nptrain.bench import against, convolutions, data, roofline, step
+from nptrain.bench import against, convolutions, data, roofline, step, tiles
 from nptrain.bench.shapes import Shape, convolution_flops, distinct_shapes, inference_flops, step_flops
 from nptrain.bench.timing import samples
 from nptrain.errors import InputError
@@ -50,6 +53,24 @@ def test_samples_are_taken_in_turn():
     found = samples({name: lambda name=name: order.append(name) or len(order) for name in "ab"}, 2, warm_up=2)
     assert "".join(order) == "aabb" + "abab"
     assert found == {"a": [5, 7], "b": [6, 8]}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_tiles(precision):
+    result = tiles.measure(1, precision)
+    assert [row["tile"] for row in result["rows"]][-2:] == ["16x2-dw", "16x4-dw"]
+    assert all(row["of_peak"] > 0 for row in result["rows"])
+    with pytest.raises(InputError, match="--assembly: found '7x7', expected one of 16x1, 8x2, "):
+        tiles.assembly("7x7", precision)
+
+
+def test_a_tile_keeps_its_sums_in_registers():
+    features = "+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx2,+fma,+bmi2"
+    environment = {**os.environ, "NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": features}
+    words = [sys.executable, PROJECT / "bin" / "bench", "tiles", "--assembly", "6x4"]
+    code = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert code.count("vfmadd") == 16 * 24
+    assert code.count("(%rsp)") < 40  # without `keep_order` more than 300
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -21,7 +21,7 @@ from mpi.agree import AgreedError
 from nptrain.errors import InputError, TrainingError
 
 COMMANDS = sorted(path.name for path in (PROJECT / "bin").iterdir() if path.is_file() and not path.suffix)
-MEASURED = ["kernels", "step", "inference", "allreduce", "data", "roofline"]  # by bin/bench
+MEASURED = ["kernels", "step", "inference", "allreduce", "data", "roofline", "tiles"]  # by bin/bench
 
 HEAD = f"""
 import sys
@@ -105,6 +105,13 @@ def test_the_line_of_a_rank_names_it_once(capsys, error, rank, said):
     assert capsys.readouterr().err == said
     if isinstance(error, TrainingError):  # should rank 0 be dead
         assert ended == [f"train: rank {rank} on node-b: the loss is nan"]
+
+
+def test_too_few_addresses_are_refused_before_a_library_hangs():
+    words = ["bash", "-c", 'ulimit -v 600000; exec "$@"', "bash", PROJECT / "bin" / "train", "--list-recipes"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "train: ulimit -v: found 614 MB, expected at least 700, or unlimited\n"
 
 
 def test_a_reader_that_has_gone_is_no_error(tmp_path):

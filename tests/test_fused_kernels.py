@@ -86,6 +86,10 @@ def test_what_a_convolution_does_besides(shape, residual):
     exact_y = naive.conv_inference(*wide, stride, pad, r, residual)
     still = fast.conv_inference(xs, ws, bs, stride, pad, blocked(r) if residual else None, residual)
     assert error(fast.unpack(still, k), exact_y) < RTOL
+    made = {}
+    for _ in range(2):  # the second with what the first has kept
+        again = fast.conv_inference(xs, ws, bs, stride, pad, blocked(r) if residual else None, residual, made=made)
+        assert np.array_equal(again, still)
 
     # back through y = relu(norm(z) [+ residual]), which is the convolution's input here
     z, dy, added = normal(n, c, h, w, seed=3), normal(*exact.shape, seed=4), normal(n, c, h, w, seed=5)

@@ -16,6 +16,7 @@ from kernels import fast, scratch, scratch_sizes
 from mpi.cost_model import Network, allreduce_seconds, into_buckets, slowest, timeline
 from nptrain.bench.shapes import step_flops
 from nptrain.bench.step import Work
+from nptrain.network.inference import Inference
 from nptrain.network.layers import DEPTHS
 from nptrain.network.resnet import ResNet
 from nptrain.plan import needs
@@ -169,6 +170,20 @@ def test_working_memory_is_what_the_kernels_of_a_step_hold(batch, crop, depth, m
     found = needs.kernel_bytes(recipe, numba.get_num_threads())
     assert found == scratch.held_bytes()
     assert needs.memory_bytes(recipe, numba.get_num_threads())["kernels"] == sum(found.values())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_weights_of_tests(precision):
+    recipe = replace(RECIPE, batch_size=16, crop_size=64, depth=18, width=32, precision=precision)
+    network = ResNet.of(recipe, fast.configured(precision=precision))
+    network.arena.initialise(0)
+    infer = Inference(network)
+    x = network.pack_images(np.zeros((16, 3, 64, 64), np.uint8), recipe.mean_bgr, recipe.scale)
+    first = infer(x)
+    layers = [infer.stem, *(layer for branch, other in infer.blocks for layer in (*branch, other) if layer)]
+    held = [array for _, w, bias, made in layers for array in (w, bias, *made.values())]
+    assert needs.inference_bytes(recipe, 2) == sum(a.nbytes for a in (*held, *infer.classifier[:2]))
+    assert np.array_equal(infer(x), first)  # with what was kept
 
 
 def test_working_memory_of_each_pass_by_each_algorithm(monkeypatch):

@@ -58,8 +58,8 @@ def whole(data, tmp_path_factory):
         ("sum:5:2,test:1:0,recovery:2:1",
          [r"rank 2 on \S+ \(process \d+\) died: 3 of 4 ranks go on at phase 1, iteration [12], after \d+ ms",
           r"rank 0 on \S+ \(process \d+\), rank 1 on .* died: 1 of 3 ranks go on at phase 1, iteration 4, after"]),
-        # one that has not updated, where the others have; rank 0 while it writes a checkpoint; the next one at the end
-        ("update:3:1,checkpoint:2:0,finish:1:2",
+        # one where some have updated, and rank 3 has not; rank 0 while it writes a checkpoint; the next one at the end
+        ("update:3:1,late:3:3,checkpoint:2:0,finish:1:2",
          [r"rank 1 on \S+ .* died: 3 of 4 ranks go on at phase 1, iteration 3, after",
           r"rank 0 on \S+ .* died: 2 of 3 ranks go on at phase 1, iteration 8, after",
           r"rank 2 on \S+ .* died: 1 of 2 ranks go on at phase 2, iteration 2, after"]),

@@ -7,6 +7,7 @@ mpirun -n 2 bin/bench step         data-parallel training step
 mpirun -n 2 bin/bench allreduce    sums of gradients over ranks, by bucket size
 bin/bench data data/train          decoding, augmentation and the whole loader
 bin/bench roofline --out roof.png  operations against FMA peak and bandwidth
+bin/bench tiles                    register tiles alone, from the L1 cache
 """
 
 import json
@@ -19,7 +20,7 @@ from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_po
 from bin.common.prepare import add_precision, add_winograd, kernels_and_cores, slow_precision, tell, use_threads
 from kernels import cache
 from mpi.agree import raise_together
-from nptrain.bench import allreduce, convolutions, data, parallel, roofline, step
+from nptrain.bench import allreduce, convolutions, data, parallel, roofline, step, tiles
 from nptrain.bench.against import check_installed
 from nptrain.errors import InputError
 from nptrain.network.compile import compile_kernels
@@ -65,16 +66,23 @@ def parser():
     sub = add(commands, "roofline", "operations of a training step against FMA peak and memory bandwidth")
     add_precision(sub)
     sub.add_argument("--out", metavar="FILE", default="roofline.png", help="picture to write (%(default)s)")
+    sub = add(commands, "tiles", "register tiles alone: share of one core's FMA peak, from the L1 cache", images=False)
+    add_precision(sub)
+    sub.add_argument("--assembly", metavar="TILE",
+                     help="print the inner loop of a tile of the table, for llvm-mca")  # fmt: skip
     return p
 
 
-def add(commands, name, description):
-    """Add a sub-command with the flags that all have. Returns its parser."""
+def add(commands, name, description, images=True):
+    """Add a sub-command with the flags that all have, and if it is about images on threads, those of these. Returns its
+    parser.
+    """
     sentence = textwrap.fill(f"{description[0].upper()}{description[1:]}.", 79, break_on_hyphens=False)
     p = commands.add_parser(name, help=description, description=sentence)
-    p.add_argument("--batch", metavar="N", type=int, default=16, help="images in a batch (%(default)s)")
-    p.add_argument("--crop-size", metavar="N", type=int, default=224, help="side of the images (%(default)s)")
-    p.add_argument("--threads", metavar="N", type=int, help="threads of the kernels (all cores it may use)")
+    if images:
+        p.add_argument("--batch", metavar="N", type=int, default=16, help="images in a batch (%(default)s)")
+        p.add_argument("--crop-size", metavar="N", type=int, default=224, help="side of the images (%(default)s)")
+        p.add_argument("--threads", metavar="N", type=int, help="threads of the kernels (all cores it may use)")
     p.add_argument("--repeats", metavar="N", type=int, default=7, help="repeats, whose median is shown (%(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return p
@@ -131,6 +139,8 @@ def prepare(args, world):
     if world.size > 1 or args.what == "allreduce":
         args.kernels, args.no_pin = "fast", False
         return kernels_and_cores(args, world, recipe, comm_threads=None)
+    if args.what == "tiles":
+        return None
     if args.threads is not None:
         use_threads(args.threads)
     if args.what != "data":
@@ -142,6 +152,8 @@ def prepare(args, world):
 
 def measure(args, world, ready):
     """Run the sub-command. Returns its result."""
+    if args.what == "tiles":
+        return tiles.measure(args.repeats, precision_of(args))
     common = (args.batch, args.crop_size, args.repeats)
     match args.what:
         case "kernels":
@@ -163,6 +175,8 @@ def main(argv, world):
     args = agreed_arguments(parser(), argv, world)
     with raise_together(world, InputError):
         check(args, world)
+    if args.what == "tiles" and args.assembly:
+        return print(tiles.assembly(args.assembly, precision_of(args)))
     result = measure(args, world, prepare(args, world))
     if world.rank == 0:
         print(json.dumps(result) if args.json else report(result))

@@ -77,8 +77,8 @@ class _Graph:
         self.add("Softmax", "probabilities", x, axis=1)
 
     def convolve(self, folded, x, relu=True):
-        conv, weights, shift = folded
-        names = self.constant(f"{conv.name}_weights", weights), self.constant(f"{conv.name}_bias", shift)
+        conv = folded.conv
+        names = self.constant(f"{conv.name}_weights", folded.weights), self.constant(f"{conv.name}_bias", folded.bias)
         x = self.add("Conv", conv.name, x, *names, kernel_shape=[conv.kernel] * 2, strides=[conv.stride] * 2,
                      pads=[conv.pad] * 4)  # fmt: skip
         return self.add("Relu", f"{conv.name}_relu", x) if relu else x

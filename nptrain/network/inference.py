@@ -1,8 +1,19 @@
 """The network for evaluation: every batch norm is folded into its convolution."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from nptrain.network.resnet import result_shape
+
+
+class Folded(NamedTuple):
+    """A convolution with its batch norm folded in; `made` is what its kernel keeps for the next call."""
+
+    conv: Any
+    weights: np.ndarray
+    bias: np.ndarray
+    made: dict
 
 
 class Inference:
@@ -27,7 +38,8 @@ class Inference:
         mean, var = (v.astype(np.float64) / factor for v in (norm.mean, norm.var))
         scale = layer.gamma.w / np.sqrt(var + layer.eps)
         shift = layer.beta.w + scale * ((layer.bias.w if layer.bias else 0) - mean)
-        return layer.conv, self.ops.scaled_weights(layer.weights.w, scale), shift.astype(layer.weights.w.dtype)
+        weights = self.ops.scaled_weights(layer.weights.w, scale)
+        return Folded(layer.conv, weights, shift.astype(weights.dtype), {})
 
     def __call__(self, x):
         """x as packed by the network -> scores (N, classes)."""
@@ -42,6 +54,7 @@ class Inference:
         return self.ops.linear_forward(self.ops.average_forward(x), *self.classifier)
 
     def _convolve(self, layer, x, name, residual=None, relu=True):
-        conv, weights, bias = layer
+        conv = layer.conv
         out = self.buffers.get(f"inference {name}", result_shape(self.ops, conv, x))
-        return self.ops.conv_inference(x, weights, bias, conv.stride, conv.pad, residual, relu, out)
+        return self.ops.conv_inference(x, layer.weights, layer.bias, conv.stride, conv.pad, residual, relu, out,
+                                       layer.made)  # fmt: skip

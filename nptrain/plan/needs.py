@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from kernels import scratch_sizes
-from kernels.layout import STORED, activation_shape, weights_shape
+from kernels.layout import STORED, activation_shape, vector_shape, weights_shape
 from nptrain.network.layers import STATISTICS, Convolution, blocks, layers, walk
 from nptrain.network.slots import inference_slots, training_slots
 from nptrain.recipes.recipe import IMAGENET
@@ -127,6 +127,19 @@ def kernel_bytes(recipe, threads):
     return scratch_sizes.largest(found)
 
 
+def inference_bytes(recipe, threads):
+    """Bytes of the weights of tests: copies, into which batch norms are folded, and what kernels make of them."""
+    images, bf16, total = recipe.test_batch_size or recipe.batch_size, recipe.precision == "bf16", 0
+    for step in steps_of(recipe):
+        conv = step.conv
+        w, y = weights_shape(conv.outputs, conv.inputs, conv.kernel, conv.kernel), _map(images, conv.outputs, step.out)
+        need = scratch_sizes.forward(w, y, conv.stride, conv.pad, threads, sums=False, bf16=bf16)
+        kept = scratch_sizes.largest([{purpose: need[purpose] for purpose in scratch_sizes.KEPT if purpose in need}])
+        total += FLOAT * (prod(w) + vector_shape(conv.outputs)[0]) + sum(kept.values())
+    w = weights_shape(recipe.classes, conv.outputs, 1, 1)
+    return total + FLOAT * (prod(w) + vector_shape(recipe.classes)[0])
+
+
 def _map(images, channels, height):
     return activation_shape(images, channels, height, height)
 
@@ -143,6 +156,7 @@ def memory_bytes(recipe, threads):
         **parameters,
         **({"float64 sums": 2 * parameters["gradients"]} if apart else {}),
         **activation_bytes(recipe),
+        "weights of tests": inference_bytes(recipe, threads),
         "kernels": sum(kernel_bytes(recipe, threads).values()),
         "images ahead": prefetched * pixels,
         "process": int(PROCESS_BYTES),
