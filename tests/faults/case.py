@@ -61,6 +61,7 @@ class Case:
         self.seen, self.moments, self.process, self.starts = self.run_dir, [], None, 0
         self.outer, self.inner, self.launcher = [], [], launcher(fault.ranks)  # words before supervise, before mpirun
         self.mode = []  # flags of the launcher
+        self.always = False  # whether bin/supervise also resumes
         self.kept = folder / "kept"  # snapshots
         self.temporary.mkdir(parents=True)
         shutil.copytree(reference.data, self.data)
@@ -73,7 +74,7 @@ class Case:
         if resume:
             flags = ["--resume", self.run_dir, *(fault.flags if fault.before else ())]
         words = [*self.inner, *self.launcher, *self.mode, sys.executable, TRAIN, *flags]
-        if fault.by == "supervise" and not (resume and self.starts):
+        if fault.by == "supervise" and (self.always or not (resume and self.starts)):
             words = [sys.executable, PROJECT / "bin" / "supervise", *fault.more, "--", *words]
         return [str(word) for word in (*self.outer, *words)]
 

@@ -48,7 +48,7 @@ class Soak:
             fault = Fault("soak", "soak", around=two_hosts if hosts else nullcontext, ranks=2 if hosts else RANKS,
                           flags=("--stall-timeout", str(STALL)), more=("--tries", "50"))  # fmt: skip
             case = Case(fault, self.folder / str(turn), self.reference, self.rng)
-            case.mode = ["--with-ft", "ulfm"] if self.args.ulfm else []
+            case.mode, case.always = (["--with-ft", "ulfm"] if self.args.ulfm else []), True
             try:
                 with fault.around(case):
                     self.round(case, VICTIMS + ON_HOSTS * hosts, end)
@@ -68,7 +68,7 @@ class Soak:
             self.counts["starts"] += 1 + case.said.count("; starts again in ")
             if status == 0:
                 break
-            assert status in (75, -KILL, 128 + KILL), f"status {status}: {case.said[-3000:]}"
+            assert status in (75, -KILL, 128 + KILL), f"status {status}: {case.said}"
             self.all_gone(case)
             case.start(resume=(case.seen / "run.json").exists())
         self.counts["rounds"] += 1
