@@ -46,7 +46,7 @@ class Soak:
         while time.monotonic() < end:
             hosts = self.args.hosts and turn % 2 == 1
             fault = Fault("soak", "soak", around=two_hosts if hosts else nullcontext, ranks=2 if hosts else RANKS,
-                          flags=("--stall-timeout", str(STALL)), more=("--tries", "50"))  # fmt: skip
+                          flags=("--stall-timeout", str(STALL)), more=("--tries", "50", "--stall", "40"))  # fmt: skip
             case = Case(fault, self.folder / str(turn), self.reference, self.rng)
             case.mode, case.always = (["--with-ft", "ulfm"] if self.args.ulfm else []), True
             try:
