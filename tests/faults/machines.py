@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 from hosts import processes_of_node_b
 
+from tests.faults.case import ITERATIONS
 from tests.faults.deaths import AGAIN
 from tests.faults.disks import plain
-from tests.faults.fault import Fault
+from tests.faults.fault import Fault, Missed
 from tests.faults.places import in_shell, little_memory, preloaded, two_hosts
 
 
@@ -28,6 +29,8 @@ def kill_on_node_b(*names):
         found = processes_of_node_b(case.run_dir)
         victims = [pid for pid, words in found.items() if any(name in words for name in names)]
         assert victims, f"none of {names} on node-b: {[*found.values()]}"
+        if case.iterations >= ITERATIONS - 2:
+            raise Missed("the run had all but ended before they were found")
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
 

@@ -38,7 +38,7 @@ class Soak:
 
     def __init__(self, args, folder):
         self.args, self.folder, self.rng = args, folder, random.Random(args.seed)
-        self.counts, self.leaks, self.growth = Counter(), Counter(), {}
+        self.counts, self.leaks, self.growth, self.names = Counter(), Counter(), {}, set()
         self.reference = Reference(folder, args.iterations)
 
     def run(self):
@@ -122,6 +122,7 @@ class Soak:
         self.all_gone(case)
         files = [*case.kept.rglob("*.*"), *case.seen.rglob("*.tmp"), *case.temporary.rglob("nptrain*")]
         self.leaks["files of ours"] += len(files)
+        self.names |= {path.name for path in files}
         self.leaks["folders of the MPI's launchers"] += len(list(case.temporary.iterdir()))
 
 
@@ -155,6 +156,7 @@ def main():
     print(", ".join(f"{soak.counts[what]} {what}" for what in ("rounds", "starts", "iterations"))
           + f" in {time.monotonic() - begun:.0f} s; all rounds ended with the bits of an undisturbed one")  # fmt: skip
     print("left: " + ", ".join(f"{count} {what}" for what, count in sorted(soak.leaks.items())))
+    print(*sorted(soak.names))
     grown = (f"{value} {what}" for what, value in soak.growth.items())
     print("grown at most, from a round's first half to its end: " + ", ".join(grown))
 
