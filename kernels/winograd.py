@@ -158,20 +158,19 @@ def _multiply(v, m, u, point, k, tiling):
     """m[point, k, tile] = sum over c of v[point, c, tile] u[point, k, c], for all tiles in v and PRODUCT_BLOCKS from k
     on, or those that are left. Arrays are flat.
     """
-    blocks = PRODUCT_BLOCKS if k + PRODUCT_BLOCKS <= tiling.k_blocks else 1
-    for first in range(k, min(k + PRODUCT_BLOCKS, tiling.k_blocks), blocks):
-        for tile in range(0, tiling.tiles_at_once, PIECE):
-            if blocks == 1:
-                _product(1, v, m, u, point, first, tile, tiling)
-            else:
-                _product(PRODUCT_BLOCKS, v, m, u, point, first, tile, tiling)
+    if k + PRODUCT_BLOCKS <= tiling.k_blocks:
+        _product(PRODUCT_BLOCKS, v, m, u, point, k, tiling)
+    else:
+        for last in range(k, tiling.k_blocks):
+            _product(1, v, m, u, point, last, tiling)
 
 
 @inlined_jit
-def _product(blocks, v, m, u, point, k, tile, tiling):
-    """The same of PIECE tiles and the `blocks` of outputs, a literal."""
+def _product(blocks, v, m, u, point, k, tiling):
+    """The same for `blocks` of outputs from k on, a literal."""
     c_blocks, at_once = tiling.c_blocks, tiling.tiles_at_once
-    product_tile(
-        PIECE, blocks, 16, 16, v, point * tiling.x_plane + tile * 16, at_once * 16, 0, 0,
-        u, (point * tiling.k_blocks + k) * c_blocks * 256, c_blocks * 256, 256, 0, 0,
-        m, point * tiling.y_plane + (k * at_once + tile) * 16, at_once * 16, c_blocks, 1, 1, False)  # fmt: skip
+    for tile in range(0, at_once, PIECE):
+        product_tile(
+            PIECE, blocks, 16, 16, v, point * tiling.x_plane + tile * 16, at_once * 16, 0, 0,
+            u, (point * tiling.k_blocks + k) * c_blocks * 256, c_blocks * 256, 256, 0, 0,
+            m, point * tiling.y_plane + (k * at_once + tile) * 16, at_once * 16, c_blocks, 1, 1, False)  # fmt: skip

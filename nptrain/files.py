@@ -38,6 +38,11 @@ def retried(action, place):
     return action()
 
 
+def read_at(file, size, at):
+    """`size` bytes of an open file from `at` on, fewer at its end, as `retried`. Raises OSError."""
+    return retried(lambda: os.pread(file.fileno(), size, at), file.name)
+
+
 def check_regular(path):
     """Raise InputError unless `path` is a regular file: a device may have no end, and a pipe may block. Raises OSError
     if it does not exist.

@@ -86,7 +86,7 @@ def share_state(trainer):
     """Give position, tests, last metrics and arrays of a rank that is ahead to those that are behind. Returns whether
     this rank was. Raises RanksLost if no rank has a whole state. All ranks call it.
     """
-    world, arena = trainer.world, trainer.network.arena
+    world = trainer.world
     order = [phase.name for phase in trainer.recipe.phases]
     trainer.before_update()
     at = trainer.at
@@ -99,10 +99,15 @@ def share_state(trainer):
     at, tests, lines = world.allgather(mine)[owner]
     if at.begun and any(place is None or place[:3] < newest[:3] for place in found):
         trainer.at = at if world.rank == owner else None
-        for array in (arena.weights, arena.history, arena.statistics, arena.factors):
-            world.bcast_array(array, owner)
+        share_arrays(trainer.network.arena, world, owner)
     trainer.at, trainer.tests[:], trainer.snapshots.lines = at, tests, lines
     return behind[world.rank]
+
+
+def share_arrays(arena, world, owner=0):
+    """Copy weights, statistics and momentum of the rank `owner` to all ranks."""
+    for array in (arena.weights, arena.statistics, arena.factors, arena.history):
+        world.bcast_array(array, owner)
 
 
 def expect_majority(workers, size, lost):

@@ -15,7 +15,7 @@ from nptrain.evaluate import evaluate
 from nptrain.network.resnet import ResNet
 from nptrain.recipes.recipe import Recipe
 from nptrain.recipes.schedule import learning_rate
-from nptrain.recovery import Position, recover, share_state
+from nptrain.recovery import Position, recover, share_arrays, share_state
 from nptrain.run import checkpoint
 from nptrain.run.best import Test, best_of, without_improvement
 from nptrain.run.log import Log
@@ -151,13 +151,7 @@ class Trainer:
             line = checkpoint.load_start_of(phase, self.recipe, self.folder, self.network.arena)
             self.log.say(f"phase {phase.name}: {line}")
         self.network.arena.history[:] = 0
-        self._synchronise()
-
-    def _synchronise(self):
-        """Copy rank 0's weights, statistics and momentum to all ranks."""
-        arena = self.network.arena
-        for array in (arena.weights, arena.statistics, arena.factors, arena.history):
-            self.world.bcast_array(array)
+        share_arrays(self.network.arena, self.world)
 
     def _phase(self, phase, start, stop):
         """Train a phase from iteration `start` to `stop`. Returns the iteration at which it ended."""

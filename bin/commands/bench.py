@@ -139,11 +139,9 @@ def prepare(args, world):
     if world.size > 1 or args.what == "allreduce":
         args.kernels, args.no_pin = "fast", False
         return kernels_and_cores(args, world, recipe, comm_threads=None)
-    if args.what == "tiles":
-        return None
-    if args.threads is not None:
+    if getattr(args, "threads", None) is not None:
         use_threads(args.threads)
-    if args.what != "data":
+    if args.what not in ("data", "tiles"):
         for line in filter(None, (cache.note, slow_precision(recipe.precision))):
             tell(line)
         compile_kernels(recipe, tell)

@@ -106,10 +106,8 @@ class Attempt:
             if self.why or (told and now - told > GRACE) or self._interrupted_twice():
                 self.launcher.process.kill()
         self._end_orphans()
-        for pid in self._seen - self._others:
-            shutil.rmtree(
-                Path(tempfile.gettempdir(), f"ompi.{pid}"), ignore_errors=True
-            )  # of an Open MPI that was killed
+        for pid in self._seen - self._others:  # what an Open MPI that was killed has left
+            shutil.rmtree(Path(tempfile.gettempdir(), f"ompi.{pid}"), ignore_errors=True)
         self._reader.join(5)
         return self.launcher.status()
 

@@ -13,7 +13,7 @@ from nptrain.data.classes import write_classes
 from nptrain.data.datum import MAX_PIXELS, decode, parse_datum
 from nptrain.data.lmdb_file import LmdbError, leaves
 from nptrain.errors import InputError, reason
-from nptrain.files import MAKE_ROOM, retried, sync_folder, writing
+from nptrain.files import MAKE_ROOM, read_at, retried, sync_folder, writing
 
 MAX_RECORD = 3 * MAX_PIXELS + (1 << 16)  # bytes: three raw planes, and the fields around them
 # A Datum as protobuf writes it, field by field: what is before its pixels and their size, and what is behind them.
@@ -81,16 +81,13 @@ class LmdbDataset:
         """The sizes of all records in bytes, int64 in order, as bytes."""
         return self._sizes.tobytes()
 
-    def _read(self, size, at):
-        return retried(lambda: os.pread(self._file.fileno(), size, at), self._file.name)
-
     def datum(self, index):
         """The Datum of record `index`."""
         where = self.where(index)
         if self._sizes[index] > MAX_RECORD:
             raise InputError(f"{where}: found {self._sizes[index]} bytes, expected at most {MAX_RECORD}")
         try:
-            record = self._read(self._sizes[index], self._offsets[index])
+            record = read_at(self._file, self._sizes[index], self._offsets[index])
         except OSError as error:
             raise InputError(f"{where}: cannot be read: {error.strerror}") from None
         return parse_datum(record, where)
@@ -99,10 +96,10 @@ class LmdbDataset:
         """The label of record `index`. Its pixels are not read, unless the record's fields are in an unusual order."""
         offset, size = self._offsets[index], self._sizes[index]
         with suppress(OSError):  # which `datum` reports
-            head = HEAD.match(self._read(min(size, HEAD_BYTES), offset))
+            head = HEAD.match(read_at(self._file, min(size, HEAD_BYTES), offset))
             behind = head.end() + _number(head[1]) if head else size
             if 0 < size - behind <= TAIL_BYTES:
-                tail = TAIL.fullmatch(self._read(size - behind, offset + behind))
+                tail = TAIL.fullmatch(read_at(self._file, size - behind, offset + behind))
                 if tail and len(tail[1]) <= 4:  # not negative
                     return _number(tail[1])
         return self.datum(index).label

@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from nptrain.files import retried
+from nptrain.files import read_at
 
 MAGIC, VERSION = 0xBEEFC0DE, 1
 HEADER = 16  # bytes of a page: number u64, unused u16, flags u16, end of the pointers u16, begin of the nodes u16
@@ -58,11 +58,8 @@ class _Tree:
             raise LmdbError(f"found an LMDB with flags {meta['main']['flags']:#x}, expected none, as Caffe writes it")
         self.seen = bytearray(self.pages)
 
-    def _read(self, size, at):
-        return retried(lambda: os.pread(self.file.fileno(), size, at), self.file.name)
-
     def _meta(self, at):
-        found = self._read(_META.itemsize, at)
+        found = read_at(self.file, _META.itemsize, at)
         if len(found) < _META.itemsize:
             raise LmdbError(f"not an LMDB: data.mdb has only {self.file_bytes} bytes")
         meta = np.frombuffer(found, _META)[0]
@@ -92,7 +89,7 @@ class _Tree:
         if not 2 <= number < self.pages or self.seen[number] or depth > MAX_DEPTH:
             raise LmdbError(f"damaged: a reference to page {number}")
         self.seen[number] = 1
-        page = np.frombuffer(self._read(self.page_bytes, number * self.page_bytes), np.uint8)
+        page = np.frombuffer(read_at(self.file, self.page_bytes, number * self.page_bytes), np.uint8)
         if len(page) < self.page_bytes:
             raise LmdbError(f"cut short in page {number}")
         flags, lower, upper = page[10:HEADER].view("<u2").tolist()

@@ -1,16 +1,17 @@
 """The network for evaluation: every batch norm is folded into its convolution."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from nptrain.network.layers import Convolution
 from nptrain.network.resnet import result_shape
 
 
 class Folded(NamedTuple):
     """A convolution with its batch norm folded in; `made` is what its kernel keeps for the next call."""
 
-    conv: Any
+    conv: Convolution
     weights: np.ndarray
     bias: np.ndarray
     made: dict

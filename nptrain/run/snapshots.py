@@ -21,7 +21,6 @@ class Snapshots:
     folder       a Path (`snapshot.place`)
     run          identity of the run
     initializer  called first by the thread that writes, if not None
-
     lines        the last entries of metrics.jsonl, on all ranks
 
     Each start has files of its own: a process of an earlier start, should one live, writes to another file. Those are

@@ -120,10 +120,16 @@ class Soak:
 
     def count_left(self, case):
         self.all_gone(case)
-        files = [*case.kept.rglob("*.*"), *case.seen.rglob("*.tmp"), *case.temporary.rglob("nptrain*")]
+        files = [
+            *case.kept.rglob("*.*"),
+            *case.seen.rglob("*.tmp"),
+            *case.temporary.glob("nptrain-hosts-*"),
+            *case.temporary.glob("nptrain-[0-9]*/*"),
+        ]  # not nptrain-UID itself, where snapshots are by default
         self.leaks["files of ours"] += len(files)
         self.names |= {path.name for path in files}
-        self.leaks["folders of the MPI's launchers"] += len(list(case.temporary.iterdir()))
+        others = [path for path in case.temporary.iterdir() if not path.name.startswith("nptrain-")]
+        self.leaks["folders of the MPI's launchers"] += len(others)
 
 
 class Watched(dict):
