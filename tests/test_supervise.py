@@ -1,6 +1,7 @@
 """bin/supervise: what it starts again, what it leaves, and that nothing is lost by deaths of ranks and launchers."""
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from commands import call
 from bin.commands import supervise
 from bin.common.hosts_left import words_left
 from bin.common.post_mortem import Position, memory_kills, what_died
-from bin.common.supervised import Command
+from bin.common.supervised import Attempt, Command
 from nptrain.errors import InputError
 from nptrain.run.end import error_of, is_done, write_end
 
@@ -81,6 +82,18 @@ def test_what_a_launcher_that_was_killed_has_left_is_removed(fake, tmp_path, mon
 def test_an_orderly_end_and_a_mistake_are_kept(fake, status):
     calls, errors = fake(f"sys.exit({status})", status=status)
     assert (len(calls), errors) == (1, "")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_launcher_that_ends_with_0_when_told_is_not_believed(fake, number, status):
+    act = f"signal.signal(signal.SIGUSR1, lambda *_: os._exit(0)); os.kill(os.getppid(), {int(number)}); signal.pause()"
+    assert len(fake(act, status=status)[0]) == 1
+
+
+def test_a_signal_before_the_next_start(fake, monkeypatch):
+    rest = Attempt.rest
+    monkeypatch.setattr(Attempt, "rest", lambda *each: os.kill(os.getpid(), signal.SIGTERM) or rest(*each))
+    assert len(fake("done(0)", "done(1)", status=75)[0]) == 1
 
 
 def test_it_gives_up_where_nothing_goes_on(fake):

@@ -16,8 +16,9 @@ from bin.common.prepare import tell
 from bin.common.supervised import Attempt, Command
 from nptrain.errors import InputError
 from nptrain.run.end import error_of, is_done, stamp
+from nptrain.run.stop import STATUS, TRY_AGAIN
 
-KEPT = (130, 75)  # statuses of an orderly end, whose checkpoint is saved: see nptrain/run/stop.py
+KEPT = (130, TRY_AGAIN)  # statuses of an orderly end, whose checkpoint is saved
 LONGEST = 60  # s of a pause
 
 
@@ -54,7 +55,9 @@ def supervise(args, command, folder):
             if status:
                 tell(f"supervise: the run is done; its launcher has ended with status {status}")
             return 0
-        if attempt.signals or status in (*KEPT, InputError.exit_status):
+        if attempt.signals:
+            return status_when_told(attempt)
+        if status in (*KEPT, InputError.exit_status):
             return status
         at, last, error = Position.of(command.folder), error, error_of(command.folder) if ended else None
         before, tries = at, tries + 1 if at == before else 1
@@ -67,8 +70,14 @@ def supervise(args, command, folder):
         words, missing = words_left(command.words(resume=True), folder)
         tell(f"{failure}; {missing}starts again in {pause} s ({restart + 1} of {args.restarts}): {shlex.join(words)}")
         if not attempt.rest(pause):
-            return attempt.launcher.status()
+            return status_when_told(attempt)
     raise AssertionError
+
+
+def status_when_told(attempt):
+    """The exit status after a signal to this process, if the run is not done: never 0, which launchers may return."""
+    number, _ = attempt.signals[-1]
+    return attempt.launcher.status() or STATUS.get(number, TRY_AGAIN)
 
 
 def _times(count, what):
