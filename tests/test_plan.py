@@ -183,6 +183,7 @@ def test_weights_of_tests(precision):
     layers = [infer.stem, *(layer for branch, other in infer.blocks for layer in (*branch, other) if layer)]
     held = [array for _, w, bias, made in layers for array in (w, bias, *made.values())]
     assert needs.inference_bytes(recipe, 2) == sum(a.nbytes for a in (*held, *infer.classifier[:2]))
+    assert needs.memory_bytes(recipe, 2)["weights of tests"] == needs.inference_bytes(recipe, 2)
     assert np.array_equal(infer(x), first)  # with what was kept
 
 
