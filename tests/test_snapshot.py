@@ -10,11 +10,13 @@ import pytest
 from commands import call
 from short_runs import arguments, metrics
 
+from bin.common import ending
 from kernels import naive
 from nptrain.errors import InputError, TrainingError
 from nptrain.network.arena import Arena
 from nptrain.network.layers import Architecture, layers
 from nptrain.recipes.schedule import Progress
+from nptrain.run.end import is_done
 from nptrain.run.saver import Saver
 from nptrain.run.snapshot import HEAD, SEAL, Snapshot, SnapshotFile, layout, make_folder, newest, place
 from nptrain.run.snapshots import Snapshots, files_of, find
@@ -136,6 +138,12 @@ def test_old_files_go_when_there_is_a_newer_snapshot(tmp_path):
         with pytest.raises(error):
             run(error)
         assert len(files_of(folder, "run")) == left
+    with Snapshots(folder, "run", source, Solo()), Snapshots(folder, "other", source, Solo()) as other:
+        late = SnapshotFile(folder / "run.late.snapshot", source)  # of an earlier start, whose process still lives
+        late.write(Snapshot("run", layout(source), "1", 1, PROGRESS))
+        other.remove()
+        assert len(files_of(folder, "run")) == 2
+    assert list(folder.iterdir()) == []
     second = SimpleNamespace(local_rank=1)
     with Snapshots(folder, "run", source, second) as snapshots:
         snapshots.begin("1", 1, PROGRESS)
@@ -206,6 +214,18 @@ def test_a_run_that_died_goes_on_from_its_last_whole_iteration(
     for file in names:
         assert (folder / "checkpoints" / file).read_bytes() == (whole / "checkpoints" / file).read_bytes(), file
     assert list(place(kept).iterdir()) == []
+
+
+def test_a_run_counts_as_done_when_its_snapshots_are_gone(data, tmp_path, monkeypatch, whole):
+    folder, kept = tmp_path / "run", tmp_path / "kept"
+    with monkeypatch.context() as patch:
+        dies(patch, ending, "write_end", 1)
+        call("train", *arguments(data, folder, *SHORT, "--snapshot-folder", kept), status=137)
+    assert list(place(kept).iterdir()) == []
+    assert not is_done(folder)
+    call("train", "--resume", folder)
+    assert is_done(folder)
+    assert metrics(folder) == metrics(whole)
 
 
 def test_a_new_run_in_the_place_of_another_does_not_take_its_snapshot(data, tmp_path, monkeypatch, whole):

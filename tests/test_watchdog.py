@@ -4,12 +4,13 @@ import json
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
-from commands import call
+from commands import PROJECT, call, launcher
 from short_runs import arguments
 
 from nptrain.data.lmdb_dataset import LmdbDataset
@@ -23,6 +24,7 @@ def ended(monkeypatch):
     event = threading.Event()
     monkeypatch.setattr(Watchdog, "_end_all", lambda _: event.set())
     monkeypatch.setattr(watchdog, "DELAY", 0)
+    monkeypatch.setattr(watchdog, "START", 0)
     return event
 
 
@@ -45,6 +47,14 @@ def test_waits_that_end_are_no_stall(ended, capfd):
     assert capfd.readouterr().err == ""
     with Watchdog() as dog, dog.waiting("nothing"):
         assert dog.watched_data("data") == "data"
+
+
+def test_a_start_has_more_time(ended, monkeypatch):
+    monkeypatch.setattr(watchdog, "START", 1000)
+    with Watchdog(0.2, world()) as dog, dog.waiting("a record"):
+        assert not ended.wait(1)
+        dog.iteration = 0
+        assert ended.wait(20)
 
 
 def test_a_wait_that_lasts_is_said_with_the_stacks(ended, capfd):
@@ -75,7 +85,7 @@ def test_who_is_late_is_named(ended, capfd, tmp_path):
         assert ended.wait(20)
     (line,) = lines(capfd)
     assert re.search(
-        rf" for other ranks in iteration 0, late: rank 2, process {mine}, which computes in iteration 7 since 4\d s; "
+        rf" for other ranks in the start, late: rank 2, process {mine}, which computes in iteration 7 since 4\d s; "
         rf"rank 3, process {dead.pid}, which is dead; rank 4, process {mine}, which has not run for 6\d s; "
         rf"rank 5, process {mine}, which waits for a record in iteration 7 since 3\d s; "
         "rank 6, of which nothing is known$",
@@ -114,6 +124,13 @@ def test_ranks_that_have_died_are_forgotten(ended, capfd, tmp_path):
     assert lines(capfd)[0].endswith(", late: rank 1, of which nothing is known")
 
 
+def test_files_of_ranks_that_were_killed_go_at_the_next_start(tmp_path):
+    (tmp_path / "killed.0.rank").write_text("{}")
+    with Watchdog(30, world(1, ("a", "a")), tmp_path, "other"), Watchdog(30, world(0), tmp_path, "run"):
+        assert {path.name for path in tmp_path.iterdir()} == {"other.1.rank", "run.0.rank"}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_time_in_which_the_process_is_stopped_does_not_count(ended, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -137,6 +154,37 @@ def test_a_file_system_that_hangs_ends_a_run(data, tmp_path, monkeypatch, capfd,
     (line,) = lines(capfd)
     assert line.startswith("train: stalled: rank 0 on ")
     assert " for a record in iteration " in line
+
+
+SLEEPER = f"""
+import os, sys, time
+sys.path.insert(0, {str(PROJECT)!r})
+from bin.commands import train
+from bin.launch import run
+from mpi.world import connect
+from nptrain.run import watchdog
+world = connect()
+watchdog.START, watchdog.DELAY = 1, 0.1
+opened, of = train.LmdbDataset.__init__, train.LmdbDataset
+def hangs(*args):
+    time.sleep(100 * world.rank)
+    opened(*args)
+of.__init__ = hangs
+sys.exit(run("train", train.main, sys.argv[1:], world))
+"""
+
+
+@pytest.mark.ranks
+def test_a_start_that_hangs_ends(data, tmp_path):
+    script = tmp_path / "sleeper.py"
+    script.write_text(SLEEPER)
+    flags = arguments(data, tmp_path / "run", "--stall-timeout", "1", "--workers", "2", "--threads", "1",
+                      "--snapshot-folder", tmp_path)  # fmt: skip
+    words = [*launcher(2), sys.executable, script, *flags]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == watchdog.STALLED
+    assert re.search(r"^train: stalled: rank 0 on \S+ has waited \d s for other ranks in the start, late: rank 1, "
+                     r"process \d+, which computes in the start since \d s$", done.stderr, re.MULTILINE)  # fmt: skip
 
 
 def test_less_than_no_time_is_refused(data, tmp_path):

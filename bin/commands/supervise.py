@@ -6,8 +6,8 @@ bin/supervise --restarts 20 -- mpirun -n 8 bin/train --resume runs/photos
 """
 
 import argparse
+import os
 import shlex
-import tempfile
 
 from bin.common.arguments import Parser, expect_at_least
 from bin.common.hosts_left import words_left
@@ -40,12 +40,12 @@ def main(argv, world):
     expect_at_least(args, 0, "restarts", "stall")
     expect_at_least(args, 1, "tries")
     command = Command(args.command)
-    with tempfile.TemporaryDirectory(prefix="nptrain-hosts-") as folder:
-        raise SystemExit(supervise(args, command, folder))
+    hosts = os.memfd_create("hosts")  # it ends with this process
+    raise SystemExit(supervise(args, command, hosts))
 
 
-def supervise(args, command, folder):
-    """Run a Command until it is done, or cannot go on. Returns the exit status. `folder` is for files with hosts."""
+def supervise(args, command, hosts):
+    """Run a Command until it is done, or cannot go on. Returns the exit status. `hosts` is a file in memory."""
     words, before, tries, error = command.words(), None, 0, None
     for restart in range(args.restarts + 1):
         kills, ended, attempt = memory_kills(), stamp(command.folder), Attempt(words)
@@ -67,7 +67,7 @@ def supervise(args, command, folder):
             tell(f"{failure}; gives up after {_times(restart, 'restart')}; go on with --resume {command.folder}")
             return status or 1
         pause = min(2 ** (tries - 1), LONGEST)
-        words, missing = words_left(command.words(resume=True), folder)
+        words, missing = words_left(command.words(resume=True), hosts)
         tell(f"{failure}; {missing}starts again in {pause} s ({restart + 1} of {args.restarts}): {shlex.join(words)}")
         if not attempt.rest(pause):
             return status_when_told(attempt)

@@ -112,6 +112,12 @@ def main(argv, world):
         for name, description in recipes.items() if world.rank == 0 else ():
             print(f"{name:24}{description}")
         return
+    with watchdog(args, world) as watch:
+        run(args, watch.watched_world(), watch)
+
+
+def run(args, world, watch):
+    """Train, or print, what the arguments say. `watch` is the Watchdog of the world."""
     text = None
     with raise_together(world, InputError):
         check_caffe_flags(args)
@@ -137,7 +143,7 @@ def main(argv, world):
         held = nullcontext() if args.dry_run else holding(folder, args.resume, world)
         need = naming_need(recipe, args.threads or 1) if args.kernels == "fast" else nullcontext()
         with Stop(args.time_limit, world.rank).catching() as stop, held as hold, need:
-            train(args, world, recipe, choice, folder, stop, hold)
+            train(args, world, recipe, choice, folder, stop, hold, watch)
     elif world.rank == 0:
         print(text, end="")
 
@@ -154,8 +160,10 @@ def expect_data(args):
         raise InputError("--data: found none, nor --train-data, expected a folder that bin/make_lmdb has made")
 
 
-def train(args, world, recipe, choice, folder, stop, hold):
-    """Train `recipe`, the result of a Choice, in a RunFolder. `stop` is a Stop, `hold` as from `ending.holding`."""
+def train(args, world, recipe, choice, folder, stop, hold, watch):
+    """Train `recipe`, the result of a Choice, in a RunFolder. `stop` is a Stop, `hold` as from `ending.holding`,
+    `watch` the Watchdog of the world.
+    """
     files = choice.files
     with raise_together(world, InputError):
         phases = [recipe.phase(name).name for name in args.phase.split(",")] if args.phase else None
@@ -188,9 +196,9 @@ def train(args, world, recipe, choice, folder, stop, hold):
     for line in beginning(recipe, data, hosts, resumed):
         log.say(line)
     kept = keep_snapshots(args, identity, network.arena, world, ready.decode_initializer, log.say)
-    with kept as snapshots, watchdog(args, identity, world) as watch:
+    with kept as snapshots:
         trainer = Trainer(recipe, network, watch.watched_data(train_data), watch.watched_data(val_data),
-                          folder.checkpoints, watch.watched_world(), log, args.seed,
+                          folder.checkpoints, world, log, args.seed,
                           options_of(args, ready, world), stop.wanted, tests, snapshots, watch,
                           partial(log_again, args, recipe, folder, hold))  # fmt: skip
         last = trainer.run(phases, args.iterations, resumed, partial(finish, trainer, folder))

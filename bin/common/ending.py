@@ -68,6 +68,9 @@ def finish(trainer, folder, last):
     trainer.log.expect_there()
     if not trainer.stopped:
         saved = last.manifest.exists()
+        if saved:  # before it counts as done: nothing starts again to remove them then
+            trainer.snapshots.remove()
+            trainer.world.barrier()
         if trainer.world.rank == 0:
             write_end(folder.path, last if saved else None)
         weights = f"weights in {last.model}" if saved else "no snapshot after training"

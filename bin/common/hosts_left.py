@@ -1,5 +1,6 @@
 """A launcher's command line without the hosts that do not answer any more."""
 
+import os
 import re
 import socket
 import subprocess
@@ -17,9 +18,10 @@ PATIENCE = 20  # s for an answer
 AT_ONCE = 64  # hosts that are asked at once
 
 
-def words_left(words, folder):
+def words_left(words, memory):
     """(the words without hosts that do not answer, a text that names these, or ""). Ranks become fewer in proportion to
-    the slots; a file of hosts becomes another one, in `folder`. Raises InputError if no host is left.
+    the slots. Instead of a file of hosts there is another one: `memory`, a descriptor of this process, whose content is
+    replaced. Raises InputError if no host is left.
     """
     place = next((at for at, word in enumerate(words[:-1]) if word in FILES + LISTS), None)
     if place is None:
@@ -38,7 +40,7 @@ def words_left(words, folder):
         return words, ""
     if not left:
         raise InputError(f"{words[place]}: no host answers: {', '.join(alive)}")
-    words = [*words[: place + 1], ",".join(left) if listed else _file(left, folder), *words[place + 2 :]]
+    words = [*words[: place + 1], ",".join(left) if listed else _file(left, memory), *words[place + 2 :]]
     count = next((at for at, word in enumerate(words[:-1]) if word in COUNTS and words[at + 1].isdecimal()), None)
     if count is not None:
         ranks = int(words[count + 1]) * sum(map(_slots, left)) // sum(map(_slots, lines))
@@ -72,7 +74,7 @@ def _slots(line):
     return int(found[1] or found[2]) if found else 1
 
 
-def _file(lines, folder):
-    path = Path(folder) / "hosts"
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
+def _file(lines, memory):
+    os.ftruncate(memory, 0)
+    os.pwrite(memory, "".join(f"{line}\n" for line in lines).encode(), 0)
+    return f"/proc/{os.getpid()}/fd/{memory}"

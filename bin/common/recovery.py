@@ -1,5 +1,7 @@
 """What a run does against deaths and hangs: a snapshot of each iteration on every host, and a watchdog."""
 
+import secrets
+
 from bin.common.prepare import tell
 from mpi.agree import raise_together
 from nptrain.errors import InputError
@@ -15,7 +17,8 @@ def add_recovery_arguments(run):
                           "from it after a rank or a host has died; without DIR, that for temporary files")  # fmt: skip
     run.add_argument("--stall-timeout", metavar="S", type=int, default=600,
                      help="end a run in which a rank has waited S seconds for other ranks, for a record, or for a "
-                          "checkpoint to be written, with exit status 124 (%(default)s; 0: never)")  # fmt: skip
+                          "checkpoint to be written, with exit status 124 (%(default)s; 0: never; at the start at "
+                          "least 600)")  # fmt: skip
 
 
 def find_snapshot(args, folder, recipe, arena, world):
@@ -45,12 +48,12 @@ def keep_snapshots(args, identity, arena, world, initializer, say):
     return kept
 
 
-def watchdog(args, identity, world):
-    """The Watchdog of a run. All ranks call it."""
+def watchdog(args, world):
+    """The Watchdog of a run, from its start on. All ranks call it."""
     folder = place(args.snapshot_folder) if world.local_size > 1 else None
     try:
         if folder:
             make_folder(folder)
     except InputError:  # ranks can do without: they say less of each other
         folder = None
-    return Watchdog(args.stall_timeout, world, folder, identity)
+    return Watchdog(args.stall_timeout, world, folder, world.bcast(secrets.token_hex(8)))

@@ -15,8 +15,8 @@ LINES = 16  # of metrics.jsonl that a snapshot has, should rank 0 or its host ha
 
 class Snapshots:
     """Writes a snapshot after each iteration, on the lowest rank of each host; on the others, and with `folder` None,
-    nothing. Weights must stand still from `begin` to `wait`. A context manager: at its end this host's files are
-    removed, unless the run shall go on from them after an error.
+    nothing. Weights must stand still from `begin` to `wait`. A context manager: at its end the run's files on this
+    host are removed, unless the run shall go on from them after an error.
 
     folder       a Path (`snapshot.place`)
     run          identity of the run
@@ -64,6 +64,14 @@ class Snapshots:
             self._pending.result()
             self._pending = None
 
+    def remove(self):
+        """Remove the run's files on this host, also those that processes of earlier starts have left."""
+        if self.file:
+            self.wait()
+            for path in {self.file.path, *files_of(self._folder, self._run)}:
+                with suppress(OSError):
+                    path.unlink()
+
     def __enter__(self):
         return self
 
@@ -71,10 +79,8 @@ class Snapshots:
         if self.file:
             self._thread.shutdown()
             # numbers that are not finite, or not the same on all ranks, must not come back
-            over = error is None or issubclass(error, TrainingError)
-            for path in (self.file.path, *self._older) if over else ():
-                with suppress(OSError):
-                    path.unlink()
+            if error is None or issubclass(error, TrainingError):
+                self.remove()
 
 
 class Newest(NamedTuple):

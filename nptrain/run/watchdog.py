@@ -5,6 +5,7 @@ host, so that the ranks that wait can say which of them is late, and what it doe
 """
 
 import faulthandler
+import fcntl
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from itertools import count
 from pathlib import Path
 
 STALLED = 124  # exit status, as that of timeout(1)
+START = 600  # s: one rank of a host may compile kernels, while the others wait
 PERIOD = 1.0  # s between looks
 DELAY = 2.0  # s in which ranks that have something to say can say it, before one ends all
 LAST = 10.0  # s after which a rank whose world cannot be ended ends itself
@@ -25,16 +27,16 @@ COLLECTIVES = ("allgather", "allreduce", "allreduce_by", "allreduce_scalars", "b
 
 class Watchdog:
     """Ends all ranks, with status STALLED, when a wait has lasted `limit_s` seconds (0: never). A context manager, in
-    whose block it looks. All ranks make one together.
+    whose block it looks. Before the first iteration the limit is at least START seconds. All ranks make one together.
 
     world      the ranks
     folder     a Path on this host, of this user, for what the ranks of a host tell each other (None: nothing)
-    run        identity of the run
-    iteration  the running one, for the messages
+    run        identity of this start
+    iteration  the running one; None before the first
     """
 
     def __init__(self, limit_s=0, world=None, folder=None, run=""):
-        self.limit_s, self.iteration, self._world, self._waits, self._tokens = limit_s, 0, world, {}, count()
+        self.limit_s, self.iteration, self._world, self._waits, self._tokens = limit_s, None, world, {}, count()
         self._clock, self._free_since, self._end = 0.0, time.monotonic(), threading.Event()
         self._period, self._thread = min(PERIOD, limit_s / 10), None
         self._hosts, self._own, self._files = [], None, {}
@@ -42,7 +44,10 @@ class Watchdog:
         if self._path:
             with suppress(OSError):
                 self._own = os.open(self._path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+                fcntl.flock(self._own, fcntl.LOCK_SH)  # as long as this process lives
         self.ranks_have_changed()
+        if self._path and self._path == min(self._files.values(), default=None):
+            _remove_files_of_the_dead({*self._path.parent.glob("*.rank")} - {*self._files.values()})
 
     def ranks_have_changed(self):
         """The ranks of the world are others now, or have other numbers. All of them call it."""
@@ -91,7 +96,8 @@ class Watchdog:
             last = now
             waits = sorted(self._waits.copy().values(), key=lambda wait: wait[1])
             self._tell(*waits[0][::2] if waits else (None, self._free_since))
-            if waits and self._clock - waits[0][1] > self.limit_s:
+            limit_s = max(self.limit_s, START if self.iteration is None else 0)
+            if waits and self._clock - waits[0][1] > limit_s:
                 self._stalled(*waits[0][::2])
                 return
 
@@ -116,7 +122,7 @@ class Watchdog:
         others = sorted({*self._hosts} - {self._world.host})
         whom = "; ".join(late.values()) or (f"a rank of {', '.join(others[:4])}" if others else "not known")
         who, why = f"rank {rank} on {self._world.host}", f", late: {whom}" if what == OF_RANKS else ""
-        line = f"{who} has waited {time.monotonic() - since:.0f} s for {what} in iteration {self.iteration}{why}"
+        line = f"{who} has waited {time.monotonic() - since:.0f} s for {what} in {_named(self.iteration)}{why}"
         os.write(sys.__stderr__.fileno(), f"train: stalled: {line}\n".encode())
         faulthandler.dump_traceback(sys.__stderr__)
         time.sleep(DELAY)
@@ -142,7 +148,7 @@ class Watchdog:
             if what == OF_RANKS:
                 return None
             does = f"waits for {what}" if what else "computes"
-            return f"{who}, which {does} in iteration {state['iteration']} since {now - state['since']:.0f} s"
+            return f"{who}, which {does} in {_named(state['iteration'])} since {now - state['since']:.0f} s"
         except (OSError, ValueError, KeyError, TypeError):
             return f"rank {rank}, of which nothing is known"
 
@@ -153,6 +159,18 @@ class Watchdog:
     def watched_data(self, dataset):
         """A data set (None: none), whose reads count as waits."""
         return _Data(dataset, self.waiting) if self.limit_s and dataset is not None else dataset
+
+
+def _named(iteration):
+    return "the start" if iteration is None else f"iteration {iteration}"
+
+
+def _remove_files_of_the_dead(paths):
+    """Remove those files of ranks, of any run, that no process holds any more."""
+    for path in paths:
+        with suppress(OSError), open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 class _World:
