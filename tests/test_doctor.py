@@ -11,7 +11,7 @@ from kernels import cache
 from mpi.check import trial
 from nptrain.world import Solo
 
-NAMES = ["versions", "cpu", "cores", "memory", "kernels", "mpi", "disk", "lmdb"]
+NAMES = ["versions", "cpu", "cores", "memory", "kernels", "mpi", "disk", "snapshots", "lmdb"]
 
 
 @pytest.fixture
@@ -55,7 +55,14 @@ def test_ranks_that_are_alone(answer):
     assert (state, text.split(" belong to ")[1]) == ("FAILS", "two MPIs: every rank believes that it is alone")
 
 
-def test_what_is_worse_than_it_could_be(monkeypatch):
+def test_what_is_worse_than_it_could_be(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "place", lambda: tmp_path)
+    assert doctor.snapshots()[0] == "ok"
+    for number in range(2):
+        (tmp_path / f"run.{number}.snapshot").write_bytes(b"x" * 100_000_000)
+    state, text = doctor.snapshots()
+    assert state == "note"
+    assert f"{tmp_path}: 2, 0.2 GB, of runs " in text
     monkeypatch.setattr(doctor, "quota", lambda: 0.5)
     monkeypatch.setattr(doctor, "available_bytes", lambda: 10**9)
     monkeypatch.setattr(doctor, "package_versions", lambda: {"python": "3", "numpy": "1.0"})

@@ -31,6 +31,7 @@ from nptrain.errors import InputError, printable
 from nptrain.files import writing
 from nptrain.plan.needs import parameter_bytes
 from nptrain.recipes.published import get_recipe
+from nptrain.run.snapshot import place
 from nptrain.run.versions import package_versions
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,7 @@ def main(argv, world):
         except (OSError, InputError) as error:
             state, text = BAD, error
         failed |= state == BAD
-        print(f"{name:9}{state:6}{printable(str(text), 400)}", flush=True)
+        print(f"{name:10}{state:6}{printable(str(text), 400)}", flush=True)
     if failed:
         raise SystemExit(1)
 
@@ -82,6 +83,7 @@ def checks(args):
     yield "kernels", kernels
     yield "mpi", lambda: mpi(args.ranks)
     yield "disk", lambda: disk(Path(args.run_dir))
+    yield "snapshots", snapshots
     yield "lmdb", new_lmdb
     for path in args.data:
         for part in sorted(file.parent for file in Path(path).glob("*/data.mdb")) or [path]:
@@ -159,15 +161,25 @@ def mpi(ranks):
 
 def disk(folder):
     """Whether runs can be written and locked, and how much room there is."""
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    need, free = 2 * parameter_bytes(get_recipe(RECIPE))["weights"], shutil.disk_usage(place).free
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    need, free = 2 * parameter_bytes(get_recipe(RECIPE))["weights"], shutil.disk_usage(there).free
     text = f"{folder}: {free / GB:.1f} GB free; a checkpoint of ResNet-50 takes {need / GB:.1f} GB"
-    with writing(folder), tempfile.TemporaryFile(dir=place) as file:
+    with writing(folder), tempfile.TemporaryFile(dir=there) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             return NOTE, f"{text}; it has no locks ({error.strerror}): do not start a run twice"
     return (GOOD if free > need else BAD), text
+
+
+def snapshots():
+    """Those that runs which have died have left in the folder for temporary files."""
+    folder = place()
+    sizes = [path.stat().st_size for path in folder.glob("*.snapshot")]
+    if not sizes:
+        return GOOD, f"{folder}: none is left there"
+    return NOTE, (f"{folder}: {len(sizes)}, {sum(sizes) / GB:.1f} GB, of runs that are going on or have died; remove "
+                  "those from which no run will go on")  # fmt: skip
 
 
 def new_lmdb():
