@@ -6,16 +6,16 @@ import numba
 
 from kernels.batchnorm import channel_sums
 from kernels.check import expect, expect_activations, expect_stored
-from kernels.division import flattened, is_pointwise, part_count
+from kernels.division import flattened, is_exchanged, is_pointwise, part_count
 from kernels.jit import parallel_jit
 from kernels.layout import BF16
 from kernels.pair_weight_gradient import pair_weight_gradient
 from kernels.ranges import nth_range
 from kernels.registers import HELD
 from kernels.scratch import PARTIAL_DW, scratch
-from kernels.scratch_sizes import partial_dw
+from kernels.scratch_sizes import partial_dw, transposed_weights
 from kernels.sizes import convolved_size
-from kernels.weight_gradient_rows import add_pieces, add_rows
+from kernels.weight_gradient_rows import add_pieces, add_rows, add_transposed
 from kernels.winograd import winograd_backward_weights
 from kernels.winograd_division import uses_winograd
 
@@ -48,8 +48,12 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="a
     if is_pointwise(dw.shape, stride, pad):  # the pixels of a row count as images
         x, dy = (a.reshape(flattened(a.shape, a.dtype == BF16)) for a in (x, dy))
     partial = scratch(PARTIAL_DW, partial_dw(dw.shape, dy.shape, x.dtype == BF16))
+    if x.dtype == BF16 and is_exchanged(dw.shape, dy.shape, stride, pad):
+        pair_weight_gradient(dy, x, transposed_weights(dw.shape), partial, stride, pad)
+        add_transposed(partial.reshape(-1, c_blocks, k_blocks, 16, 16), dw.reshape(k_blocks, c_blocks, 16, 16))
+        return
     if x.dtype == BF16:
-        pair_weight_gradient(x, dy, dw, partial, stride, pad)
+        pair_weight_gradient(x, dy, dw.shape, partial, stride, pad)
     else:
         k_parts = part_count(k_blocks, len(partial))
         _outer_for(lanes, x.shape[4])(x, dy, dw, partial, stride, pad, rows, cols, k_parts)
@@ -98,13 +102,13 @@ def _outer_for(lanes, pitch):
                         k, c = k_first + pair % groups * blocks, pair // groups
                     if k + blocks <= k_last:
                         add_rows(
-                            lanes, blocks, pitch, 1, xf, c * h_in * x_row, h_in, w_in,
+                            lanes, blocks, pitch, 0, 1, xf, c * h_in * x_row, h_in, w_in,
                             yf, k * h_out * y_row, h_out * y_row, top, bottom, w_out, images,
                             pf, piece * size + k * k_size + c * pair_size, k_size, stride, pad, rows, cols)  # fmt: skip
                     else:
                         for k1 in range(k, k_last):
                             add_rows(
-                                lanes, 1, pitch, 1, xf, c * h_in * x_row, h_in, w_in,
+                                lanes, 1, pitch, 0, 1, xf, c * h_in * x_row, h_in, w_in,
                                 yf, k1 * h_out * y_row, 0, top, bottom, w_out, images,
                                 pf, piece * size + k1 * k_size + c * pair_size, 0, stride, pad, rows, cols)  # fmt: skip
 

@@ -7,7 +7,8 @@ import math
 
 TASKS = 56  # of a kernel, at least, where the shape allows
 PIECES = 14  # of the pixels of each block in batch norm; of the rows of a map in a gradient of weights, at most
-PAIR_BLOCKS = 2  # of outputs, in a register tile of a gradient of weights in bf16
+PAIR_BLOCKS = 2  # of outputs, in a register tile of a gradient of weights in bf16, from a copy of dy
+STORED_BLOCKS = 4  # the same from dy itself
 # pixels of a piece of a pointwise convolution: they stay in a core's cache while all outputs are computed from them
 POINTWISE_PIXELS = 96
 PARTIAL_BYTES = 2 << 20  # of the sums of a piece in a gradient of weights: they stay in a core's L2 cache
@@ -59,11 +60,25 @@ def weight_gradient_pieces(w, rows, bf16=False):
     return max(1, min(PAIR_TASKS if bf16 else PIECES, rows, PARTIAL_BYTES // (4 * math.prod(w))))
 
 
-def pair_parts(k_blocks, pieces):
-    """(parts of the blocks of outputs in a direct gradient of weights in bf16, the most blocks that a part has)."""
-    units = -(-k_blocks // PAIR_BLOCKS)  # a part has whole register tiles
+def reads_stored(w, dy, pad):
+    """Whether a gradient of weights in bf16 reads dy itself, not a copy in pairs, which a 1x1 kernel would read too
+    seldom to be worth it. Two images are a pair, so their number has to be even.
+    """
+    return w[2] == w[3] == 1 and pad == 0 and w[4] == 16 and dy[3] % 2 == 0
+
+
+def is_exchanged(w, dy, stride, pad):
+    """Whether x and dy change places there: of the two, that with fewer channels is copied."""
+    return is_pointwise(w, stride, pad) and dy[3] % 2 == 0 and w[1] > w[0]
+
+
+def pair_parts(k_blocks, pieces, tile):
+    """(parts of the blocks of outputs in a direct gradient of weights in bf16, the most blocks that a part has), with
+    `tile` blocks in a register tile.
+    """
+    units = -(-k_blocks // tile)  # a part has whole register tiles
     parts = min(units, -(-PAIR_TASKS // pieces))
-    return parts, -(-units // parts) * PAIR_BLOCKS
+    return parts, -(-units // parts) * tile
 
 
 def copy_step(w, stride, pad):
@@ -73,7 +88,7 @@ def copy_step(w, stride, pad):
 
 def pair_band(w, dy, stride):
     """Rows of a band in a direct gradient of weights in bf16: what a task copies of them stays in a core's L2 cache."""
-    _, of_part = pair_parts(w[0], weight_gradient_pieces(w, dy[1], True))
+    _, of_part = pair_parts(w[0], weight_gradient_pieces(w, dy[1], True), PAIR_BLOCKS)
     if w[2] == w[3] == dy[2] == 1:  # `flattened`
         return 1
     row = 2 * dy[2] * dy[3] * (w[1] * stride**2 * w[4] + of_part * 16)

@@ -64,6 +64,15 @@ def pair_broadcast(builder, pointer):
     return builder.bitcast(broadcast(builder, pair), B32)
 
 
+def in_turn(builder, first, second=None):
+    """The lanes of two vectors of 16 in turn: 0 of the first, 0 of the second, 1 of the first, ...; or those of the
+    halves of one vector of 32.
+    """
+    second = ir.Constant(first.type, ir.Undefined) if second is None else second
+    lanes = [lane for place in range(LANES) for lane in (place, place + LANES)]
+    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, 2 * LANES), lanes))
+
+
 def pair_products(builder, a, b, total):
     """total + a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1] in each of 16 lanes i, summed in float32; a and b are 32 bf16."""
     if has_bf16():

@@ -4,13 +4,16 @@ A product instruction takes two neighbouring numbers of each operand. Of a gradi
 one channel, which are 16 numbers apart as stored. So each task first copies the rows of a band, with the pixels of two
 images in turn; of an odd number of images, the last one's partner is zero. The copies stay in a core's cache. Of the
 input of a 1x1 kernel with a stride, only the pixels that it reads are copied, so that the stride is gone.
+
+A 1x1 kernel uses each number of dy once for every input alone. So dy is not copied: the register tile loads it as it is
+stored, and a permutation puts it in pairs.
 """
 
 import functools
 
 import numba
 
-from kernels.division import PAIR_BLOCKS, copy_step, pair_band, pair_parts
+from kernels.division import PAIR_BLOCKS, STORED_BLOCKS, copy_step, pair_band, pair_parts, reads_stored
 from kernels.jit import jit, parallel_jit
 from kernels.pairs import load_pixels, store_pairs
 from kernels.ranges import nth_range
@@ -19,29 +22,31 @@ from kernels.scratch_sizes import pair_rows
 from kernels.weight_gradient_rows import add_rows
 
 
-def pair_weight_gradient(x, dy, dw, partial, stride, pad):
+def pair_weight_gradient(x, dy, w, partial, stride, pad):
     """The gradient of weights of each piece of dy's rows.
 
-    x, dy, dw    bf16, bf16 and float32, as `layout` stores them; of dw only the shape counts
-    partial      the result (pieces, dw.size)
+    x, dy        bf16, as `layout` stores them
+    w            the shape of the weights
+    partial      the result, float32 (pieces, numbers of the weights)
     stride, pad  pixels
     """
-    k_blocks, _, rows, cols, lanes, _ = dw.shape
-    need = pair_rows(dw.shape, dy.shape, stride, pad, numba.get_num_threads())
+    k_blocks, _, rows, cols, lanes, _ = w
+    need = pair_rows(w, dy.shape, stride, pad, numba.get_num_threads())
     inputs, outputs = (scratch(purpose, shape) for purpose, shape in need.items())
-    k_parts, _ = pair_parts(k_blocks, len(partial))
-    step, stride = copy_step(dw.shape, stride, pad)
-    kernel = _outer_for(lanes, x.shape[4])
-    kernel(x, dy, partial, inputs, outputs, pair_band(dw.shape, dy.shape, stride), step, stride, pad, rows, cols,
-           k_parts)  # fmt: skip
+    stored = reads_stored(w, dy.shape, pad)
+    blocks = STORED_BLOCKS if stored else PAIR_BLOCKS
+    k_parts, _ = pair_parts(k_blocks, len(partial), blocks)
+    step, stride = copy_step(w, stride, pad)
+    kernel = _outer_for(lanes, x.shape[4], blocks, int(stored))
+    kernel(x, dy, partial, inputs, outputs, pair_band(w, dy.shape, stride), step, stride, pad, rows, cols, k_parts)
 
 
 @functools.cache
-def _outer_for(lanes, pitch):
-    """The kernel for weights with `lanes` inputs in a block, and an input whose blocks are `pitch` wide. These ints are
-    literals inside the kernel, and part of its key in the cache.
+def _outer_for(lanes, pitch, blocks, stored):
+    """The kernel for weights with `lanes` inputs in a block, an input whose blocks are `pitch` wide, and `blocks` of
+    outputs in a register tile, which reads dy as it is `stored`, or from a copy (1 or 0). These ints are literals
+    inside the kernel, and part of its key in the cache.
     """
-    blocks = PAIR_BLOCKS
 
     @parallel_jit
     def _outer_pairs(x, dy, partial, inputs, outputs, band, step, stride, pad, rows, cols, k_parts):
@@ -76,22 +81,25 @@ def _outer_for(lanes, pitch):
                     for row in range(x_top, x_bottom):
                         _copy(pitch, xf, (c * x.shape[1] + row * step) * x_line, step,
                               xs, c * x_block + (row - x_top) * x_row, w_in, images)  # fmt: skip
-                for k in range(k_first, k_last):
+                for k in range(k_first, k_first if stored else k_last):
                     _copy(16, yf, (k * h_out + top) * w_out * images * 16, 1, ys, (k - k_first) * y_block,
                           (bottom - top) * w_out, images)  # fmt: skip
                 for c in range(c_blocks):
                     x0 = c * x_block - x_top * x_row
                     k = k_first
                     while k < k_last:
-                        y0 = (k - k_first) * y_block - top * y_row
+                        source, y_k, y0 = ys, y_block, (k - k_first) * y_block - top * y_row
+                        if stored:
+                            source, y_k, y0 = yf, h_out * y_row, k * h_out * y_row
                         to = piece * size + k * k_size + c * pair_size
                         if k + blocks <= k_last:
-                            add_rows(lanes, blocks, pitch, 2, xs, x0, h_in, w_in, ys, y0, y_block, top, bottom,
+                            add_rows(lanes, blocks, pitch, stored, 2, xs, x0, h_in, w_in, source, y0, y_k, top, bottom,
                                      w_out, even, pf, to, k_size, stride, pad, rows, cols)  # fmt: skip
+                            k += blocks
                         else:
-                            add_rows(lanes, 1, pitch, 2, xs, x0, h_in, w_in, ys, y0, 0, top, bottom,
+                            add_rows(lanes, 1, pitch, stored, 2, xs, x0, h_in, w_in, source, y0, 0, top, bottom,
                                      w_out, even, pf, to, 0, stride, pad, rows, cols)  # fmt: skip
-                        k += blocks
+                            k += 1
 
     return _outer_pairs
 

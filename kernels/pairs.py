@@ -8,8 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from kernels.emit import load_vector, moved, pointer_at, store_vector
-from kernels.emit_bf16 import B16, B32, pair_products, rounded
+from kernels.emit import load_vector, pointer_at, store_vector
+from kernels.emit_bf16 import B32, in_turn, pair_products, rounded
 from kernels.layout import LANES
 from kernels.vector import V32, expect_array
 
@@ -36,7 +36,7 @@ def load_pixels(ctx, array, at):
     expect_array(array, [types.uint16])
 
     def codegen(context, builder, sig, args):
-        return _two_pixels(builder, pointer_at(context, builder, sig.args[0], *args))
+        return in_turn(builder, load_vector(builder, pointer_at(context, builder, sig.args[0], *args), B32))
 
     return P16(array, at), codegen
 
@@ -46,7 +46,7 @@ def pair_of(ctx, first, second):
     """Two float32 vectors, rounded, as 16 pairs."""
 
     def codegen(context, builder, sig, args):
-        return _in_turn(builder, *(rounded(builder, vector) for vector in args))
+        return in_turn(builder, *(rounded(builder, vector) for vector in args))
 
     return P16(V32, V32), codegen
 
@@ -73,14 +73,3 @@ def store_pairs(ctx, array, at, value):
         return context.get_dummy_value()
 
     return types.void(array, at, P16), codegen
-
-
-def _two_pixels(builder, pointer):
-    """(2, 16) numbers at a pointer, the pixels in turn."""
-    return _in_turn(builder, *(load_vector(builder, moved(builder, pointer, p * LANES), B16) for p in (0, 1)))
-
-
-def _in_turn(builder, first, second):
-    """The lanes of two vectors in turn: 0 of the first, 0 of the second, 1 of the first, ..."""
-    lanes = [lane for place in range(LANES) for lane in (place, place + LANES)]
-    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), lanes))

@@ -7,7 +7,17 @@ from math import prod
 
 import numpy as np
 
-from kernels.division import copy_step, flattened, is_pointwise, pair_band, pair_parts, weight_gradient_pieces
+from kernels.division import (
+    PAIR_BLOCKS,
+    copy_step,
+    flattened,
+    is_exchanged,
+    is_pointwise,
+    pair_band,
+    pair_parts,
+    reads_stored,
+    weight_gradient_pieces,
+)
 from kernels.layout import FEW
 from kernels.scratch import (
     EPILOGUE_SUMS,
@@ -64,6 +74,8 @@ def backward_weights(w, dy, stride, pad, winograd="auto", bf16=False, threads=1)
         return winograd_weight_gradient(w, dy)
     if is_pointwise(w, stride, pad):
         dy = flattened(dy, bf16)
+    if bf16 and is_exchanged(w, dy, stride, pad):
+        w = transposed_weights(w)
     need = {PARTIAL_DW: partial_dw(w, dy, bf16)}
     return need | pair_rows(w, dy, stride, pad, threads) if bf16 else need
 
@@ -101,12 +113,12 @@ def pair_rows(w, dy, stride, pad, threads):
     k_blocks, c_blocks, rows, cols, lanes, _ = w
     _, stride = copy_step(w, stride, pad)
     band = pair_band(w, dy, stride)
-    _, of_part = pair_parts(k_blocks, weight_gradient_pieces(w, dy[1], True))
+    _, of_part = pair_parts(k_blocks, weight_gradient_pieces(w, dy[1], True), PAIR_BLOCKS)
     height = (band - 1) * stride + rows
     width = dy[2] * stride + cols - 1 - 2 * pad  # of the input, at most
     even = (dy[3] + 1) // 2 * 2
     return {PAIR_INPUTS: (threads, c_blocks * height * width * even * (FEW if lanes <= FEW else 16)),
-            PAIR_OUTPUTS: (threads, of_part * band * dy[2] * even * 16)}  # fmt: skip
+            PAIR_OUTPUTS: (threads, 0 if reads_stored(w, dy, pad) else of_part * band * dy[2] * even * 16)}  # fmt: skip
 
 
 def epilogue_sums(blocks, pieces):

@@ -28,13 +28,13 @@ class ProductLoop:
 
 
 class OuterLoop:
-    """`outer_tile` of all 16 inputs x blocks of outputs."""
+    """`outer_tile` of all 16 inputs x blocks of outputs, of dy in pairs, or with `apart` as it is stored."""
 
-    def __init__(self, blocks, dtype):
-        self.name, self.rounds = f"16x{blocks}-dw", -(-16 * blocks // HELD.outer)
+    def __init__(self, blocks, dtype, apart=0):
+        self.name, self.rounds = f"16x{blocks}-dw{'-1x1' * apart}", -(-16 * blocks // HELD.outer)
         self.flops = 2 * blocks * 256 * PIXELS
         x, dy = np.zeros(PIXELS * 16, dtype), np.zeros(blocks * PIXELS * 16, dtype)
-        self.kernel = _outers_for(blocks)
+        self.kernel = _outers_for(blocks, apart)
         self.arguments = x, dy, np.zeros(blocks * 256, np.float32), PIXELS // 2 if dtype == BF16 else PIXELS, 256
 
 
@@ -52,13 +52,13 @@ def _products_for(pixels, blocks):
 
 
 @functools.cache
-def _outers_for(blocks):
+def _outers_for(blocks, apart):
     @uncached_jit
     def _outers(x, dy, dw, pixels, block_step, repeats):
         """The gradient of 16 x 16 blocks weights from so many pixels, in bf16 pairs of them, `repeats` times."""
         row = x.size
         for _ in range(repeats):
-            outer_tile(16, blocks, 16, x, 0, row, dy, 0, row, row, dw, 0, block_step, 1, pixels)
+            outer_tile(16, blocks, 16, apart, x, 0, row, dy, 0, row, row, dw, 0, block_step, 1, pixels)
 
     return _outers
 
@@ -67,7 +67,8 @@ def loops(bf16=False):
     """All loops that are compared, a list; operands in float32, or bf16."""
     dtype = BF16 if bf16 else np.float32
     products = ((16, 1), (8, 2), (12, 2), (8, 3), (4, 4), (6, 4))
-    return [*(ProductLoop(*tile, dtype) for tile in products), *(OuterLoop(blocks, dtype) for blocks in (1, 2, 4))]
+    outers = [OuterLoop(blocks, dtype) for blocks in (1, 2, 4)] + [OuterLoop(4, dtype, apart=1)] * bf16
+    return [*(ProductLoop(*tile, dtype) for tile in products), *outers]
 
 
 def speed(loop):

@@ -30,7 +30,7 @@ from kernels.emit import (
     store_vector,
     walk,
 )
-from kernels.emit_bf16 import B16, B32, pair_broadcast, pair_products, rounded, widened
+from kernels.emit_bf16 import B16, B32, in_turn, pair_broadcast, pair_products, rounded, widened
 from kernels.layout import LANES
 from kernels.registers import HELD
 
@@ -138,28 +138,30 @@ def product_tile(ctx, pixels, blocks, lanes, pitch, x, x0, x_block, x_row, x_col
 
 
 @intrinsic(prefer_literal=True)
-def outer_tile(ctx, lanes, blocks, pitch, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels):
+def outer_tile(ctx, lanes, blocks, pitch, apart, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels):
     """dw[k, lane, 16] += sum over cols, pixels of x[pixel, lane] * dy[k, pixel, 16].
 
     lanes, blocks    literals: channels in a block of x, and blocks k of dy
     pitch            a literal: from a pixel to the next of a column in x; in dy that is 16
+    apart            a literal: 1 if the numbers of a pair in dy are 16 apart, as activations are stored, else 0
     x, x0, x_col     the input, the offset of the first pixel, and the step from a column to the next
     dy, dy0, dy_k, dy_col   the same of the gradient of the result, and the step from a block to the next
     dw, dw0, dw_k    the gradient of weights, float32, the offset of the (lanes, 16) that are added to, and that step
     cols, pixels     columns, and pixels of each, at least 1; of bf16 pairs of pixels, stored as `pair_pixels`
     """
-    sizes = literals(lanes, blocks, pitch)
+    sizes = literals(lanes, blocks, pitch, apart)
     if sizes is None:
         return None
-    L, B, pitch_ = sizes
-    signature = types.void(lanes, blocks, pitch, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels)
+    L, B, pitch_, apart_ = sizes
+    signature = types.void(lanes, blocks, pitch, apart, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols,
+                           pixels)  # fmt: skip
     kind = _operands(x)
 
     def codegen(context, builder, sig, args):
-        _, _, _, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels = args
-        x = pointer_at(context, builder, sig.args[3], x, x0)
-        dy = pointer_at(context, builder, sig.args[6], dy, dy0)
-        dw = pointer_at(context, builder, sig.args[10], dw, dw0)
+        _, _, _, _, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels = args
+        x = pointer_at(context, builder, sig.args[4], x, x0)
+        dy = pointer_at(context, builder, sig.args[7], dy, dy0)
+        dw = pointer_at(context, builder, sig.args[11], dw, dw0)
         gradients = [moved(builder, dy, builder.mul(const(k), dy_k)) for k in range(B)]
         step = {"x": const(pitch_ * kind.group), "dy": const(LANES * kind.group)}
         steps = [(cols, {"x": x_col, "dy": dy_col}), (pixels, step)]
@@ -170,6 +172,7 @@ def outer_tile(ctx, lanes, blocks, pitch, x, x0, x_col, dy, dy0, dy_k, dy_col, d
                 sums, at = list(sums), moved(builder, x, offset["x"])
                 vectors = [load_vector(builder, moved(builder, start, offset["dy"]), kind.vector)
                            for start in gradients]  # fmt: skip
+                vectors = [in_turn(builder, vector) for vector in vectors] if apart_ else vectors
                 prefetch(builder, moved(builder, at, x_col))  # the next column's pixel, which may lie far away
                 for i, lane in enumerate(held):
                     value = kind.value(builder, moved(builder, at, lane * kind.group))
@@ -183,6 +186,30 @@ def outer_tile(ctx, lanes, blocks, pitch, x, x0, x_col, dy, dy0, dy_k, dy_col, d
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def add_transposed_tile(ctx, source, at, out, to):
+    """Add the transpose of 16 x 16 floats from an offset in one flat array to those from an offset in another."""
+
+    def codegen(context, builder, sig, args):
+        source = pointer_at(context, builder, sig.args[0], args[0], args[1])
+        out = pointer_at(context, builder, sig.args[2], args[2], args[3])
+        rows = [load_vector(builder, moved(builder, source, i * LANES)) for i in range(LANES)]
+        for step in (1, 2, 4, 8):  # swaps the squares of that size off the diagonal, in pairs of rows
+            masks = [[lane + (LANES - step if lane & step else 0) for lane in range(LANES)],
+                     [lane + (LANES if lane & step else step) for lane in range(LANES)]]  # fmt: skip
+            masks = [ir.Constant(ir.VectorType(ir.IntType(32), LANES), mask) for mask in masks]
+            for i in range(LANES):
+                if not i & step:
+                    both = rows[i], rows[i + step]
+                    rows[i], rows[i + step] = (builder.shuffle_vector(*both, mask) for mask in masks)
+        for i, row in enumerate(rows):
+            target = moved(builder, out, i * LANES)
+            store_vector(builder, builder.fadd(load_vector(builder, target), row), target)
+        return context.get_dummy_value()
+
+    return types.void(source, at, out, to), codegen
 
 
 @intrinsic
