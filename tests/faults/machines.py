@@ -85,7 +85,12 @@ time.sleep(60)
 
 
 def take_memory(case):
-    """Other programs take what the job may have; each has less than a rank, which the system kills therefore."""
+    """Other programs take what the job may have; each has less than a rank, which the system kills therefore. The ranks
+    are stopped meanwhile, or the run might end before.
+    """
+    for rank, pid in case.processes().items():
+        if isinstance(rank, int):
+            os.kill(pid, signal.SIGSTOP)
     script = 'echo $$ > "$1/cgroup.procs"; exec "$2" -c "$3"'
     words = ["sh", "-c", script, "sh", case.limit.parent, sys.executable, HOG]
     hog = subprocess.Popen([str(word) for word in words], start_new_session=True)
@@ -128,7 +133,7 @@ MACHINES = [
           says="^train: (rank . on .*: )?ulimit -v: found 614 MB, expected at least ", mend=plain, lost=0),
     Fault("memory", "none left: the system kills a rank", take_memory, around=little_memory(1600),
           says="^supervise: .*Killed, probably by the system, as no memory was left; .* starts again"),
-    Fault("memory", "cgroup of 200 MB", around=little_memory(200), by="mpirun", status=(2,), lost=0, mend=plain,
+    Fault("memory", "cgroup of 300 MB", around=little_memory(300), by="mpirun", status=(2,), lost=0, mend=plain,
           says=r"^train: (rank 0 on \S+: )?memory of \S+: 2 ranks need \S+ GB, found \S+ GB available"),
     Fault("clock", "-1 day, +1 h, every second", around=preloaded(CLOCK), lost=0),
 ]  # fmt: skip

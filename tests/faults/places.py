@@ -5,6 +5,7 @@ NotPermitted says why.
 import os
 import shutil
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -129,6 +130,18 @@ def little_memory(megabytes):
             yield
         finally:
             case.kill()
-            group.rmdir()
+            _remove(group)
 
     return around
+
+
+def _remove(group):
+    """Remove a control group, as soon as its processes have ended."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return group.rmdir()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
