@@ -148,7 +148,9 @@ DISKS = [
           around=in_shell('"$@" | head -n 12; exit ${PIPESTATUS[0]}')),
     *(Fault("disk", f"EIO at a checkpoint's {call}", lost=0, says=UNSAVED + "Input/output error",
             hooks=errors_of(call, errno.EIO, turn, holds="/checkpoints/", rank=0))
-      for call, turn in (("open", 1), ("os.fsync", 2), ("os.replace", 3))),
+      for call, turn in (("open", 1), ("os.fsync", 2), ("os.replace", 1))),
+    Fault("disk", "EIO at a manifest's os.replace", lost=0, says=r"/phase1_iter_6\.json on .*: trying again",
+          hooks=errors_of("os.replace", errno.EIO, 3, holds="/checkpoints/", rank=0)),
     *(Fault("disk", f"{name} at a read of the data, {times} times", lost=0, says=rf"{said}",
             hooks=errors_of("os.pread", number, 60, times))
       for name, number, times, said in (("EIO", errno.EIO, 1, "Input/output error"),
