@@ -105,6 +105,8 @@ def test_they_travel_while_others_are_computed():
         timer.mark("backward")
         assert all(pending.ended_at for _, pending in buckets.buckets[:3])
         last.set()
+        slow = buckets.start(24, threading.Event().wait, 0.05)  # the loss of a slow rank
+        slow.result()
         for part in buckets.wait_into_gradients():
             assert (values[part] == 2).all()
         timer.mark("update")

@@ -160,11 +160,18 @@ PRTE = """PRTE has lost communication with a remote daemon.
   HNP daemon   : [prterun-a-1@0,0] on node node-a
   Remote daemon: [prterun-a-1@0,1] on node node-b
 """
+OF_A_PEER = """An MPI communication peer process has unexpectedly disconnected.  This
+usually indicates a failure in the peer process (e.g., a crash or
+
+  Local host: node-a
+  Peer host:  node-b
+"""
 
 
 @pytest.mark.parametrize(
     ("tail", "status", "kills", "line"),
     [
+        (OF_A_PEER, 14, 0, "a rank on node-b has died, or cannot be reached"),
         (OPEN_MPI, 137, 0, "rank 1 on vm was ended by a signal: Killed"),
         (OPEN_MPI, 137, 2, "rank 1 on vm was ended by a signal: Killed, probably by the system, as no memory was left"),
         (PRTE, 0, 0, "host node-b is lost"),

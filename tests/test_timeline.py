@@ -65,7 +65,7 @@ def test_sums_are_in_order_and_add_up_to_the_communication_logged(folder):
         assert all(earlier[2] <= later[1] for earlier, later in pairwise(sent))
         count = len(sent)
         assert sum(end - begin for _, begin, end in sent) == pytest.approx(entry["communication_s"], abs=2e-4 * count)
-        waited = sum(home - asked for *_, asked, home in buckets)
+        waited = sum(home - asked for *_, asked, home in entry["sums"])
         assert waited == pytest.approx(entry["gradient_wait_s"], abs=1e-4 * count)
         hidden = 1 - waited / entry["communication_s"]
         assert max(0, hidden) == pytest.approx(entry["hidden"], abs=2e-4 * count / entry["communication_s"])

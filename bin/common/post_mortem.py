@@ -14,6 +14,7 @@ KILLED = re.compile(
     r"process rank (?P<rank>\d+) with PID \S+ on node (?P<host>\S+) exited\s+on\s+signal (?P<signal>\d+)"
 )
 LOST = re.compile(r"lost communication with a remote daemon[\s\S]*?Remote daemon:.*? on node (?P<host>\S+)")
+PEER = re.compile(r"peer process has unexpectedly disconnected[\s\S]*?Peer host: +(?P<host>\S+)")
 HYDRA = re.compile(r"PID \d+ RUNNING AT (?P<host>\S+)\s+=\s+EXIT (?:CODE|STATUS): (?P<signal>\d+)")
 SLURM = re.compile(
     r"srun: error: (?P<host>\S+): tasks? (?P<rank>\d+)[^:\n]*: (?P<name>Killed|Terminated|Segmentation fault)"
@@ -61,6 +62,8 @@ def what_died(tail, status, kills):
             return _killed(found.groupdict(), kills)
     if found := LOST.search(text):
         return f"host {found['host']} is lost"
+    if found := PEER.search(text):
+        return f"a rank on {found['host']} has died, or cannot be reached"
     if own := OWN.findall(text):
         return own[-1]
     if 128 < status < 128 + signal.NSIG:

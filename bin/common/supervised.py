@@ -109,6 +109,9 @@ class Attempt:
         for pid in self._seen - self._others:  # what an Open MPI that was killed has left
             shutil.rmtree(Path(tempfile.gettempdir(), f"ompi.{pid}"), ignore_errors=True)
         self._reader.join(5)
+        if self.tail and not self.tail.endswith(b"\n"):  # what follows begins on a line of its own
+            with suppress(OSError):
+                os.write(sys.__stderr__.fileno(), b"\n")
         return self.launcher.status()
 
     def _interrupted_twice(self):

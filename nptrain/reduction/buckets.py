@@ -93,8 +93,8 @@ class Buckets:
 
     @property
     def waited_s(self):
-        """Seconds for which gradients were waited for."""
-        return sum(pending.had_at - pending.wanted_at for _, pending in self.buckets)
+        """Seconds for which sums were waited for, that of the loss among them."""
+        return sum(pending.had_at - pending.wanted_at for pending in self.pending)
 
 
 class StepTimer:

@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hosts import processes_of_node_b
 
-from tests.faults.case import ITERATIONS
 from tests.faults.deaths import AGAIN
 from tests.faults.disks import plain
-from tests.faults.fault import Fault, Missed
+from tests.faults.fault import Fault
 from tests.faults.places import in_shell, little_memory, preloaded, two_hosts
 
 
@@ -22,17 +21,26 @@ def no_answer(case):
     remote.write_text(remote.read_text().replace("exec nsenter", "exit 255; exec nsenter"))
 
 
+def signal_ranks(case, number):
+    for rank, pid in case.processes().items():
+        if isinstance(rank, int):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
 def kill_on_node_b(*names):
-    """An act: SIGKILL to the processes on node-b whose words contain one of the names."""
+    """An act: SIGKILL to the processes on node-b whose words contain one of the names. Ranks are stopped meanwhile, or
+    the run might end before these are found.
+    """
 
     def act(case):
+        signal_ranks(case, signal.SIGSTOP)
         found = processes_of_node_b(case.run_dir)
         victims = [pid for pid, words in found.items() if any(name in words for name in names)]
         assert victims, f"none of {names} on node-b: {[*found.values()]}"
-        if case.iterations >= ITERATIONS - 2:
-            raise Missed("the run had all but ended before they were found")
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
+        signal_ranks(case, signal.SIGCONT)
 
     return act
 
@@ -88,9 +96,7 @@ def take_memory(case):
     """Other programs take what the job may have; each has less than a rank, which the system kills therefore. The ranks
     are stopped meanwhile, or the run might end before.
     """
-    for rank, pid in case.processes().items():
-        if isinstance(rank, int):
-            os.kill(pid, signal.SIGSTOP)
+    signal_ranks(case, signal.SIGSTOP)
     script = 'echo $$ > "$1/cgroup.procs"; exec "$2" -c "$3"'
     words = ["sh", "-c", script, "sh", case.limit.parent, sys.executable, HOG]
     hog = subprocess.Popen([str(word) for word in words], start_new_session=True)
@@ -123,7 +129,7 @@ MACHINES = [
     Fault("host", "its daemon killed", kill_on_node_b(b"prte", b"hydra_pmi_proxy"), around=two_hosts,
           says=AGAIN.format(".*")),
     Fault("host", "the rank on the other one killed", kill_on_node_b(b"bin/train"), around=two_hosts,
-          says=AGAIN.format(r"(rank 1 on node-b|a rank on \S+) was ended by a signal: Killed")),
+          says=AGAIN.format(r"(rank 1 on node-b|a rank on \S+) (was ended by a signal: Killed|has died, .*)")),
     Fault("host", "its daemon cannot be started, once", around=refusing_hosts, lost=0,
           says=r"^supervise: .*; there was no iteration yet; starts again in "),
     Fault("host", "cable cut for 3 s", cut_for(3), around=two_hosts, lost=0),
