@@ -69,7 +69,7 @@ def reads_stored(w, dy, pad):
 
 def is_exchanged(w, dy, stride, pad):
     """Whether x and dy change places there: of the two, that with fewer channels is copied."""
-    return is_pointwise(w, stride, pad) and dy[3] % 2 == 0 and w[1] > w[0]
+    return is_pointwise(w, stride, pad) and reads_stored(w, dy, pad) and w[1] > w[0]
 
 
 def pair_parts(k_blocks, pieces, tile):

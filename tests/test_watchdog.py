@@ -157,7 +157,7 @@ def test_a_file_system_that_hangs_ends_a_run(data, tmp_path, monkeypatch, capfd,
 
 
 SLEEPER = f"""
-import os, sys, time
+import sys, time
 sys.path.insert(0, {str(PROJECT)!r})
 from bin.commands import train
 from bin.launch import run
@@ -165,11 +165,11 @@ from mpi.world import connect
 from nptrain.run import watchdog
 world = connect()
 watchdog.START, watchdog.DELAY = 1, 0.1
-opened, of = train.LmdbDataset.__init__, train.LmdbDataset
+opened = train.LmdbDataset.__init__
 def hangs(*args):
     time.sleep(100 * world.rank)
     opened(*args)
-of.__init__ = hangs
+train.LmdbDataset.__init__ = hangs
 sys.exit(run("train", train.main, sys.argv[1:], world))
 """
 

@@ -32,6 +32,7 @@ from nptrain.files import writing
 from nptrain.plan.needs import parameter_bytes
 from nptrain.recipes.published import get_recipe
 from nptrain.run.snapshot import place
+from nptrain.run.snapshots import files_of
 from nptrain.run.versions import package_versions
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -175,7 +176,7 @@ def disk(folder):
 def snapshots():
     """Those that runs which have died have left in the folder for temporary files."""
     folder = place()
-    sizes = [path.stat().st_size for path in folder.glob("*.snapshot")]
+    sizes = [path.stat().st_size for path in files_of(folder, "*")]
     if not sizes:
         return GOOD, f"{folder}: none is left there"
     return NOTE, (f"{folder}: {len(sizes)}, {sum(sizes) / GB:.1f} GB, of runs that are going on or have died; remove "

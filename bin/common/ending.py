@@ -67,7 +67,7 @@ def finish(trainer, folder, last):
     """
     trainer.log.expect_there()
     if not trainer.stopped:
-        saved = last.manifest.exists()
+        saved = trainer.world.bcast(last.manifest.exists())  # another host may see it later
         if saved:  # before it counts as done: nothing starts again to remove them then
             trainer.snapshots.remove()
             trainer.world.barrier()

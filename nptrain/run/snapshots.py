@@ -67,8 +67,7 @@ class Snapshots:
     def remove(self):
         """Remove the run's files on this host, also those that processes of earlier starts have left."""
         if self.file:
-            self.wait()
-            for path in {self.file.path, *files_of(self._folder, self._run)}:
+            for path in files_of(self._folder, self._run):
                 with suppress(OSError):
                     path.unlink()
 
@@ -92,7 +91,7 @@ class Newest(NamedTuple):
 
 
 def files_of(folder, run):
-    """The files of a run's snapshots on this host."""
+    """The files of a run's snapshots on this host; of all runs, if it is "*"."""
     return sorted(folder.glob(f"{run}.*.snapshot"))
 
 
