@@ -18,6 +18,7 @@ from nptrain.world import Solo
 
 PROJECT = Path(__file__).parent.parent
 MPIRUN = Path(os.environ.get("NPTRAIN_MPIRUN", Path(sys.prefix) / "bin" / "mpirun"))
+HIDDEN = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # by Python, in a process
 NARROW = ["--set", "depth=18", "--set", "width=16"]  # 0.7 million weights instead of 23.5
 TINY = ["--recipe", "digits", *NARROW, "--classes", "5", "--batch-size", "2", "--seed", "3",
         "--set", "display=1", "--set", "test_interval=0", "--bucket-mib", "1"]  # fmt: skip
@@ -77,11 +78,10 @@ def as_before(cwd="."):
     try:
         with chdir(cwd), warnings.catch_warnings(record=True) as warned:
             warnings.resetwarnings()
-            for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-                warnings.simplefilter("ignore", hidden)
             yield
         for found in warned:
-            sys.stderr.write(warnings.formatwarning(found.message, found.category, found.filename, found.lineno))
+            if not issubclass(found.category, HIDDEN):
+                sys.stderr.write(warnings.formatwarning(found.message, found.category, found.filename, found.lineno))
         assert set(threading.enumerate()) <= running, "a thread of the command has not ended"
     finally:
         numba.set_num_threads(threads)
