@@ -58,7 +58,7 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
         dbeta += sum d;  dgamma += sum d z;  dx = gamma / sqrt(var + eps) * (d - mean(d) - z mean(d z))
 
     dy             activation, the gradient of y
-    x, y           the forward pass's input and output
+    x, y           the forward pass's input and output; with `sums`, y is not read and may be None
     gamma, mean, var, eps   those of the forward pass
     dgamma, dbeta  vectors, added to in place
     out            where dx is written, which may be dy (None: a new array)
@@ -68,6 +68,7 @@ def batchnorm_backward(dy, x, y, gamma, mean, var, eps, dgamma, dbeta, relu=Fals
     Returns dx, an activation. Arrays are stored as in `layout`.
     """
     _expect_batchnorm(x, gamma, dgamma)
+    y = x if y is None and sums is not None else y
     expect(dy.shape == x.shape and y.shape == x.shape, f"dy {dy.shape}, x {x.shape} and y {y.shape} differ")
     blocks, pixels = x.shape[0], x[0].size // 16
     dx = np.empty_like(x) if out is None else out

@@ -37,7 +37,7 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     expect(dx.shape == shape, f"out is {dx.shape}, expected {shape}")
     if fused_norm is not None:
         found = fused_norm.x.shape
-        expect(found == fused_norm.y.shape == shape, f"fused_norm is of {found}, expected {shape}")
+        expect(found == shape, f"fused_norm is of {found}, expected {shape}")
     target = np.empty((*shape[:4], 16), np.float32) if few else dx
     epilogue = no_epilogue(target.dtype) if fused_norm is None else backward_epilogue(fused_norm)
     add, needs_sums = accumulate and not few, fused_norm is not None

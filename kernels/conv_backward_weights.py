@@ -7,6 +7,7 @@ import numba
 from kernels.batchnorm import channel_sums
 from kernels.check import expect, expect_activations, expect_stored
 from kernels.division import flattened, is_exchanged, is_pointwise, part_count
+from kernels.input_norm import input_operand
 from kernels.jit import parallel_jit
 from kernels.layout import BF16
 from kernels.pair_weight_gradient import pair_weight_gradient
@@ -22,7 +23,7 @@ from kernels.winograd_division import uses_winograd
 BAND_BYTES = 256 << 10  # of the smaller operand in a band: it is read once for every block of the other
 
 
-def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="auto"):
+def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, norm=None, *, winograd="auto"):
     """dw[k, c, r, s] += sum over n, h, w of x[n, c, h * stride - pad + r, ...] * dy[n, k, h, w].
 
     x            activation (C/16, H, W, N, 16), or of few channels
@@ -30,6 +31,7 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="a
     dw           weights, added to in place
     dbias        vector, to which the sums of dy are added in place (None: there is no bias)
     stride, pad  pixels
+    norm         as in `conv_forward`
     winograd     the mode of `uses_winograd`
 
     Arrays are as `layout` stores them; dw and dbias are float32. Raises ValueError on shapes that do not fit.
@@ -43,16 +45,19 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, *, winograd="a
     expect(dy.shape == expected, f"dy is {dy.shape}, expected {expected}")
     if dbias is not None:
         dbias += channel_sums(dy)[0].astype(dbias.dtype)
-    if uses_winograd(winograd, dw.shape, dy.shape, stride, pad, x.dtype == BF16):
-        return winograd_backward_weights(x, dy, dw)
+    bf16 = x.dtype == BF16
+    by_winograd = uses_winograd(winograd, dw.shape, dy.shape, stride, pad, bf16)
+    x, factors = input_operand(x, norm, by_winograd)
+    if by_winograd:
+        return winograd_backward_weights(x, dy, dw, factors)
     if is_pointwise(dw.shape, stride, pad):  # the pixels of a row count as images
-        x, dy = (a.reshape(flattened(a.shape, a.dtype == BF16)) for a in (x, dy))
-    partial = scratch(PARTIAL_DW, partial_dw(dw.shape, dy.shape, x.dtype == BF16))
-    if x.dtype == BF16 and is_exchanged(dw.shape, dy.shape, stride, pad):
+        x, dy = (a.reshape(flattened(a.shape, bf16)) for a in (x, dy))
+    partial = scratch(PARTIAL_DW, partial_dw(dw.shape, dy.shape, bf16))
+    if bf16 and is_exchanged(dw.shape, dy.shape, stride, pad):
         pair_weight_gradient(dy, x, transposed_weights(dw.shape), partial, stride, pad)
         add_transposed(partial.reshape(-1, c_blocks, k_blocks, 16, 16), dw.reshape(k_blocks, c_blocks, 16, 16))
         return
-    if x.dtype == BF16:
+    if bf16:
         pair_weight_gradient(x, dy, dw.shape, partial, stride, pad)
     else:
         k_parts = part_count(k_blocks, len(partial))

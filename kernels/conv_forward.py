@@ -8,7 +8,7 @@ from kernels.epilogue import bias_epilogue, mean_and_variance, no_epilogue
 from kernels.sizes import convolved_size
 
 
-def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, *, winograd="auto"):
+def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, norm=None, *, winograd="auto"):
     """y[n, k, h, w] = bias[k] + sum over c, r, s of x[n, c, h * stride - pad + r, ...] * w[k, c, r, s].
 
     x            activation (C/16, H, W, N, 16), or of few channels
@@ -16,6 +16,7 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, *,
     stride, pad  pixels
     out          where y is written (None: a new array, of x's dtype); of x in bf16 it may be float32
     statistics   float64 (2, channels), filled with y's mean and biased variance (None: neither is computed)
+    norm         an `InputNorm`: x stands for relu(norm(x)), which is not written to memory as a whole (None: x itself)
     winograd     the mode of `uses_winograd`
 
     Returns y, an activation (K/16, H', W', N, 16). Arrays are as `layout` stores them. Raises ValueError on shapes
@@ -24,7 +25,7 @@ def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, *,
     expect_activations(x=(x, 5))
     out_dtype = x.dtype if out is None else out.dtype
     epilogue = no_epilogue(out_dtype) if bias is None else bias_epilogue(out_dtype, bias)
-    y, sums = _convolved(x, w, stride, pad, out, epilogue, statistics is not None, winograd)
+    y, sums = _convolved(x, w, stride, pad, out, epilogue, statistics is not None, winograd, norm=norm)
     if statistics is not None:
         statistics[:] = mean_and_variance(sums, y[0].size // 16)
     return y
@@ -44,7 +45,7 @@ def conv_inference(x, w, bias, stride=1, pad=0, residual=None, relu=False, out=N
     return _convolved(x, w, stride, pad, out, epilogue, False, winograd, made)[0]
 
 
-def _convolved(x, w, stride, pad, out, epilogue, sums, winograd, made=None):
+def _convolved(x, w, stride, pad, out, epilogue, sums, winograd, made=None, norm=None):
     """(y, the epilogue's sums as `convolve` returns them), after all shapes are checked."""
     expect_stored(w=(w, 6))
     rows, cols, lanes, _ = w.shape[2:]
@@ -57,4 +58,4 @@ def _convolved(x, w, stride, pad, out, epilogue, sums, winograd, made=None):
     bias = epilogue.bias
     expect(bias.size in (0, shape[0] * 16), f"bias is {bias.shape}, expected ({shape[0] * 16},)")
     expect(epilogue.residual.size in (0, y.size), f"a residual of {epilogue.residual.size} values, expected {y.size}")
-    return y, convolve(x, w, y, stride, -pad, 1, 1, False, epilogue, sums, winograd, made)
+    return y, convolve(x, w, y, stride, -pad, 1, 1, False, epilogue, sums, winograd, made, norm)

@@ -10,6 +10,7 @@ import numba
 
 from kernels.division import is_pointwise, part_count, pointwise_piece
 from kernels.epilogue import apply_epilogue, reduce_pieces, with_sums
+from kernels.input_norm import input_operand
 from kernels.jit import inlined_jit, parallel_jit
 from kernels.layout import BF16
 from kernels.operands import weights_operand
@@ -22,7 +23,8 @@ from kernels.winograd import winograd_convolve
 from kernels.winograd_division import convolution_pieces, uses_winograd
 
 
-def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, sums=False, winograd="auto", made=None):
+def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, sums=False, winograd="auto", made=None,
+             norm=None):  # fmt: skip
     """y[k, h, w, n] (+)= sum over c and taps of x[c, tap's pixel, n] * w[k, c, tap]; x, w, y as `layout` stores them.
 
     A tap's row (and column) in x is (h * scale + offset + direction * tap) / divisor, where that is a row of x.
@@ -35,6 +37,7 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, s
     sums         return the epilogue's sums over all pixels, float64 (2, channels); else None
     winograd     the mode of `uses_winograd`
     made         a dict that keeps what is made of w for the next call with the same w (None: it is made again)
+    norm         an `InputNorm` that x goes through (None: x is the input itself)
     """
     backward = direction < 0
     shape = transposed_weights(w.shape) if backward else w.shape
@@ -46,8 +49,9 @@ def convolve(x, w, y, scale, offset, direction, divisor, accumulate, epilogue, s
     if sums:
         epilogue = with_sums(epilogue, k_blocks, pieces)
     w = weights_operand(w, backward, x.dtype, by_winograd, made)
+    x, factors = input_operand(x, norm, by_winograd)
     if by_winograd:
-        winograd_convolve(x, w, y, backward, accumulate, epilogue, made)
+        winograd_convolve(x, w, y, factors, backward, accumulate, epilogue, made)
     else:
         k_parts = part_count(-(-k_blocks // TILE.blocks), pieces)
         if is_pointwise(shape, stride, pad):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernels.check import expect
 from kernels.group_sums import GROUP, gradient_moments, moments, through_relu
 from kernels.jit import inlined_jit
 from kernels.layout import BF16
@@ -23,7 +24,7 @@ class FusedBatchNorm(NamedTuple):
     """The batch norm y = relu(norm(x) [+ residual]) that made a convolution's input, for `conv_backward_data`, which
     applies the ReLU's backward pass to the gradient of y and sums it.
 
-    x, y         activations
+    x, y         activations; y may be None without a residual, because it follows from x then
     gamma, beta  vectors, as `layout` stores them
     mean, var    float64 vectors of the batch: var is the biased variance
     eps          added to var
@@ -78,8 +79,10 @@ def backward_epilogue(norm):
     where the gradient passes: y where a residual was added, else the normalised x, which is read in any case.
     """
     mean, scale, shift = norm_factors(*norm[2:7])
-    gate = (norm.y, np.zeros_like(mean), np.ones_like(mean), np.zeros_like(mean))
-    gate, *factors = gate if norm.residual else (norm.x, mean, scale, shift)
+    gate, *factors = norm.x, mean, scale, shift
+    if norm.residual:
+        expect(norm.y.shape == norm.x.shape, f"fused_norm has y {norm.y.shape} and x {norm.x.shape}")
+        gate, *factors = norm.y, np.zeros_like(mean), np.ones_like(mean), np.zeros_like(mean)
     return no_epilogue(norm.x.dtype)._replace(
         x=norm.x.reshape(-1), gate=gate.reshape(-1), factors=np.concatenate([mean, *factors]))  # fmt: skip
 

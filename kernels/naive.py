@@ -44,11 +44,13 @@ def _padded(x, pad):
     return np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
 
 
-def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
+def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, norm=None):
     """y[n, k, h, w] = bias[k] + sum over c, r, s of x[n, c, h * stride - pad + r, ...] * w[k, c, r, s].
 
-    `statistics`, float64 (2, K), is filled with y's mean and biased variance.
+    `statistics`, float64 (2, K), is filled with y's mean and biased variance. With `norm`, a
+    `kernels.input_norm.InputNorm`, x stands for relu(norm(x)).
     """
+    x = batchnorm_inference(x, *norm, None, True) if norm else x
     taps, height, width = _taps(*x.shape[2:], *w.shape[2:], stride, pad)
     padded = _padded(x, pad)
     y = np.zeros((w.shape[0], x.shape[0], height, width), x.dtype)
@@ -84,14 +86,15 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     dx = out + dx if accumulate else np.ascontiguousarray(dx)
     if fused_norm is None:
         return _into(out, dx)
-    d = relu_backward(dx, fused_norm.y)
+    d = relu_backward(dx, relu_output(fused_norm))
     centred = fused_norm.x - _channels(fused_norm.mean)
     sums = np.array([v.sum(axis=(0, 2, 3), dtype=np.float64) for v in (d, d * centred)])
     return _into(out, d), sums
 
 
-def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
-    """dw[k, c, r, s] += sum over n, h, w of x at the tap * dy; dbias += sum of dy. In place."""
+def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, norm=None):
+    """dw[k, c, r, s] += sum over n, h, w of x at the tap * dy; dbias += sum of dy. In place; `norm` as forward."""
+    x = batchnorm_inference(x, *norm, None, True) if norm else x
     taps, _, _ = _taps(*x.shape[2:], *dw.shape[2:], stride, pad)
     padded = _padded(x, pad)
     for r, s, window in taps:
@@ -115,6 +118,11 @@ def relu_forward(x):
 def relu_backward(dy, y):
     """dx = dy where y > 0, else 0."""
     return dy * (y > 0)
+
+
+def relu_output(fused_norm):
+    """The y of a `kernels.epilogue.FusedBatchNorm`; if it was not kept, from its x."""
+    return batchnorm_inference(fused_norm.x, *fused_norm[2:7], None, True) if fused_norm.y is None else fused_norm.y
 
 
 def batchnorm_forward(x, gamma, beta, eps, residual=None, relu=False, out=None, statistics=None):

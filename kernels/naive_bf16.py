@@ -66,10 +66,11 @@ def _into(out, value):
     return out
 
 
-def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None):
+def conv_forward(x, w, bias=None, stride=1, pad=0, out=None, statistics=None, norm=None):
     """`naive.conv_forward`, the result rounded before and after the bias; `statistics` are those of what is returned.
-    `out` may be float32: it is then not rounded.
+    `out` may be float32: it is then not rounded. What `norm` makes of x is rounded.
     """
+    x = batchnorm_inference(x, *norm, None, True) if norm else x
     y = naive.conv_forward(_wide(x), _rounded(w), None, stride, pad)
     if out is not None and out.dtype == np.float32:
         out[...] = y if bias is None else y + bias[:, None, None]
@@ -98,14 +99,16 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     dx = _rounded(naive.conv_backward_data(_wide(dy), _rounded(w), size, stride, pad, before, accumulate))
     if fused_norm is None:
         return _into(out, dx)
-    d = naive.relu_backward(dx, _wide(fused_norm.y))
+    wide = fused_norm._replace(x=_wide(fused_norm.x), y=_wide(fused_norm.y))
+    d = naive.relu_backward(dx, naive.relu_output(wide))
     centred = _wide(fused_norm.x) - fused_norm.mean.astype(np.float32)[:, None, None]
     sums = np.array([v.sum(axis=(0, 2, 3), dtype=np.float64) for v in (d, d * centred)])
     return _into(out, d), sums
 
 
-def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0):
-    """`naive.conv_backward_weights`; dw and dbias are float32."""
+def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, norm=None):
+    """`naive.conv_backward_weights`; dw and dbias are float32. What `norm` makes of x is rounded."""
+    x = batchnorm_inference(x, *norm, None, True) if norm else x
     naive.conv_backward_weights(_wide(x), _wide(dy), dw, dbias, stride, pad)
 
 

@@ -24,6 +24,8 @@ PAIR_OUTPUTS = Purpose("pair outputs", np.uint16)  # the same of dy
 WINOGRAD_WEIGHTS = Purpose("winograd weights")  # weights, or the gradient of weights, at the points of Winograd
 WINOGRAD_INPUTS = Purpose("winograd inputs")  # the input's tiles at these points
 WINOGRAD_OUTPUTS = Purpose("winograd outputs")  # the tiles of the result, or of its gradient, at these points
+# of a direct convolution: its input after batch norm and ReLU, in float32 and in bf16
+NORMALISED, NORMALISED_BF16 = Purpose("normalised input"), Purpose("normalised input in bf16", np.uint16)
 EPILOGUE_SUMS = Purpose("epilogue sums", np.float64)  # of an epilogue: the sums of each block and piece
 
 _held = {}  # {Purpose: the largest array that it ever needed, flat}

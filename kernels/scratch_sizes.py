@@ -21,6 +21,8 @@ from kernels.division import (
 from kernels.layout import FEW
 from kernels.scratch import (
     EPILOGUE_SUMS,
+    NORMALISED,
+    NORMALISED_BF16,
     PAIR_INPUTS,
     PAIR_OUTPUTS,
     PAIR_WEIGHTS,
@@ -66,6 +68,12 @@ def _convolution(stored, w, y, stride, pad, threads, winograd, sums, bf16):
     if sums:
         found[EPILOGUE_SUMS] = epilogue_sums(w[0], convolution_pieces(w, y, stride, pad, by_winograd))
     return found
+
+
+def normalised_input(w, x, y, stride, pad, winograd="auto", bf16=False):
+    """The need of `conv_forward` and `conv_backward_weights` with a `norm`, besides theirs without."""
+    purpose = NORMALISED_BF16 if bf16 else NORMALISED
+    return {} if uses_winograd(winograd, w, y, stride, pad, bf16) else {purpose: x}
 
 
 def backward_weights(w, dy, stride, pad, winograd="auto", bf16=False, threads=1):

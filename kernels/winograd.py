@@ -28,10 +28,11 @@ from kernels.winograd_tiles import (
 PRODUCT_BLOCKS, OUTER_BLOCKS = HELD.product_blocks, HELD.outer_blocks  # of outputs, in a register tile
 
 
-def winograd_convolve(x, w, y, flip, accumulate, epilogue, made=None):
+def winograd_convolve(x, w, y, factors, flip, accumulate, epilogue, made=None):
     """y (+)= the 3x3 convolution of x, padded by 1, with w, all arrays as `layout` stores them. Of x in bf16, weights
     are rounded to bf16 as well; all that is computed of both is float32.
 
+    factors     of `input_operand`
     flip        rotate w by 180 degrees: for the gradient of data
     accumulate  add to y
     epilogue    an `Epilogue`, applied to y
@@ -44,25 +45,28 @@ def winograd_convolve(x, w, y, flip, accumulate, epilogue, made=None):
         transform_weights(w.reshape(-1), u.reshape(-1), tiling.k_blocks, tiling.c_blocks, flip, x.dtype == BF16)
     v, m = (scratch(purpose, shape) for purpose, shape in need.items())
     kernel = _in_cache if fits_cache(w.shape) else _in_phases
-    kernel(x.reshape(-1), u.reshape(-1), y.reshape(-1), v, m, tiling, accumulate, epilogue)
+    kernel(x.reshape(-1), u.reshape(-1), y.reshape(-1), v, m, factors, tiling, accumulate, epilogue)
 
 
-def winograd_backward_weights(x, dy, dw):
-    """dw += the gradient of the weights of a 3x3 convolution of x, padded by 1, all arrays as `layout` stores them."""
+def winograd_backward_weights(x, dy, dw, factors):
+    """dw += the gradient of the weights of a 3x3 convolution of x, padded by 1, all arrays as `layout` stores them;
+    `factors` are those of `input_operand`.
+    """
     tiling = weight_gradient_tiling(dw.shape, dy.shape)
     need = winograd_weight_gradient(dw.shape, dy.shape)
     du, v, m = (scratch(purpose, shape).reshape(-1) for purpose, shape in need.items())
-    _in_rounds(x.reshape(-1), dy.reshape(-1), dw.reshape(-1), v, m, du, tiling)
+    _in_rounds(x.reshape(-1), dy.reshape(-1), dw.reshape(-1), v, m, du, factors, tiling)
 
 
 @parallel_jit
-def _in_cache(x, u, y, v, m, tiling, accumulate, epilogue):
+def _in_cache(x, u, y, v, m, factors, tiling, accumulate, epilogue):
     """A convolution; a task computes a piece, from the input to the result.
 
     x, y        the input (c_blocks, height, width, images, 16) and the result (k_blocks, ...), flat
     u           transformed weights (36, k_blocks, c_blocks, 16, 16), flat
     v, m        working memory for the points of a task's tiles: of the input (threads, 36 x_plane), of the result
                 (threads, 36 y_plane)
+    factors     of `input_operand`
     tiling      a `Tiling`, whose tiles_at_once is PIECE
     accumulate  add to y
     epilogue    an `Epilogue`
@@ -73,7 +77,7 @@ def _in_cache(x, u, y, v, m, tiling, accumulate, epilogue):
         vs, ms = v[thread], m[thread]
         first, last = task * at_once, min(task * at_once + at_once, tiling.tiles)
         for c in range(tiling.c_blocks):
-            transform_input(x, c, tiling, first, last, vs, c * at_once * 16)
+            transform_input(x, c, factors, tiling, first, last, vs, c * at_once * 16)
         for point in range(POINTS):
             for k in range(0, tiling.k_blocks, PRODUCT_BLOCKS):
                 _multiply(vs, ms, u, point, k, tiling)
@@ -83,7 +87,7 @@ def _in_cache(x, u, y, v, m, tiling, accumulate, epilogue):
 
 
 @parallel_jit
-def _in_phases(x, u, y, v, m, tiling, accumulate, epilogue):
+def _in_phases(x, u, y, v, m, factors, tiling, accumulate, epilogue):
     """The same in three phases, one after another: a task transforms a piece of a block of the input, multiplies a
     block of outputs at one point, or transforms a piece of a block of the result. v (1, 36 x_plane) and m
     (1, 36 y_plane) hold the points of all tiles.
@@ -93,7 +97,7 @@ def _in_phases(x, u, y, v, m, tiling, accumulate, epilogue):
     for task in numba.prange(tiling.c_blocks * tiling.pieces):
         c, first = task // tiling.pieces, task % tiling.pieces * PIECE
         last = min(first + PIECE, tiling.tiles)
-        transform_input(x, c, tiling, first, last, vs, (c * at_once + first) * 16)
+        transform_input(x, c, factors, tiling, first, last, vs, (c * at_once + first) * 16)
     groups = (tiling.k_blocks + PRODUCT_BLOCKS - 1) // PRODUCT_BLOCKS
     for task in numba.prange(POINTS * groups):
         _multiply(vs, ms, u, task // groups, task % groups * PRODUCT_BLOCKS, tiling)
@@ -105,13 +109,14 @@ def _in_phases(x, u, y, v, m, tiling, accumulate, epilogue):
 
 
 @parallel_jit
-def _in_rounds(x, dy, dw, v, m, du, tiling):
+def _in_rounds(x, dy, dw, v, m, du, factors, tiling):
     """dw += the gradient of weights, in rounds of `tiles_at_once` tiles: all tasks transform, then all multiply.
 
     x, dy   the input (c_blocks, height, width, images, 16) and the gradient of the result (k_blocks, ...), flat
     dw      the gradient of weights (k_blocks, c_blocks, 3, 3, 16, 16), flat
     v, m    working memory for the points of a round's tiles: of x (36 x_plane), of dy (36 y_plane)
     du      working memory for the points of dw (36, k_blocks, c_blocks, 16, 16), flat
+    factors of `input_operand`, for x
     tiling  a `Tiling`
     """
     du[:] = 0
@@ -124,7 +129,7 @@ def _in_rounds(x, dy, dw, v, m, du, tiling):
             last = min(first + PIECE, count)
             if block < c_blocks:
                 at = (block * at_once + first) * 16
-                transform_input(x, block, tiling, begin + first, begin + last, v, at)
+                transform_input(x, block, factors, tiling, begin + first, begin + last, v, at)
             else:
                 block -= c_blocks
                 at = (block * at_once + first) * 16

@@ -6,6 +6,7 @@ functions:
 
     x, y, dy     activations (blocks, height, width, images, 16); c and k number their blocks
     tiling       a `Tiling` of the convolution
+    factors      `norm_factors`, flat, of the `InputNorm` that x goes through, or NO_NORM
     first, last  the tiles are first .. last - 1
     v, m, at     points (36, block, tile, 16) of the input, of the result or its gradient; point 0 of the first tile is
                  at offset `at`, the next tile 16 floats from it, the next point a plane (x_plane or y_plane) from it
@@ -17,15 +18,19 @@ import numba
 import numpy as np
 
 from kernels.epilogue import apply_epilogue
+from kernels.input_norm import factors_of, load_normalised_if
 from kernels.jit import inlined_jit, jit, parallel_jit
-from kernels.vector import load, load_if, rounded_to_bf16, store
+from kernels.vector import load, load_if, rounded_to_bf16, splat, store
 from kernels.winograd_division import POINTS
 from kernels.winograd_transforms import gradient_points, input_points, kernel_points, kernel_values, output_values
 
 
 @jit
-def transform_input(x, c, tiling, first, last, v, at):
+def transform_input(x, c, factors, tiling, first, last, v, at):
     """v[point, c, tile] = Bt d B for the 6x6 pixels d of x, which begin one pixel above and left of the tile."""
+    mean = scale = shift = splat(np.float32(0))
+    if factors.size > 0:
+        mean, scale, shift = factors_of(factors, c)
     h, w, images, plane = tiling.height, tiling.width, tiling.images, tiling.x_plane
     half = np.empty(POINTS * 16, np.float32)
     for tile in range(first, last):
@@ -35,14 +40,24 @@ def transform_input(x, c, tiling, first, last, v, at):
             inside = 0 <= left + s < w
             start = (((c * h + top) * w + left + s) * images + n) * 16
             step = w * images * 16
-            points = input_points(
-                load_if(x, start, inside and top >= 0),
-                load_if(x, start + step, inside and top + 1 < h),
-                load_if(x, start + 2 * step, inside and top + 2 < h),
-                load_if(x, start + 3 * step, inside and top + 3 < h),
-                load_if(x, start + 4 * step, inside and top + 4 < h),
-                load_if(x, start + 5 * step, inside and top + 5 < h),
-            )
+            if factors.size > 0:
+                points = input_points(
+                    load_normalised_if(x, start, inside and top >= 0, mean, scale, shift),
+                    load_normalised_if(x, start + step, inside and top + 1 < h, mean, scale, shift),
+                    load_normalised_if(x, start + 2 * step, inside and top + 2 < h, mean, scale, shift),
+                    load_normalised_if(x, start + 3 * step, inside and top + 3 < h, mean, scale, shift),
+                    load_normalised_if(x, start + 4 * step, inside and top + 4 < h, mean, scale, shift),
+                    load_normalised_if(x, start + 5 * step, inside and top + 5 < h, mean, scale, shift),
+                )
+            else:
+                points = input_points(
+                    load_if(x, start, inside and top >= 0),
+                    load_if(x, start + step, inside and top + 1 < h),
+                    load_if(x, start + 2 * step, inside and top + 2 < h),
+                    load_if(x, start + 3 * step, inside and top + 3 < h),
+                    load_if(x, start + 4 * step, inside and top + 4 < h),
+                    load_if(x, start + 5 * step, inside and top + 5 < h),
+                )
             _store_all(half, s * 16, 96, points)
         for r in range(6):
             _store_all(v, at + (tile - first) * 16 + r * 6 * plane, plane, input_points(*_load_six(half, r * 96, 16)))

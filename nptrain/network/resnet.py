@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from kernels.epilogue import FusedBatchNorm
+from kernels.input_norm import InputNorm
 from kernels.sizes import pooled_size
 from nptrain.network.arena import Arena
 from nptrain.network.buffers import Buffers
@@ -28,8 +29,8 @@ from nptrain.network.slots import (
 class ConvolutionNorm:
     """A convolution, its batch norm and scale, and the residual add and ReLU that follow.
 
-    inner   its result is only the next convolution's input, after a ReLU: it is not kept, as computing it again from z
-            in the backward pass costs less than the memory
+    inner   its result, after a ReLU, is only the next convolution's input: it is not kept, because that convolution
+            computes it from z, forward and backward
     """
 
     def __init__(self, conv, arena, buffers, eps, inner=False):
@@ -41,23 +42,28 @@ class ConvolutionNorm:
         self.statistics = np.empty((2, self.gamma.w.size))
         self.slots = activation_slots(conv, inner)
 
-    def forward(self, x, residual=None, relu=True):
-        """Returns y = [relu](scale(norm(conv(x))) [+ residual]), by the batch's statistics."""
+    def forward(self, x, residual=None, relu=True, norm=None):
+        """Returns y = [relu](scale(norm(conv(x))) [+ residual]), by the batch's statistics; of an inner one conv(x).
+
+        norm   the `InputNorm` of the inner one that made x (None: x is the input itself)
+        """
         conv, bias = self.conv, self.bias.w if self.bias else None
         shape = result_shape(self.ops, conv, x)
         z = self.ops.conv_forward(
             x, self.weights.w, bias, conv.stride, conv.pad, self.buffers.get(self.slots[0], shape),
-            self.statistics)  # fmt: skip
-        y, mean, var = self.ops.batchnorm_forward(
-            z, self.gamma.w, self.beta.w, self.eps, residual, relu, self.buffers.get(self.slots[1], shape),
-            self.statistics)  # fmt: skip
+            self.statistics, norm)  # fmt: skip
+        y, (mean, var) = None, self.statistics
+        if not self.inner:
+            y, _, _ = self.ops.batchnorm_forward(
+                z, self.gamma.w, self.beta.w, self.eps, residual, relu, self.buffers.get(self.slots[1], shape),
+                self.statistics)  # fmt: skip
         count = prod(self.ops.unpacked_size(z))
         dtype = self.norm.batch_mean.dtype
         self.norm.batch_mean += mean.astype(dtype)
         self.norm.batch_var += (var * (count / max(count - 1, 1))).astype(dtype)  # unbiased, as Caffe keeps it
         self.x, self.z, self.y, self.mean, self.var = x, z, y, mean, var
-        self.relu, self.residual = relu, residual is not None
-        return y
+        self.relu, self.residual, self.norm_of_x = relu, residual is not None, norm
+        return z if self.inner else y
 
     def backward(self, dy, sums=None, dx=None, accumulate=False, below=None, dresidual=None, need_dx=True):
         """From the gradient of y to (dx, its sums).
@@ -74,8 +80,7 @@ class ConvolutionNorm:
             dy, self.z, self.y, self.gamma.w, self.mean, self.var, self.eps, self.gamma.dw, self.beta.dw,
             self.relu, out, dresidual, sums)  # fmt: skip
         dbias = self.bias.dw if self.bias else None
-        x = below.again() if below and below.inner else self.x
-        ops.conv_backward_weights(x, dz, self.weights.dw, dbias, conv.stride, conv.pad)
+        ops.conv_backward_weights(self.x, dz, self.weights.dw, dbias, conv.stride, conv.pad, self.norm_of_x)
         if not need_dx:
             return None, None
         result = ops.conv_backward_data(
@@ -83,11 +88,9 @@ class ConvolutionNorm:
             below and below.as_fused())  # fmt: skip
         return result if below else (result, None)
 
-    def again(self):
-        """The result y of an inner one, once more."""
-        return self.ops.batchnorm_inference(
-            self.z, self.gamma.w, self.beta.w, self.mean, self.var, self.eps, None, True,
-            self.buffers.get(self.slots[1], self.z.shape))  # fmt: skip
+    def as_input(self):
+        """Its batch norm and ReLU, for the convolution above, which reads z."""
+        return InputNorm(self.gamma.w, self.beta.w, self.mean, self.var, self.eps)
 
     def as_fused(self):
         """Its batch norm and ReLU, for the convolution above, which computes the gradient of y."""
@@ -112,9 +115,11 @@ class ResidualBlock:
 
     def forward(self, x):
         shortcut = self.projection.forward(x, relu=False) if self.projection else x
+        norm = None
         for layer in self.branch[:-1]:
-            x = layer.forward(x)
-        return self.branch[-1].forward(x, residual=shortcut)
+            x = layer.forward(x, norm=norm)
+            norm = layer.as_input()
+        return self.branch[-1].forward(x, residual=shortcut, norm=norm)
 
     def backward(self, dy, sums, below):
         """Returns (dx, its sums), through the ReLU of `below`, the layer that made x, if that is one; `sums` are those

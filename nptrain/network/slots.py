@@ -1,7 +1,7 @@
 """The table of a network's buffers: which there are, and how large each is.
 
-A training step keeps the activations that its backward pass needs; the results of batch norms within a branch, which
-are computed again, share one slot. The gradients of activations share few slots, each as large as its largest use.
+A training step keeps the activations that its backward pass needs; the results of batch norms within a branch are
+not among them. The gradients of activations share few slots, each as large as its largest use.
 `buffers.Buffers` allocates what stands here, `plan.needs` predicts memory from it.
 """
 
@@ -14,10 +14,10 @@ IMAGES, POOLED, WINNER, DZ = "images", "pool", "winner", "dz"
 
 
 def activation_slots(conv, inner=False):
-    """The names of a convolution's result, before and after its batch norm; the latter is not kept of an `inner` one
-    of a branch, which is not its last.
+    """The names of a convolution's result, before and after its batch norm; of an `inner` one of a branch, which is
+    not its last, only before.
     """
-    return f"{conv.name} z", "inner y" if inner else f"{conv.name} y"
+    return (f"{conv.name} z",) if inner else (f"{conv.name} z", f"{conv.name} y")
 
 
 def inner_gradient_slot(place):

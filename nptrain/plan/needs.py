@@ -108,7 +108,8 @@ def kernel_bytes(recipe, threads):
     """
     images, images_of_test = recipe.batch_size, recipe.test_batch_size or recipe.batch_size
     how = {"bf16": recipe.precision == "bf16"}
-    projections = {block.projection for block in blocks(recipe.architecture)}
+    table = list(blocks(recipe.architecture))
+    projections, normed = {block.projection for block in table}, {conv for block in table for conv in block.branch[1:]}
     found = []
     for step in steps_of(recipe):
         conv, where = step.conv, (step.conv.stride, step.conv.pad, threads)
@@ -117,6 +118,8 @@ def kernel_bytes(recipe, threads):
         found.append(scratch_sizes.forward(w, y, *where, **how))
         found.append(scratch_sizes.forward(w, _map(images_of_test, conv.outputs, step.out), *where, sums=False, **how))
         found.append(scratch_sizes.backward_weights(w, y, conv.stride, conv.pad, threads=threads, **how))
+        if conv in normed:
+            found.append(scratch_sizes.normalised_input(w, x, y, conv.stride, conv.pad, **how))
         if not conv.is_stem:  # a projection's gradient is not the last that its input gets: no ReLU and sums yet
             found.append(scratch_sizes.backward_data(w, x, *where, sums=conv not in projections, **how))
     w = weights_shape(recipe.classes, conv.outputs, 1, 1)
