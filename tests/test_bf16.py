@@ -12,7 +12,9 @@ from test_kernels import RAGGED, shapes
 
 from kernels import fast, naive_bf16
 from kernels.epilogue import FusedBatchNorm
+from kernels.jit import uncached_jit
 from kernels.layout import BF16, stored_as, values_of
+from kernels.vector import load, store
 
 RTOL = 2.0**-7  # of the largest value: one last place of bf16
 LARGE = 1e-5  # what sums of many products differ by in float32
@@ -177,6 +179,30 @@ def test_twins_have_one_signature():
         if callable(twin):
             parameters = [p for p in inspect.signature(getattr(fast, name)).parameters if p != "winograd"]
             assert parameters == list(inspect.signature(twin).parameters), name
+
+
+@uncached_jit
+def _store_all(values, out):
+    for i in range(0, values.size, 16):
+        store(out, i, load(values, i))
+
+
+def test_compiled_rounding_is_the_same():
+    words = np.random.default_rng(0).integers(0, 2**32, 1600, dtype=np.uint32)
+    words[:800] = words[:800] & 0xFFFF0000 | 0x8000  # ties
+    special = np.float32([np.inf, -np.inf, np.nan, -np.nan, 0, -0.0, 3.4e38, 1.00390625, 1.01171875, *[1] * 7])
+    values = np.concatenate([words.view(np.float32), special])
+    values[np.abs(values) < 2.0**-126] = 0  # denormal: the instruction takes it as zero
+    out = np.zeros(values.size, BF16)
+    _store_all(values, out)
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert np.array_equal(values_of(out), values_of(stored_as(values, BF16)), equal_nan=True)
+
+
+def test_few_channels_in_blocks_of_16_are_refused():
+    xs, dys = stored_as(blocked(normal(2, 3, 8, 8)), BF16), stored_as(blocked(normal(2, 16, 8, 8)), BF16)
+    with pytest.raises(ValueError, match=r"has other lanes than dw .* expected 4"):
+        fast.conv_backward_weights(xs, dys, fast.pack_weights(normal(16, 3, 3, 3)), None, 1, 1)
 
 
 def test_other_precisions_are_refused():

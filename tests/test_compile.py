@@ -144,6 +144,27 @@ def test_another_cpu_has_its_own_cache_and_the_same_results(own_cache):
     assert name != "haswell"
 
 
+SKYLAKE = {
+    "NUMBA_CPU_NAME": "skylake-avx512",
+    "NUMBA_CPU_FEATURES": "+avx2,+fma,+bmi2,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl",
+}
+IN_BF16 = """
+import sys
+sys.path.insert(0, "tests")
+import test_bf16 as t
+
+t.test_convolution((4, 20, 33, 9, 6, 3, 2, 1), "auto")  # direct, with the gradient of data
+t.test_compiled_rounding_is_the_same()
+print("passed", len(compiled()) > 0)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="compiles for an x86 CPU")
+def test_bf16_without_its_instructions(tmp_path):
+    """On the recipe's own CPU, whose AVX-512 has none for bf16."""
+    assert run(IN_BF16, tmp_path, **SKYLAKE) == ["passed", "True"]
+
+
 def test_the_definitions_import_no_compiler():
     body = "import sys, kernels.naive; print({'numba', 'llvmlite'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", body], cwd=PROJECT, capture_output=True, text=True, check=True)

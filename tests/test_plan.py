@@ -143,12 +143,14 @@ def test_all_gradients_travel_and_the_last_is_ready_at_the_end(depth):
     assert times[-1] == 1
 
 
-def test_memory_is_what_a_step_holds():
-    work = Work(True, 2, 64)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_memory_is_what_a_step_holds(precision):
+    ops = fast.configured(precision=precision)
+    work = Work(True, 2, 64, ops=ops)
     work()
-    network, recipe = work.network, replace(RECIPE, batch_size=2, crop_size=64)
+    network, recipe = work.network, replace(RECIPE, batch_size=2, crop_size=64, precision=precision)
     assert needs.activation_bytes(recipe)["activations"] == sum(held.nbytes for held in network.buffers.held.values())
-    infer = Work(False, 2, 64)
+    infer = Work(False, 2, 64, ops=ops)
     infer()
     held = {name: array.nbytes for name, array in infer.network.buffers.held.items()}
     assert needs.activation_bytes(recipe)["tests"] == sum(size for name, size in held.items() if "inference" in name)
@@ -158,11 +160,12 @@ def test_memory_is_what_a_step_holds():
     assert arrays["gradients"] == pytest.approx(arena.gradients.nbytes, rel=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize(("batch", "crop", "depth"), [(2, 64, 50), (17, 32, 50), (3, 64, 18)])
-def test_working_memory_is_what_the_kernels_of_a_step_hold(batch, crop, depth, monkeypatch):
+def test_working_memory_is_what_the_kernels_of_a_step_hold(batch, crop, depth, precision, monkeypatch):
     monkeypatch.setattr(scratch, "_held", {})
-    recipe = replace(RECIPE, batch_size=batch, crop_size=crop, depth=depth)
-    network = ResNet.of(recipe, fast)
+    recipe = replace(RECIPE, batch_size=batch, crop_size=crop, depth=depth, precision=precision)
+    network = ResNet.of(recipe, fast.configured(precision=precision))
     network.arena.initialise(0)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 3, crop, crop), dtype=np.uint8)
     network.forward(network.pack_images(pixels, recipe.mean_bgr, recipe.scale), np.zeros(batch, np.int64))

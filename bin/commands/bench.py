@@ -62,6 +62,7 @@ def parser():
     sub.add_argument("dir", metavar="DIR", nargs="?", help="LMDB (a temporary one of generated images)")
     sub.add_argument("--records", metavar="N", type=int, default=256, help="number of images (%(default)s)")
     sub.add_argument("--decode-threads", metavar="N", type=int, help="threads of the loader (as --threads)")
+    add_precision(sub)
     sub.add_argument("--rate", metavar="X", type=float, help="images/s of a training step (measured)")
     sub = add(commands, "roofline", "operations of a training step against FMA peak and memory bandwidth")
     add_precision(sub)
@@ -97,7 +98,7 @@ def modes(args):
 
 def precision_of(args):
     """The precision of activations."""
-    return getattr(args, "precision", None) or "float32"
+    return args.precision or "float32"
 
 
 def bucket_sizes(args):
@@ -162,9 +163,10 @@ def measure(args, world, ready):
             return step.measure(args.what == "step", *common, modes(args), args.winograd, precision_of(args))
         case "allreduce":
             sizes = bucket_sizes(args)
-            return allreduce.measure(world, *common, sizes, args.value_bytes, ready.comm_initializers, ready.ops)
+            return allreduce.measure(world, *common, sizes, args.value_bytes, ready.comm_initializers, ready.ops,
+                                     precision_of(args))  # fmt: skip
         case "data":
-            return data.measure(args.dir, args.records, *common, args.decode_threads, args.rate)
+            return data.measure(args.dir, args.records, *common, args.decode_threads, args.rate, precision_of(args))
         case "roofline":
             return roofline.measure(*common, args.out, precision_of(args))
 

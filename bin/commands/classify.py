@@ -27,7 +27,15 @@ import numpy as np
 from bin.common import weights
 from bin.common.arguments import Parser, expect_at_least, expect_not_both
 from bin.common.prepare import add_arguments, kernels_and_cores
-from bin.common.weights import chosen_recipe, load_members, names_of_all, read_all, runs_of, weights_of
+from bin.common.weights import (
+    chosen_recipe,
+    load_members,
+    names_of_all,
+    precision_note,
+    read_all,
+    runs_of,
+    weights_of,
+)
 from nptrain.data.classes import read_classes, read_names
 from nptrain.data.parallel import ahead
 from nptrain.data.photo import files_in, read_photo
@@ -72,7 +80,7 @@ def main(argv, world):
     names = names_of(args.classes, paths, runs, classes)
     ready = kernels_and_cores(args, world, recipe)
     members, skipped = load_members(ResNet.of(recipe, ready.ops), blobs_of)
-    for line in filter(None, [note, *skipped, as_stored(recipe)]):
+    for line in filter(None, [note, precision_note(recipe, runs), *skipped, as_stored(recipe)]):
         tell(line)
     failed, cells = [], []
     photos = good_photos(args, recipe.test_transform(), ready.cores.threads, failed)

@@ -31,7 +31,15 @@ from bin.common.caffe_files import add_glog_arguments
 from bin.common.caffe_test import OUTPUTS, ModelFile, add_test_arguments
 from bin.common.data_sets import DataSet, expect_same_classes, read_once
 from bin.common.prepare import add_arguments, kernels_and_cores, tell
-from bin.common.weights import chosen_recipe, load_members, names_of_all, read_all, runs_of, weights_of
+from bin.common.weights import (
+    chosen_recipe,
+    load_members,
+    names_of_all,
+    precision_note,
+    read_all,
+    runs_of,
+    weights_of,
+)
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
@@ -83,7 +91,7 @@ def main(argv, world):
     else:
         results = evaluate_members(members, *how, initializer=ready.decode_initializer, per_class=per_class)
     if world.rank == 0:
-        for line in filter(None, [note, unknown, *skipped]):
+        for line in filter(None, [note, precision_note(recipe, runs), unknown, *skipped]):
             print(line, file=sys.stderr)
         if batches is None:
             print(results_text.text(args.weights, results, class_rows(names, per_class), args.json))

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from bin.common.agreement import agree_on_files, agreed_arguments, data_facts
+from bin.common.agreement import agree_on_cpus, agree_on_files, agreed_arguments, data_facts
 from bin.common.arguments import Parser, add_renamed, expect_at_least, expect_positive
 from bin.common.beginning import beginning
 from bin.common.caffe_files import SolverFiles, add_caffe_arguments, check_caffe_flags, prepare_snapshots, printed
@@ -22,11 +22,10 @@ from bin.common.dry_run import dry_run
 from bin.common.ending import end, finish, holding, seconds
 from bin.common.known_sum import expect_known_sum
 from bin.common.memory import expect_memory, naming_need
-from bin.common.prepare import add_arguments, kernels_and_cores, tell
+from bin.common.prepare import add_arguments, instructions, kernels_and_cores, tell
 from bin.common.recovery import add_recovery_arguments, find_snapshot, keep_snapshots, watchdog
 from bin.common.start import load_start, origin_of, run_arguments
 from bin.common.weights import weights_of
-from kernels.registers import instruction_set
 from mpi.agree import raise_together
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.errors import InputError
@@ -240,16 +239,18 @@ def begin_run(args, world, recipe, phases, folder, network, hosts, notes, data):
     """
     resumed, tests, log = None, [], Log(None)
     names, sets, identity, newest = data
+    cpu = instructions(recipe)
+    mixed = agree_on_cpus(world, cpu, args.reproducible)
     with raise_together(world, InputError):
         if world.rank == 0:
             facts = {flag: data_facts(dataset) for flag, dataset in sets.items()}
-            made_with = versions(world.library, instruction_set())
+            made_with = versions(world.library, **cpu)
             resumed, lines = load_start(args, recipe, phases, folder, network.arena, names, facts, newest, made_with)
             caffe = caffe_log(args, recipe, args.resume)
             folder.describe(recipe, hosts, vars(args), made_with, names, facts, identity)
             tests = read_tests(folder.metrics)
             log = make_log(args, recipe, folder, caffe)
-            for line in [*notes, *lines]:
+            for line in [*notes, *mixed, *lines]:
                 log.say(line)
     resumed, tests = world.bcast((resumed, tests))
     if resumed and resumed.unsaved:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bin.common.arguments import flag_of
 from mpi.agree import expect_same, raise_together
 from nptrain.errors import InputError
-from nptrain.run.versions import package_versions
+from nptrain.run.versions import OTHER_BITS, package_versions
 
 PROJECT = Path(__file__).resolve().parents[2]
 OWN = {"threads", "comm_threads", "decode_threads", "no_pin"}  # arguments that may differ from rank to rank
@@ -33,6 +33,21 @@ def agreed_arguments(parser, argv, world):
     if args is None:
         raise SystemExit(0)
     return args
+
+
+def agree_on_cpus(world, cpu, reproducible):
+    """Lines for the log, of which there is one if ranks' CPUs give other bits: `cpu`, as `prepare.instructions` returns
+    it, differs. Raises AgreedError for that in a `reproducible` run. All ranks call it.
+    """
+    facts = {OTHER_BITS[name]: _text(text) for name, text in cpu.items()}
+    if reproducible:
+        expect_same(world, facts, InputError)
+    found = world.allgather((world.host, facts))
+    kinds = {", ".join(texts.values()): host for host, texts in found}
+    named = "; ".join(f"{kind} on {host}" for kind, host in kinds.items())
+    return (
+        [f"hosts with different CPUs: {named}: their bits differ from those of equal hosts"] if len(kinds) > 1 else []
+    )
 
 
 def agree_on_files(world, **files):

@@ -11,7 +11,7 @@ import numba
 
 from kernels import cache, fast, naive
 from kernels.cpu import set_threads
-from kernels.registers import has_bf16
+from kernels.registers import has_bf16, instruction_set
 from mpi import affinity
 from mpi.agree import raise_together
 from mpi.cores import CoreAssignment
@@ -116,6 +116,12 @@ def plain_kernels(precision):
     from kernels import naive_bf16  # here: it needs ml_dtypes
 
     return naive_bf16
+
+
+def instructions(recipe):
+    """{what: text} of the CPU's instructions that a run's kernels use; other ones give other bits."""
+    products = ("AVX512-BF16" if has_bf16() else "float32 FMAs") if recipe.precision == "bf16" else None
+    return {"instructions": instruction_set(), "products": products}
 
 
 def slow_precision(precision):

@@ -22,6 +22,7 @@ from nptrain.run.metrics import forget_after
 from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
 OF_A_START = ("resume", "run_dir", "time_limit", "dry_run", "allow_other_bits")  # arguments that are not the run's
+RECIPE_FLAGS = ("depth", "crop_size", "precision", "workers", "batch_size", "classes")  # fields that have a flag
 # flags that change results, apart from those of the recipe
 CHANGE_BITS = ("kernels", "precision", "dtype", "winograd", "reproducible", "compress")
 
@@ -39,10 +40,17 @@ def run_arguments(parser, argv, args, world):
         if world.rank == 0:
             before = RunFolder(args.resume).arguments()
     kept = {name: value for name, value in world.bcast(before).items() if name in vars(args) and name not in OF_A_START}
+    kept["assignments"] = [text for text in kept.get("assignments") or [] if not _is_told(args, text)]
     parser.set_defaults(**kept)
     again = parser.parse_silently(argv)
     again.run_dir, again.resume = args.resume, True
     return again
+
+
+def _is_told(args, assignment):
+    """Whether a flag that is given now sets the field of a FIELD=VALUE of an earlier start, which would win."""
+    field = assignment.partition("=")[0]
+    return field in RECIPE_FLAGS and getattr(args, field) is not None
 
 
 def load_start(args, recipe, phases, folder, arena, names=None, data=None, newest=None,

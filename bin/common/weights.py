@@ -97,6 +97,15 @@ def chosen_recipe(args, paths, files=None, runs=None):
     return recipe, files, note
 
 
+def precision_note(recipe, runs):
+    """A line for the user on the precision of an evaluation; None if that and those of the `runs` are float32."""
+    trained = {known.precision for known in map(recipe_of, runs) if known}
+    others = sorted(trained - {recipe.precision})
+    if trained <= {"float32"} and recipe.precision == "float32":
+        return None
+    return f"evaluated in {recipe.precision}" + (f"; trained in {' and '.join(others)} (--precision)" if others else "")
+
+
 def as_weights(recipe, origin, fields):
     """The recipe with those `fields` of SCORING that are known of the weights."""
     return replace(recipe, **{field: origin.fields[field] for field in fields if field in origin.fields})

@@ -14,9 +14,11 @@ MIB = 1 << 20
 SMALL = 100  # sums of a single value
 
 
-def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializers=(), ops=fast):
+def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializers=(), ops=fast,
+            precision="float32"):  # fmt: skip
     """Sums ResNet-50's gradients, in backward order, in buckets of at least `sizes` MiB (inf: one bucket); gradients of
-    a residual block are not split. All ranks call it. Times are medians of the slowest rank's.
+    a residual block are not split; `precision` is that of `ops`. All ranks call it. Times are medians of the slowest
+    rank's.
 
     sums   without overlap: ms of a bucket and of all; GB/s (bytes divided by time); bus GB/s (what every link carries:
            2 (n - 1) / n times as much for n ranks)
@@ -39,7 +41,7 @@ def measure(world, batch, crop_size, repeats, sizes, value_bytes=None, initializ
     result = {"sums": [sums_row(label, results, nbytes, world.size) for label, results in alone.items()]}
     result["steps"] = [steps_row(label, steps[label], computed, row["sum_ms"] / 1e3, world.size)
                        for label, row in zip(steps, result["sums"], strict=True)]  # fmt: skip
-    result |= {"ranks": world.size, **conditions(batch, crop_size, repeats), "gradients_mb": nbytes / 1e6,
+    result |= {"ranks": world.size, **conditions(batch, crop_size, repeats, precision), "gradients_mb": nbytes / 1e6,
               "value_bytes": work.values.itemsize, "alone_ms": computed * 1e3}  # fmt: skip
     if world.size == 1:
         return {**result, "sent": "nothing: there is one rank"}

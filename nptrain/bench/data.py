@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from kernels import fast
+from kernels.layout import STORED
 from nptrain.bench import step
 from nptrain.bench.timing import conditions, seconds
 from nptrain.data.augment import Transform
@@ -21,42 +22,42 @@ from nptrain.data.storage import JPEG_QUALITY
 SIDES = (341, 256)  # width and height: ImageNet's usual 4:3, after make_lmdb --resize 256
 
 
-def measure(folder, records, batch, crop_size, repeats, decode_threads=None, rate=None):
+def measure(folder, records, batch, crop_size, repeats, decode_threads=None, rate=None, precision="float32"):
     """A row for each stage: ms per image, images/s, and how many cores it needs at `rate`, the images/s of a training
-    step (None: measured here). `core_images_per_s` is the speed of each decoding core at which the step does not
-    wait. `folder` is an LMDB (None: a temporary one of generated images).
+    step in the precision (None: measured here). `core_images_per_s` is the speed of each decoding core at which the
+    step does not wait. `folder` is an LMDB (None: a temporary one of generated images).
     """
-    head = conditions(batch, crop_size, repeats)
+    head = conditions(batch, crop_size, repeats, precision)
     decode_threads = decode_threads or head["threads"]
     with dataset_of(folder, records) as dataset:
         records = min(records, len(dataset))
         timed_stages = [(name, 1, count, seconds(call, repeats))
-                 for name, count, call in stages(dataset, records, batch, crop_size)]  # fmt: skip
+                 for name, count, call in stages(dataset, records, batch, crop_size, precision)]  # fmt: skip
         steps = -(-records // batch)
         took = seconds(lambda: load(dataset, steps, batch, crop_size, decode_threads), repeats)
         timed_stages.append(("whole loader", decode_threads, steps * batch, took))
-    rate = rate or step.measure(True, batch, crop_size, min(repeats, 3))["images_per_s"]
+    rate = rate or step.measure(True, batch, crop_size, min(repeats, 3), precision=precision)["images_per_s"]
     rows = [{"stage": name, "decode_threads": threads, "ms_image": took / count * 1e3, "images_per_s": count / took,
              "cores": threads * rate * took / count} for name, threads, count, took in timed_stages]  # fmt: skip
     return {"rows": rows, "records": records, **head, "step_images_per_s": rate,
             "core_images_per_s": rate / decode_threads}  # fmt: skip
 
 
-def stages(dataset, records, batch, crop_size):
+def stages(dataset, records, batch, crop_size, precision="float32"):
     """Yields (name, images, call) of each stage, which works on the results of the stage before."""
     train = Transform("random_aspect_ratio", crop_size)
     test = Transform("test", crop_size, resize=crop_size * 8 // 7)  # 224 of 256
     images = [dataset[index][0] for index in range(records)]
     rngs = [stream(0, AUGMENT, index) for index in range(records)]
     pixels = np.stack([test(images[index % records]) for index in range(batch)])
-    packed = np.zeros(fast.activation_shape(*pixels.shape), np.float32)
+    packed = np.zeros(fast.activation_shape(*pixels.shape), STORED[precision])
     yield "read and decode", records, lambda: [dataset[index] for index in range(records)]
     yield "augment: crop, resize, mirror", records, lambda: list(map(train, images, rngs))
     yield "test: resize, crop", records, lambda: list(map(test, images))
     yield (
         "pack for the network",
         batch,
-        lambda: fast.pack_images(pixels, step.RECIPE.mean_bgr, step.RECIPE.scale, np.float32, packed),
+        lambda: fast.pack_images(pixels, step.RECIPE.mean_bgr, step.RECIPE.scale, packed.dtype, packed),
     )
 
 

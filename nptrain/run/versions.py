@@ -15,19 +15,20 @@ SOURCES = ("kernels", *(f"nptrain/{name}" for name in (
     "data", "network", "recipes", "reduction", "step.py", "train.py", "update.py")))  # fmt: skip
 # what gives other bits if it is another, and how messages call it
 OTHER_BITS = {"sources": "the sources of kernels and trainer", "instructions": "the CPU's instruction set",
+              "products": "the CPU's products of bf16",
               **{name: name for name in ("numpy", "numba", "llvmlite", "pillow")}}  # fmt: skip
 
 
-def versions(library, instructions=None):
-    """{what: text} that a run is made with: Python, packages, MPI's `library`, the CPU's `instructions` that kernels
-    use, a digest of the sources that compute, and the commit of this project, or None.
+def versions(library, **instructions):
+    """{what: text} that a run is made with: Python, packages, MPI's `library`, the CPU's `instructions` and `products`
+    that kernels use, a digest of the sources that compute, and the commit of this project, or None.
     """
     try:
         commit = subprocess.run(["git", "-C", PROJECT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         commit = commit.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = None
-    return {**package_versions(), "mpi": library, "instructions": instructions, "sources": _digest(), "commit": commit}
+    return {**package_versions(), "mpi": library, **instructions, "sources": _digest(), "commit": commit}
 
 
 def package_versions():
