@@ -6,6 +6,7 @@ from importlib.util import find_spec
 import pytest
 from commands import call, run
 
+from kernels import fast
 from nptrain.bench import allreduce, parallel
 from nptrain.world import Solo
 
@@ -41,7 +42,9 @@ def test_sums_by_size_of_bucket(on_ranks):
 
 
 def test_a_rank_alone_sends_nothing_and_says_so():
-    result = allreduce.measure(Solo(), 2, 32, 1, [float("inf")])
+    ops = fast.configured(precision="bf16")
+    result = allreduce.measure(Solo(), 2, 32, 1, [float("inf")], ops=ops, precision="bf16")
+    assert result["precision"] == "bf16"
     assert result["sent"] == "nothing: there is one rank"
     assert "best_bucket_mib" not in result
     assert result["steps"][0]["hidden"] is None

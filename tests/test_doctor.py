@@ -83,7 +83,8 @@ def test_what_is_worse_than_it_could_be(monkeypatch, tmp_path):
             "Old: found no avx2, expected an x86-64 processor with AVX2 and FMA",
         ),
         ("flags\t\t: fma avx2\nmodel name\t: A: B", "note", "A: B: AVX2; AVX-512 would be faster"),
-        ("flags : fma avx2 avx512f\n\nmodel name : C", "ok", "C: AVX-512"),
+        ("flags : fma avx2 avx512f\n\nmodel name : C", "ok", "C: AVX-512, without bf16: it would save memory only"),
+        ("flags : fma avx2 avx512f avx512_bf16", "ok", ": AVX-512, with bf16: --precision bf16 is faster"),
         ("Features : neon", "FAILS", "found no avx2 and no fma, expected an x86-64 processor with AVX2 and FMA"),
     ],
 )

@@ -119,10 +119,13 @@ def test_ranks_change_no_bit(data, tmp_path, on_ranks):
 
 
 def test_evaluation_is_in_the_precision_of_the_run_or_in_another(data, whole):
-    found = {}
+    found, said = {}, {}
     for precision in ((), BF16, ("--precision", "float32")):
-        output, _ = call("evaluate", "--weights", whole[0], "--data", data / "val", "--json", *precision)
+        output, errors = call("evaluate", "--weights", whole[0], "--data", data / "val", "--json", *precision)
         found[precision] = json.loads(output)["loss"]
+        (said[precision],) = [line for line in errors.splitlines() if line.startswith("evaluated")]
+    assert said == {(): "evaluated in bf16", BF16: "evaluated in bf16",
+                    ("--precision", "float32"): "evaluated in float32; trained in bf16 (--precision)"}  # fmt: skip
     assert found[()] == found[BF16] != found["--precision", "float32"]
     assert found[()] == pytest.approx(found["--precision", "float32"], rel=2e-2)
 

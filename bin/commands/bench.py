@@ -38,7 +38,6 @@ def parser():
     sub = add(commands, "kernels", "every convolution of ResNet-50: error against float64, then speed")
     sub.add_argument("--shape", metavar="TEXT", default="",
                      help='only shapes whose label contains TEXT, e.g. "3x3/1" or "512>"')  # fmt: skip
-    add_precision(sub)
     for name, description in (
         ("step", "training step: speed, memory, time by kind of operation; under mpirun a data-parallel step, with and "
                  "without communication"),
@@ -46,13 +45,11 @@ def parser():
     ):  # fmt: skip
         sub = add(commands, name, description)
         add_winograd(sub)
-        add_precision(sub)
         sub.add_argument("--against", choices=["torch"],
                          help="run another program in turn with this one, in the same precision")  # fmt: skip
         sub.add_argument("--mode", choices=["eager", "compile", "both"], help="mode of --against torch (both)")
     sub = add(commands, "allreduce", "sums of gradients over the ranks of mpirun, and how much of them a step hides")
     add_winograd(sub)
-    add_precision(sub)
     sub.add_argument("--bucket-mib", metavar="X", action="append",
                      help=f"bucket sizes, with commas or repeated; all: one bucket ({SIZES})")  # fmt: skip
     add_renamed(sub, "--bucket-mb", "--bucket-mib", action="append")
@@ -62,13 +59,10 @@ def parser():
     sub.add_argument("dir", metavar="DIR", nargs="?", help="LMDB (a temporary one of generated images)")
     sub.add_argument("--records", metavar="N", type=int, default=256, help="number of images (%(default)s)")
     sub.add_argument("--decode-threads", metavar="N", type=int, help="threads of the loader (as --threads)")
-    add_precision(sub)
     sub.add_argument("--rate", metavar="X", type=float, help="images/s of a training step (measured)")
     sub = add(commands, "roofline", "operations of a training step against FMA peak and memory bandwidth")
-    add_precision(sub)
     sub.add_argument("--out", metavar="FILE", default="roofline.png", help="picture to write (%(default)s)")
     sub = add(commands, "tiles", "register tiles alone: share of one core's FMA peak, from the L1 cache", images=False)
-    add_precision(sub)
     sub.add_argument("--assembly", metavar="TILE",
                      help="print the inner loop of a tile of the table, for llvm-mca")  # fmt: skip
     return p
@@ -84,6 +78,7 @@ def add(commands, name, description, images=True):
         p.add_argument("--batch", metavar="N", type=int, default=16, help="images in a batch (%(default)s)")
         p.add_argument("--crop-size", metavar="N", type=int, default=224, help="side of the images (%(default)s)")
         p.add_argument("--threads", metavar="N", type=int, help="threads of the kernels (all cores it may use)")
+    add_precision(p)
     p.add_argument("--repeats", metavar="N", type=int, default=7, help="repeats, whose median is shown (%(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return p

@@ -39,7 +39,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 RECIPE = "resnet50-448nodes"
 GOOD, NOTE, BAD = "ok", "note", "FAILS"  # a note: a training runs, but slower, or with less room than most need
 CPU = Path("/proc/cpuinfo")
-NEEDED, FASTER = ("avx2", "fma"), "avx512f"
+NEEDED, FASTER, BF16 = ("avx2", "fma"), "avx512f", "avx512_bf16"
 SLOWEST = 60  # s that the trial of MPI may take
 GB = 1e9
 
@@ -110,7 +110,10 @@ def cpu():
     missing = [name for name in NEEDED if name not in features]
     if missing:
         return BAD, f"{text}: found no {' and no '.join(missing)}, expected an x86-64 processor with AVX2 and FMA"
-    return (GOOD, f"{text}: AVX-512") if FASTER in features else (NOTE, f"{text}: AVX2; AVX-512 would be faster")
+    if FASTER not in features:
+        return NOTE, f"{text}: AVX2; AVX-512 would be faster"
+    bf16 = "with bf16: --precision bf16 is faster" if BF16 in features else "without bf16: it would save memory only"
+    return GOOD, f"{text}: AVX-512, {bf16}"
 
 
 def cores():

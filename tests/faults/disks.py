@@ -4,11 +4,12 @@ import errno
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 
 import numpy as np
 from images import make_dataset
 
-from tests.faults.fault import Fault
+from tests.faults.fault import Fault, Missed
 from tests.faults.places import in_shell, small_disk
 
 FULL = r"(No space left on device|Disk quota exceeded): make room, or write to another disk"
@@ -19,9 +20,12 @@ def fill(left):
     """An act: a file takes what room there is on the run's disk, but for `left` bytes."""
 
     def act(case):
-        room = os.statvfs(case.seen)
         with open(case.seen / "filler", "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize - left)
+            for _ in range(20):  # the run writes at the same time
+                room = os.statvfs(case.seen)
+                with suppress(OSError):
+                    return os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_bsize - left))
+        raise Missed("the disk could not be filled")
 
     return act
 

@@ -3,6 +3,7 @@
 import random
 import re
 import shutil
+import subprocess
 import time
 
 import pytest
@@ -41,7 +42,7 @@ def once(case):
         try:
             run(case, outcome)
             outcome.survived = outcome.injected
-        except AssertionError as problem:
+        except (AssertionError, OSError, subprocess.SubprocessError) as problem:
             outcome.problem = str(problem) or "an assertion"
         finally:
             outcome.injected = max(outcome.injected, len(case.moments), 1)
