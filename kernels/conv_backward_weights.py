@@ -109,13 +109,13 @@ def _outer_for(lanes, pitch):
                         k, c = k_first + pair % groups * blocks, pair // groups
                     if k + blocks <= k_last:
                         add_rows(
-                            lanes, blocks, pitch, 0, 1, xf, c * h_in * x_row, h_in, w_in,
+                            lanes, blocks, pitch, 1, xf, c * h_in * x_row, h_in, w_in,
                             yf, k * h_out * y_row, h_out * y_row, top, bottom, w_out, images,
                             pf, piece * size + k * k_size + c * pair_size, k_size, stride, pad, rows, cols)  # fmt: skip
                     else:
                         for k1 in range(k, k_last):
                             add_rows(
-                                lanes, 1, pitch, 0, 1, xf, c * h_in * x_row, h_in, w_in,
+                                lanes, 1, pitch, 1, xf, c * h_in * x_row, h_in, w_in,
                                 yf, k1 * h_out * y_row, 0, top, bottom, w_out, images,
                                 pf, piece * size + k1 * k_size + c * pair_size, 0, stride, pad, rows, cols)  # fmt: skip
 

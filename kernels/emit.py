@@ -56,12 +56,12 @@ def fma(builder, a, b, c):
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32"), [a, b, c])
 
 
-def prefetch(builder, pointer, write=False):
-    """Ask for the cache line at `pointer` before it is needed. No address faults."""
+def prefetch(builder, pointer, write=False, level=1):
+    """Ask for the cache line at `pointer`, into the L1 or L2 cache, before it is needed. No address faults."""
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [builder.bitcast(pointer, byte)] + [ir.Constant(I32, v) for v in (int(write), 3, 1)])
+    builder.call(function, [builder.bitcast(pointer, byte)] + [ir.Constant(I32, v) for v in (int(write), 4 - level, 1)])
 
 
 def keep_order(builder):

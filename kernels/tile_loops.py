@@ -9,7 +9,7 @@ import numpy as np
 from kernels.jit import uncached_jit
 from kernels.layout import BF16
 from kernels.registers import HELD
-from kernels.tiles import outer_tile, product_tile
+from kernels.tiles import outer_tile, product_tile, stored_tile
 
 C_BLOCKS, PIXELS = 4, 64  # of a call: blocks of the input of a convolution, pixels of a gradient of weights
 FLOPS = 2e8  # of a measurement, about
@@ -28,13 +28,13 @@ class ProductLoop:
 
 
 class OuterLoop:
-    """`outer_tile` of all 16 inputs x blocks of outputs, of dy in pairs, or with `apart` as it is stored."""
+    """`outer_tile` of all 16 inputs x blocks of outputs, or in bf16 `stored_tile`."""
 
-    def __init__(self, blocks, dtype, apart=0):
-        self.name, self.rounds = f"16x{blocks}-dw{'-1x1' * apart}", -(-16 * blocks // HELD.outer)
+    def __init__(self, blocks, dtype, stored=False):
+        self.name, self.rounds = f"16x{blocks}-dw{'-1x1' * stored}", -(-16 * blocks // HELD.outer)
         self.flops = 2 * blocks * 256 * PIXELS
         x, dy = np.zeros(PIXELS * 16, dtype), np.zeros(blocks * PIXELS * 16, dtype)
-        self.kernel = _outers_for(blocks, apart)
+        self.kernel = _stored_for(blocks) if stored else _outers_for(blocks)
         self.arguments = x, dy, np.zeros(blocks * 256, np.float32), PIXELS // 2 if dtype == BF16 else PIXELS, 256
 
 
@@ -52,22 +52,34 @@ def _products_for(pixels, blocks):
 
 
 @functools.cache
-def _outers_for(blocks, apart):
+def _outers_for(blocks):
     @uncached_jit
     def _outers(x, dy, dw, pixels, block_step, repeats):
         """The gradient of 16 x 16 blocks weights from so many pixels, in bf16 pairs of them, `repeats` times."""
         row = x.size
         for _ in range(repeats):
-            outer_tile(16, blocks, 16, apart, x, 0, row, dy, 0, row, row, dw, 0, block_step, 1, pixels)
+            outer_tile(16, blocks, 16, x, 0, row, dy, 0, row, row, dw, 0, block_step, 1, pixels)
 
     return _outers
+
+
+@functools.cache
+def _stored_for(blocks):
+    @uncached_jit
+    def _stored(x, dy, dw, pixels, block_step, repeats):
+        """The same with dy as it is stored."""
+        row = x.size
+        for _ in range(repeats):
+            stored_tile(blocks, x, 0, dy, 0, row, dw, 0, block_step, pixels, 0, x, 0)
+
+    return _stored
 
 
 def loops(bf16=False):
     """All loops that are compared, a list; operands in float32, or bf16."""
     dtype = BF16 if bf16 else np.float32
     products = ((16, 1), (8, 2), (12, 2), (8, 3), (4, 4), (6, 4))
-    outers = [OuterLoop(blocks, dtype) for blocks in (1, 2, 4)] + [OuterLoop(4, dtype, apart=1)] * bf16
+    outers = [OuterLoop(blocks, dtype) for blocks in (1, 2, 4)] + [OuterLoop(4, dtype, stored=True)] * bf16
     return [*(ProductLoop(*tile, dtype) for tile in products), *outers]
 
 

@@ -138,54 +138,99 @@ def product_tile(ctx, pixels, blocks, lanes, pitch, x, x0, x_block, x_row, x_col
 
 
 @intrinsic(prefer_literal=True)
-def outer_tile(ctx, lanes, blocks, pitch, apart, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels):
+def outer_tile(ctx, lanes, blocks, pitch, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels):
     """dw[k, lane, 16] += sum over cols, pixels of x[pixel, lane] * dy[k, pixel, 16].
 
     lanes, blocks    literals: channels in a block of x, and blocks k of dy
     pitch            a literal: from a pixel to the next of a column in x; in dy that is 16
-    apart            a literal: 1 if the numbers of a pair in dy are 16 apart, as activations are stored, else 0
     x, x0, x_col     the input, the offset of the first pixel, and the step from a column to the next
     dy, dy0, dy_k, dy_col   the same of the gradient of the result, and the step from a block to the next
     dw, dw0, dw_k    the gradient of weights, float32, the offset of the (lanes, 16) that are added to, and that step
     cols, pixels     columns, and pixels of each, at least 1; of bf16 pairs of pixels, stored as `pair_pixels`
     """
-    sizes = literals(lanes, blocks, pitch, apart)
+    sizes = literals(lanes, blocks, pitch)
     if sizes is None:
         return None
-    L, B, pitch_, apart_ = sizes
-    signature = types.void(lanes, blocks, pitch, apart, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols,
-                           pixels)  # fmt: skip
+    L, B, pitch_ = sizes
+    signature = types.void(lanes, blocks, pitch, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels)
     kind = _operands(x)
 
     def codegen(context, builder, sig, args):
-        _, _, _, _, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels = args
-        x = pointer_at(context, builder, sig.args[4], x, x0)
-        dy = pointer_at(context, builder, sig.args[7], dy, dy0)
-        dw = pointer_at(context, builder, sig.args[11], dw, dw0)
-        gradients = [moved(builder, dy, builder.mul(const(k), dy_k)) for k in range(B)]
+        _, _, _, x, x0, x_col, dy, dy0, dy_k, dy_col, dw, dw0, dw_k, cols, pixels = args
+        x = pointer_at(context, builder, sig.args[3], x, x0)
+        dy = pointer_at(context, builder, sig.args[6], dy, dy0)
+        dw = pointer_at(context, builder, sig.args[10], dw, dw0)
         step = {"x": const(pitch_ * kind.group), "dy": const(LANES * kind.group)}
         steps = [(cols, {"x": x_col, "dy": dy_col}), (pixels, step)]
-        for held in _ranges(L, max(1, HELD.outer // B)):
-            out = [moved(builder, dw, builder.mul(const(k), dw_k), lane * LANES) for lane in held for k in range(B)]
 
-            def pixel(offset, sums, held=held):
-                sums, at = list(sums), moved(builder, x, offset["x"])
-                vectors = [load_vector(builder, moved(builder, start, offset["dy"]), kind.vector)
-                           for start in gradients]  # fmt: skip
-                vectors = [in_turn(builder, vector) for vector in vectors] if apart_ else vectors
-                prefetch(builder, moved(builder, at, x_col))  # the next column's pixel, which may lie far away
-                for i, lane in enumerate(held):
-                    value = kind.value(builder, moved(builder, at, lane * kind.group))
-                    for k in range(B):
-                        sums[i * B + k] = kind.add(builder, value, vectors[k], sums[i * B + k])
-                return sums
+        def prepare(number, at, offset):
+            prefetch(builder, moved(builder, at, x_col))  # the next column's pixel, which may lie far away
 
-            for total, at in zip(walk(builder, steps, [load_vector(builder, at) for at in out], pixel), out,
-                                 strict=True):  # fmt: skip
-                store_vector(builder, total, at)
+        _add_products(builder, kind, L, B, steps, x, (dy, dy_k), (dw, dw_k), lambda vector: vector, prepare)
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def stored_tile(ctx, blocks, x, x0, dy, dy0, dy_k, dw, dw0, dw_k, pairs, next_dy0, image, next_x0):
+    """The same of `pairs` of pixels in bf16, of 16 lanes, where dy has the two pixels of a pair 16 apart, as it is
+    stored. Memory of which the next call reads is asked for on the way: as many pixels of dy and of `image`, the input
+    as stored, from their offsets on.
+    """
+    sizes = literals(blocks)
+    if sizes is None:
+        return None
+    signature = types.void(blocks, x, x0, dy, dy0, dy_k, dw, dw0, dw_k, pairs, next_dy0, image, next_x0)
+
+    def codegen(context, builder, sig, args):
+        _, x, x0, dy, dy0, dy_k, dw, dw0, dw_k, pairs, next_dy0, image, next_x0 = args
+        asked = [pointer_at(context, builder, sig.args[place], array, at)
+                 for place, array, at in ((3, dy, next_dy0), (11, image, next_x0))]  # fmt: skip
+        x = pointer_at(context, builder, sig.args[1], x, x0)
+        dy = pointer_at(context, builder, sig.args[3], dy, dy0)
+        dw = pointer_at(context, builder, sig.args[6], dw, dw0)
+        step = const(LANES * _BF16.group)
+
+        def prepare(number, at, offset):
+            for pointer in asked[number : number + 1]:  # one in each of the first rounds, which spreads them in time
+                prefetch(builder, moved(builder, pointer, offset["dy"]), level=2)
+
+        _add_products(builder, _BF16, LANES, *sizes, [(pairs, {"x": step, "dy": step})], x, (dy, dy_k), (dw, dw_k),
+                      lambda vector: in_turn(builder, vector), prepare)  # fmt: skip
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _add_products(builder, kind, lanes, blocks, steps, x, gradients, weights, ordered, prepare):
+    """The code of a gradient of weights, in as many rounds as its sums need registers.
+
+    kind       `_Operands`
+    steps      of the loops over pixels, as `walk` takes them
+    x          the pointer to the input
+    gradients, weights   (pointer, step from a block to the next) of the gradient of the result, and of what is added to
+    ordered    vector of the gradient, as loaded -> the operand
+    prepare    (number of the round, pointer to the pixel of x, its offset) emits what comes before a pixel's products
+    """
+    dy, dw = ([moved(builder, start, builder.mul(const(k), step)) for k in range(blocks)]
+              for start, step in (gradients, weights))  # fmt: skip
+    for number, held in enumerate(_ranges(lanes, max(1, HELD.outer // blocks))):
+        out = [moved(builder, start, lane * LANES) for lane in held for start in dw]
+
+        def pixel(offset, sums, number=number, held=held):
+            sums, at = list(sums), moved(builder, x, offset["x"])
+            vectors = [ordered(load_vector(builder, moved(builder, start, offset["dy"]), kind.vector)) for start in dy]
+            prepare(number, at, offset)
+            for i, lane in enumerate(held):
+                value = kind.value(builder, moved(builder, at, lane * kind.group))
+                for k in range(blocks):
+                    sums[i * blocks + k] = kind.add(builder, value, vectors[k], sums[i * blocks + k])
+            return sums
+
+        found = walk(builder, steps, [load_vector(builder, at) for at in out], pixel)
+        for total, at in zip(found, out, strict=True):
+            store_vector(builder, total, at)
 
 
 @intrinsic

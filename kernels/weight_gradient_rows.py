@@ -7,11 +7,11 @@ from kernels.tiles import add_transposed_tile, outer_tile
 
 
 @inlined_jit
-def add_rows(lanes, blocks, pitch, apart, group, x, x0, h_in, w_in, dy, dy0, dy_k, top, bottom, w_out,
+def add_rows(lanes, blocks, pitch, group, x, x0, h_in, w_in, dy, dy0, dy_k, top, bottom, w_out,
              images, dw, dw0, dw_k, stride, pad, rows, cols):  # fmt: skip
     """Add the gradient of the weights of one block of inputs and some of outputs from some rows of dy. Arrays are flat.
 
-    lanes, blocks, pitch, apart   literals, as in `outer_tile`
+    lanes, blocks, pitch   literals, as in `outer_tile`
     group          images whose products are added at once: 1, or 2 of bf16
     x, x0          the input, and the offset of its block (h_in, w_in, images, pitch)
     dy, dy0, dy_k  the gradient of the result, the offset of its first block (height, w_out, images, 16), and the step
@@ -37,7 +37,7 @@ def add_rows(lanes, blocks, pitch, apart, group, x, x0, h_in, w_in, dy, dy0, dy_
                 if stride == 1:
                     count, run = 1, count * run
                 outer_tile(
-                    lanes, blocks, pitch, apart,
+                    lanes, blocks, pitch,
                     x, x0 + h_x * x_row + (first * stride - pad + s) * x_pixel, stride * x_pixel,
                     dy, dy0 + h * y_row + first * images * 16, dy_k, images * 16,
                     dw, dw0 + (r * cols + s) * lanes * 16, dw_k, count, run)  # fmt: skip

@@ -153,7 +153,7 @@ def _outer_product(blocks, v, m, du, point, k, c, count, tiling):
     """
     at_once, du_k = tiling.tiles_at_once, tiling.c_blocks * 256
     outer_tile(
-        16, blocks, 16, 0, v, point * tiling.x_plane + c * at_once * 16, 0,
+        16, blocks, 16, v, point * tiling.x_plane + c * at_once * 16, 0,
         m, point * tiling.y_plane + k * at_once * 16, at_once * 16, 0,
         du, (point * tiling.k_blocks + k) * du_k + c * 256, du_k, 1, count)  # fmt: skip
 
