@@ -20,7 +20,8 @@ from nptrain.run.metrics import GoneError
 # s in which the lock of a process that has died must become free: an NFS server keeps it until its lease is over
 TAKE_OVER = 120.0
 SAY = 1.0  # s of waiting, after which a line says for whom
-SUPERVISED = "NPTRAIN_SUPERVISED"  # in the environment: bin/supervise has started this process
+# in the environment: bin/supervise has started this process; Open MPI passes on only such names to other hosts
+SUPERVISED = "OMPI_MCA_nptrain_supervised"
 
 
 def seconds(text):
