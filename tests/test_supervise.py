@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -123,6 +124,26 @@ def test_a_folder_that_gives_no_answer(fake, monkeypatch, tmp_path):
     calls, errors = fake("signal.pause()", DONE, flags=["--stall", 1])
     assert "supervise: nothing was logged for 1 s; " in errors
     assert calls[1][-1] == "--resume", "the folder is in doubt"
+
+
+def test_errors_that_pass(fake, monkeypatch):
+    """A full disk below the errors, a program that cannot be read for a moment: the run goes on."""
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    turn, popen = iter(range(9)), subprocess.Popen
+
+    def stale(*words, **options):
+        if next(turn) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return popen(*words, **options)
+
+    monkeypatch.setattr(supervise, "tell", full)
+    monkeypatch.setattr(subprocess, "Popen", stale)
+    calls, errors = fake(DIES, DONE)
+    assert len(calls) == 2
+    assert "trying again" in errors
 
 
 def test_what_cannot_be_known():

@@ -9,6 +9,7 @@ import argparse
 import os
 import shlex
 import time
+from contextlib import suppress
 from functools import partial
 
 from bin.common.arguments import Parser, expect_at_least
@@ -23,6 +24,7 @@ from nptrain.run.stop import STATUS, TRY_AGAIN
 
 KEPT = (130, TRY_AGAIN)  # statuses of an orderly end, whose checkpoint is saved
 LONGEST = 60  # s of a pause
+TO_VERIFY = 600  # s in which a last checkpoint can be read
 
 
 def parser():
@@ -56,9 +58,9 @@ def supervise(args, command, hosts):
         attempt = Attempt(words)
         status = attempt.wait(command.folder, args.stall)
         ended = look(partial(stamp, command.folder), None) not in (None, ended)  # by this attempt, not an earlier one
-        if ended and look(partial(is_done, command.folder), False):
+        if ended and look(partial(is_done, command.folder), False, TO_VERIFY):
             if status:
-                tell(f"supervise: the run is done; its launcher has ended with status {status}")
+                say(f"supervise: the run is done; its launcher has ended with status {status}")
             return 0
         if attempt.signals:
             return status_when_told(attempt)
@@ -73,15 +75,21 @@ def supervise(args, command, hosts):
         failure = f"supervise: {died}; {at.lost()}"
         final = (mistake and at.iteration is None) or (error and error == last)
         if final or tries >= args.tries or restart == args.restarts:
-            tell(f"{failure}; gives up after {_times(restart, 'restart')}; go on with --resume {command.folder}")
+            say(f"{failure}; gives up after {_times(restart, 'restart')}; go on with --resume {command.folder}")
             return status or 1
         pause = min(2 ** (tries - 1), LONGEST)
         begun = begun or at.iteration is not None or command.begun()
         words, missing = words_left(command.words(begun, time.monotonic() + pause - start), hosts)
-        tell(f"{failure}; {missing}starts again in {pause} s ({restart + 1} of {args.restarts}): {shlex.join(words)}")
+        say(f"{failure}; {missing}starts again in {pause} s ({restart + 1} of {args.restarts}): {shlex.join(words)}")
         if not attempt.rest(pause):
             return status_when_told(attempt)
     raise AssertionError
+
+
+def say(line):
+    """As `tell`; a full disk below the errors does not end this process."""
+    with suppress(OSError):
+        tell(line)
 
 
 def status_when_told(attempt):

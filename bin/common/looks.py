@@ -8,8 +8,8 @@ LIMIT = 30  # s for an answer
 PERIOD = 0.1  # s between looks at a file's size
 
 
-def look(at, otherwise):
-    """at(), or `otherwise` if it raises OSError, or takes longer than LIMIT seconds."""
+def look(at, otherwise, limit_s=None):
+    """at(), or `otherwise` if it raises OSError, or takes longer than `limit_s` seconds (None: LIMIT)."""
     found = []
 
     def answer():
@@ -18,7 +18,7 @@ def look(at, otherwise):
 
     thread = threading.Thread(target=answer, daemon=True)
     thread.start()
-    thread.join(LIMIT)
+    thread.join(LIMIT if limit_s is None else limit_s)
     return found[0] if found else otherwise
 
 

@@ -17,6 +17,7 @@ from bin.common.ending import SUPERVISED, seconds
 from bin.common.looks import Growth, look
 from mpi.mpirun import TWICE, Launcher
 from nptrain.errors import InputError, reason
+from nptrain.files import retried
 from nptrain.run.run_folder import RunFolder
 
 TAIL = 1 << 15  # bytes of the end of an output that are kept
@@ -81,7 +82,8 @@ class Attempt:
         self.why, self._others, self._stalled = None, descendants(), b""
         kept = None if os.isatty(1) else subprocess.PIPE  # on a terminal a training shows its progress in a line
         try:
-            self.launcher = Launcher(words, stdout=kept, stderr=subprocess.PIPE, env={**os.environ, SUPERVISED: "1"})
+            options = {"stdout": kept, "stderr": subprocess.PIPE, "env": {**os.environ, SUPERVISED: "1"}}
+            self.launcher = retried(lambda: Launcher(words, **options), words[0])
         except OSError as error:
             raise InputError(f"{words[0]}: cannot be started: {reason(error)}") from None
         self._seen = descendants()
