@@ -33,18 +33,18 @@ PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 class Launcher:
-    """A launcher that runs `words`, in a session of its own: a terminal's Ctrl-C reaches this process alone. `stderr`
-    is as in subprocess.Popen.
+    """A launcher that runs `words`, in a session of its own: a terminal's Ctrl-C reaches this process alone. `options`
+    are those of subprocess.Popen.
     """
 
-    def __init__(self, words, stderr=None):
+    def __init__(self, words, **options):
         self.signals, self.process = [], None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
                 signal.signal(number, self.catch)
         prctl = ctypes.CDLL(None).prctl  # if this process is killed, so is the launcher
         stdin = subprocess.DEVNULL if os.isatty(0) else None
-        self.process = subprocess.Popen(words, stdin=stdin, stderr=stderr, start_new_session=True,
+        self.process = subprocess.Popen(words, stdin=stdin, start_new_session=True, **options,
                                         preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM))  # fmt: skip
         if self.signals:
             self.process.terminate()

@@ -36,12 +36,17 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 LAUNCHERS = {
     "--bind-to",
     "--cpus-per-task",
+    "--exclude",
     "--host",
     "--hostfile",
     "--map-by",
     "--mca",
     "--mpi",
+    "--no-kill",
+    "--nodes",
+    "--ntasks",
     "--output",
+    "--overlap",
     "--prtemca",
     "--with-ft",
 }  # flags of mpirun and srun

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from contextlib import chdir
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from commands import PROJECT, call
 from images import make_dataset
 from short_runs import arguments, metrics
 
+from bin.common import ending
 from bin.common.run_data import data_of
+from mpi.agree import AgreedError
 from nptrain.run.lock import locked
+from nptrain.run.run_folder import RunFolder
+from nptrain.world import Solo
 
 BRIEF = ["--phase", "1", "--workers", "1", "--kernels", "numpy", "--set", "1.snapshot=1"]
 HOLD = f"""
@@ -51,6 +56,25 @@ def test_a_folder_is_of_one_process(data, tmp_path):
     with locked(folder, pytest.fail):  # of a process that is dead
         assert f"process {os.getpid()} on " in (folder / "lock").read_text()
     assert not folder.exists()
+
+
+def test_under_the_supervisor_a_run_waits_for_the_lock(tmp_path, monkeypatch, capsys):
+    folder, limits = tmp_path / "run", {"SAY": 0.0, "TAKE_OVER": 0.1}
+    for name, value in limits.items():
+        monkeypatch.setattr(ending, name, value)
+    monkeypatch.setenv(ending.SUPERVISED, "1")
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=-1, stdout=-1, text=True)
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(AgreedError, match="is in use by process"), ending.holding(RunFolder(folder), True, Solo()):
+            pass
+        monkeypatch.setattr(ending, "TAKE_OVER", 120.0)
+        threading.Timer(0.2, holder.kill).start()
+        with ending.holding(RunFolder(folder), True, Solo()):
+            assert holder.wait() < 0
+    waits = capsys.readouterr().err.splitlines()
+    assert waits[-1].startswith(f"waits for 120 s at most: --run-dir: {folder} is in use by process {holder.pid} on ")
+    assert len(waits) == 2
 
 
 def test_without_locks_a_line_says_so(tmp_path, monkeypatch):

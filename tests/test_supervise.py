@@ -1,8 +1,10 @@
 """bin/supervise: what it starts again, what it leaves, and that nothing is lost by deaths of ranks and launchers."""
 
+import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,10 +14,9 @@ import pytest
 from commands import call
 
 from bin.commands import supervise
-from bin.common.hosts_left import words_left
-from bin.common.post_mortem import Position, memory_kills, what_died
+from bin.common import looks
+from bin.common.post_mortem import Position
 from bin.common.supervised import Attempt, Command
-from nptrain.errors import InputError
 from nptrain.run.end import error_of, is_done, write_end
 
 FAKE = f"""#!{sys.executable}
@@ -82,6 +83,95 @@ def test_what_a_launcher_that_was_killed_has_left_is_removed(fake, tmp_path, mon
 def test_an_orderly_end_and_a_mistake_are_kept(fake, status):
     calls, errors = fake(f"sys.exit({status})", status=status)
     assert (len(calls), errors) == (1, "")
+
+
+LINE = "print('train: rank 1 on b: {}', file=sys.stderr); sys.exit(2)"
+
+
+def test_a_mistake_after_an_iteration_is_tried_again(fake):
+    calls, errors = fake(f"done(0); {LINE.format('EIO')}", LINE.format("memory"), f"done(1); {DONE}")
+    assert len(calls) == 3
+    for line in ("rank 1 on b: EIO; phase 1, iteration 0 was", "rank 1 on b: memory; phase 1, iteration 0 was"):
+        assert f"supervise: {line}" in errors
+
+
+def test_the_same_mistake_twice_is_kept(fake):
+    calls, errors = fake(f"done(0); {LINE.format('EIO')}", f"done(1); {LINE.format('EIO')}", status=2)
+    assert len(calls) == 2
+    assert errors.splitlines()[-1].endswith("; gives up after 1 restart; go on with --resume run")
+
+
+def test_a_run_whose_folder_is_gone_is_not_begun_again(fake):
+    gone = "import shutil; shutil.rmtree('run')"
+    assert len(fake(f"done(0); {gone}; sys.exit(2)", status=2)[0]) == 1
+    calls, _ = fake("", f"done(0); {DIES}", f"{gone}; {DIES}", LINE.format("x"), status=2)
+    assert [call[-1] for call in calls[1:]] == ["--snapshot-folder", "--resume", "--resume"]
+
+
+def test_a_folder_that_gives_no_answer(fake, monkeypatch, tmp_path):
+    """The run goes on, is killed if it logs nothing, and is looked for again."""
+    monkeypatch.setattr(looks, "LIMIT", 0.1)
+    stat, calls = Path.stat, tmp_path / "calls"
+
+    def stat_of_a_dead_server(path, **options):
+        while path.name == "metrics.jsonl" and calls.read_text().count("\n") < 2:
+            time.sleep(0.01)
+        if path.name == "run.json":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_of_a_dead_server)
+    calls, errors = fake("signal.pause()", DONE, flags=["--stall", 1])
+    assert "supervise: nothing was logged for 1 s; " in errors
+    assert calls[1][-1] == "--resume", "the folder is in doubt"
+
+
+def test_errors_that_pass(fake, monkeypatch):
+    """A full disk below the errors, a program that cannot be read for a moment: the run goes on."""
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    turn, popen = iter(range(9)), subprocess.Popen
+
+    def stale(*words, **options):
+        if next(turn) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return popen(*words, **options)
+
+    monkeypatch.setattr(supervise, "tell", full)
+    monkeypatch.setattr(subprocess, "Popen", stale)
+    calls, errors = fake(DIES, DONE)
+    assert len(calls) == 2
+    assert "trying again" in errors
+
+
+def test_what_cannot_be_known():
+    def fails():
+        raise PermissionError
+
+    assert (looks.look(lambda: 1, 2), looks.look(fails, 2)) == (1, 2)
+
+
+HYDRA = "=   PID 12 RUNNING AT node-c\n=   EXIT CODE: 11\n"
+
+
+def test_what_hydra_says_to_stdout(fake):
+    _, errors = fake(f"done(0); print({HYDRA!r}, flush=True); os._exit(11)", DONE)
+    assert "supervise: a rank on node-c was ended by a signal: Segmentation fault; " in errors
+
+
+def test_a_stall_before_much_output(fake):
+    stacks = "print('x\\n' * (1 << 17), file=sys.stderr)"
+    _, errors = fake(f"print('train: stalled: rank 1 on b', file=sys.stderr); {stacks}; os._exit(124)", DONE)
+    assert "supervise: rank 1 on b; there was no iteration yet; " in errors
+
+
+def test_a_time_limit_counts_from_the_first_start(fake):
+    calls, _ = fake(DIES, DONE, words=("--run-dir", "run", "--time-limit", "1:00"))
+    assert calls[1][-2] == "--time-limit"
+    assert 40 < int(calls[1][-1]) < 60
+    assert Command(["train", "--run-dir", "x", "--time-limit=9"]).words(False, 10)[-1] == "0"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
@@ -154,40 +244,6 @@ def test_the_folder_of_a_command():
         assert Command(words.split()).folder == Path(folder)
 
 
-OPEN_MPI = "prterun noticed that process rank 1 with PID 23252 on node vm exited on\nsignal 9 (Killed).\n"
-HYDRA = "=   BAD TERMINATION\n=   PID 12 RUNNING AT node-c\n=   EXIT CODE: 9\n"
-PRTE = """PRTE has lost communication with a remote daemon.
-  HNP daemon   : [prterun-a-1@0,0] on node node-a
-  Remote daemon: [prterun-a-1@0,1] on node node-b
-"""
-OF_A_PEER = """An MPI communication peer process has unexpectedly disconnected.  This
-usually indicates a failure in the peer process (e.g., a crash or
-
-  Local host: node-a
-  Peer host:  node-b
-"""
-
-
-@pytest.mark.parametrize(
-    ("tail", "status", "kills", "line"),
-    [
-        (OF_A_PEER, 14, 0, "a rank on node-b has died, or cannot be reached"),
-        (OPEN_MPI, 137, 0, "rank 1 on vm was ended by a signal: Killed"),
-        (OPEN_MPI, 137, 2, "rank 1 on vm was ended by a signal: Killed, probably by the system, as no memory was left"),
-        (PRTE, 0, 0, "host node-b is lost"),
-        (HYDRA, 9, 0, "a rank on node-c was ended by a signal: Killed"),
-        ("srun: error: node-b: task 3: Killed\n", 137, 0, "rank 3 on node-b was ended by a signal: Killed"),
-        ("train: out of memory: x\n--\n", 1, 0, "out of memory: x"),
-        ("", 139, 0, "the launcher was ended by a signal: Segmentation fault"),
-        ("", 213, 0, "the launcher has ended with status 213, but the run is not done"),  # a daemon did not start
-        ("", 1, 0, "the launcher has ended with status 1, but the run is not done"),
-    ],
-)
-def test_what_died(tail, status, kills, line):
-    assert what_died(tail.encode(), status, kills) == line
-    assert memory_kills() >= 0
-
-
 def test_where_a_run_is(tmp_path):
     assert Position.of(tmp_path) == (None, None)
     line = json.dumps({"phase": "2", "iteration": 7, "loss": 1.0, "spans": ["x" * 100] * 3})
@@ -204,22 +260,3 @@ def test_a_run_is_done_if_its_last_checkpoint_is_whole(tmp_path):
     assert error_of(tmp_path) == "x"
     write_end(tmp_path)
     assert is_done(tmp_path)
-
-
-def test_hosts_that_do_not_answer_are_left_out(tmp_path):
-    agent, hosts, memory = tmp_path / "agent", tmp_path / "nodes", os.memfd_create("hosts")
-    os.write(memory, b"hosts of an earlier start, which are more\n")
-    agent.write_text('#!/bin/sh\n[ "$1" != b ] && [ "$1" != d ]\n')
-    agent.chmod(0o755)
-    hosts.write_text("a slots=4\n# no host\nb slots=4\nc slots=4\n")
-    words = ["mpirun", "--prtemca", "plm_ssh_agent", str(agent), "-n", "12", "--hostfile", str(hosts), "bin/train"]
-    left, said = words_left(words, memory)
-    assert (left[:6], left[8:], said) == ([*words[:5], "8"], ["bin/train"], "without b, no answer; ")
-    assert Path(left[7]).read_text() == "a slots=4\nc slots=4\n"
-    words = ["mpiexec", "-launcher-exec", str(agent), "-hosts", "a:2,b:1,c", "-np", "4", "bin/train"]
-    assert words_left(words, memory) == ([*words[:4], "a:2,c", "-np", "3", "bin/train"], "without b, no answer; ")
-    for same in (["mpirun", "-n", "2", "train"], ["mpirun", "-launcher-exec", str(agent), "-H", "a,c", "train"]):
-        assert words_left(same, memory) == (same, "")
-    with pytest.raises(InputError, match="-H: no host answers: b, d"):
-        words_left(["mpirun", "-launcher-exec", str(agent), "-H", "b,d", "train"], memory)
-    os.close(memory)

@@ -8,9 +8,13 @@ bin/supervise --restarts 20 -- mpirun -n 8 bin/train --resume runs/photos
 import argparse
 import os
 import shlex
+import time
+from contextlib import suppress
+from functools import partial
 
 from bin.common.arguments import Parser, expect_at_least
 from bin.common.hosts_left import words_left
+from bin.common.looks import look
 from bin.common.post_mortem import Position, memory_kills, what_died
 from bin.common.prepare import tell
 from bin.common.supervised import Attempt, Command
@@ -20,6 +24,7 @@ from nptrain.run.stop import STATUS, TRY_AGAIN
 
 KEPT = (130, TRY_AGAIN)  # statuses of an orderly end, whose checkpoint is saved
 LONGEST = 60  # s of a pause
+TO_VERIFY = 600  # s in which a last checkpoint can be read
 
 
 def parser():
@@ -46,32 +51,45 @@ def main(argv, world):
 
 def supervise(args, command, hosts):
     """Run a Command until it is done, or cannot go on. Returns the exit status. `hosts` is a file in memory."""
-    words, before, tries, error = command.words(), None, 0, None
+    begun, words, tries, error, start = False, command.words(), 0, None, time.monotonic()
+    before = look(partial(Position.of, command.folder), Position())
     for restart in range(args.restarts + 1):
-        kills, ended, attempt = memory_kills(), stamp(command.folder), Attempt(words)
+        kills, ended = memory_kills(), look(partial(stamp, command.folder), None)
+        attempt = Attempt(words)
         status = attempt.wait(command.folder, args.stall)
-        ended = stamp(command.folder) not in (None, ended)  # by this attempt, not by an earlier one
-        if ended and is_done(command.folder):
+        ended = look(partial(stamp, command.folder), None) not in (None, ended)  # by this attempt, not an earlier one
+        if ended and look(partial(is_done, command.folder), False, TO_VERIFY):
             if status:
-                tell(f"supervise: the run is done; its launcher has ended with status {status}")
+                say(f"supervise: the run is done; its launcher has ended with status {status}")
             return 0
         if attempt.signals:
             return status_when_told(attempt)
-        if status in (*KEPT, InputError.exit_status):
+        at = look(partial(Position.of, command.folder), before)
+        mistake = status == InputError.exit_status
+        if status in KEPT or (mistake and restart == 0 and at in (before, Position())):
             return status
-        at, last, error = Position.of(command.folder), error, error_of(command.folder) if ended else None
+        last, error = error, look(partial(error_of, command.folder), None) if ended else None
         before, tries = at, tries + 1 if at == before else 1
         died = error or attempt.why or what_died(attempt.tail, status, memory_kills() - kills)
+        error = died if mistake else error
         failure = f"supervise: {died}; {at.lost()}"
-        if tries >= args.tries or (error and error == last) or restart == args.restarts:
-            tell(f"{failure}; gives up after {_times(restart, 'restart')}; go on with --resume {command.folder}")
+        final = (mistake and at.iteration is None) or (error and error == last)
+        if final or tries >= args.tries or restart == args.restarts:
+            say(f"{failure}; gives up after {_times(restart, 'restart')}; go on with --resume {command.folder}")
             return status or 1
         pause = min(2 ** (tries - 1), LONGEST)
-        words, missing = words_left(command.words(resume=True), hosts)
-        tell(f"{failure}; {missing}starts again in {pause} s ({restart + 1} of {args.restarts}): {shlex.join(words)}")
+        begun = begun or at.iteration is not None or command.begun()
+        words, missing = words_left(command.words(begun, time.monotonic() + pause - start), hosts)
+        say(f"{failure}; {missing}starts again in {pause} s ({restart + 1} of {args.restarts}): {shlex.join(words)}")
         if not attempt.rest(pause):
             return status_when_told(attempt)
     raise AssertionError
+
+
+def say(line):
+    """As `tell`; a full disk below the errors does not end this process."""
+    with suppress(OSError):
+        tell(line)
 
 
 def status_when_told(attempt):

@@ -1,6 +1,7 @@
 """How a training holds its folder, and ends before its end: the time that it has, how it can go on."""
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -11,11 +12,16 @@ from pathlib import Path
 from bin.common.prepare import tell
 from mpi.agree import AgreedError, raise_together
 from nptrain.errors import InputError, TrainingError
+from nptrain.files import TRANSIENT
 from nptrain.run.end import write_end
 from nptrain.run.lock import locked
 from nptrain.run.metrics import GoneError
 
-TAKE_OVER = 10.0  # s in which the lock of a rank that has died must become free
+# s in which the lock of a process that has died must become free: an NFS server keeps it until its lease is over
+TAKE_OVER = 120.0
+SAY = 1.0  # s of waiting, after which a line says for whom
+# in the environment: bin/supervise has started this process; Open MPI passes on only such names to other hosts
+SUPERVISED = "OMPI_MCA_nptrain_supervised"
 
 
 def seconds(text):
@@ -38,19 +44,24 @@ def holding(folder, resume, world):
         held = []
 
         def hold(wait_s=TAKE_OVER):
-            end, new = time.monotonic() + wait_s, not held
+            start, new, pause, said = time.monotonic(), not held, 0.01, False
             while not held:
                 try:
                     held.append(stack.enter_context(locked(folder.path, tell)))
-                except InputError:  # the rank that held it may just be dying
-                    if time.monotonic() > end:
+                except InputError as error:  # the process that held it may just be dying, or its host be dead
+                    passed = time.monotonic() - start
+                    if error.errno not in TRANSIENT or passed >= wait_s:
                         raise
-                    time.sleep(0.01)
+                    if passed > SAY and not said:
+                        tell(f"waits for {wait_s:.0f} s at most: {str(error).partition(';')[0]}")
+                        said = True
+                    time.sleep(pause)
+                    pause = min(2 * pause, 1.0)
             return new
 
         with raise_together(world, InputError):
             if world.rank == 0:
-                hold(wait_s=0)
+                hold(TAKE_OVER if SUPERVISED in os.environ else 0)
                 if not resume:
                     stack.push(lambda _, error, __: None if isinstance(error, GoneError) else folder.discard_unused())
         try:

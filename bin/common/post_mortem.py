@@ -9,18 +9,22 @@ from typing import NamedTuple
 
 from nptrain.run.run_folder import RunFolder
 
-# the lines of launchers: Open MPI, twice; MPICH and Intel MPI; Slurm
+# the lines of launchers: Open MPI, twice; MPICH and Intel MPI, which write them to stdout; Slurm
 KILLED = re.compile(
     r"process rank (?P<rank>\d+) with PID \S+ on node (?P<host>\S+) exited\s+on\s+signal (?P<signal>\d+)"
 )
 LOST = re.compile(r"lost communication with a remote daemon[\s\S]*?Remote daemon:.*? on node (?P<host>\S+)")
 PEER = re.compile(r"peer process has unexpectedly disconnected[\s\S]*?Peer host: +(?P<host>\S+)")
-HYDRA = re.compile(r"PID \d+ RUNNING AT (?P<host>\S+)\s+=\s+EXIT (?:CODE|STATUS): (?P<signal>\d+)")
-SLURM = re.compile(
-    r"srun: error: (?P<host>\S+): tasks? (?P<rank>\d+)[^:\n]*: (?P<name>Killed|Terminated|Segmentation fault)"
-)
+HYDRA = re.compile(r"(?:RANK (?P<rank>\d+) )?PID \d+ RUNNING AT (?P<host>\S+)\s+=\s+"
+                   r"(?:EXIT (?:CODE|STATUS): (?P<status>\d+)|KILLED BY SIGNAL: (?P<signal>\d+))")  # fmt: skip
+SLURM = re.compile(r"^srun: error: (?P<host>\S+): tasks? (?P<rank>[\d,-]+): "
+                   r"(?P<name>Exited with exit code \d+|[A-Z][A-Za-z ]*[a-z])", re.M)  # fmt: skip
+NODE = re.compile(r"^srun: error: Node failure on (?P<host>\S+)", re.M)
+MEMORY = re.compile(r"Detected \d+ oom.kill event|: tasks? [\d,-]+: Out Of Memory")
 STALL = re.compile(r"^train: stalled: (?P<line>.*)$", re.M)
 OWN = re.compile(r"^train: (?P<line>.*)$", re.M)
+NUMBERS = {signal.strsignal(number): number for number in signal.valid_signals()} | {"Out Of Memory": signal.SIGKILL}
+USUAL = (6, 7, 9, 11, 15)  # what MPICH calls an exit code is one of these signals, or a status that is not one
 TRAIL = 1 << 18  # bytes at the end of metrics.jsonl that hold its last line
 
 
@@ -32,8 +36,8 @@ class Position(NamedTuple):
 
     @classmethod
     def of(cls, folder):
-        """That of the run in a folder."""
-        with suppress(OSError), open(RunFolder(folder).metrics, "rb") as file:
+        """That of the run in a folder. Raises OSError if that cannot be known."""
+        with suppress(FileNotFoundError), open(RunFolder(folder).metrics, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - TRAIL))
             for line in reversed(file.read().splitlines()):
                 with suppress(ValueError, KeyError, TypeError):
@@ -55,11 +59,17 @@ def what_died(tail, status, kills):
     killed meanwhile as it had no memory left.
     """
     text = tail.decode(errors="replace")
+    kills = kills or bool(MEMORY.search(text))
     if found := STALL.search(text):
         return found["line"]
-    for pattern in (KILLED, SLURM, HYDRA):
-        if found := pattern.search(text):
-            return _killed(found.groupdict(), kills)
+    if found := NODE.search(text):
+        return f"host {found['host']} is lost"
+    if found := KILLED.search(text):
+        return _killed(found["rank"], found["host"], int(found["signal"]), kills)
+    if (found := SLURM.search(text)) and found["name"] in NUMBERS:  # the first one: srun then ends the others
+        return _killed(found["rank"], found["host"], NUMBERS[found["name"]], kills)
+    if found := _of_hydra(text):
+        return _killed(*found, kills)
     if found := LOST.search(text):
         return f"host {found['host']} is lost"
     if found := PEER.search(text):
@@ -67,17 +77,40 @@ def what_died(tail, status, kills):
     if own := OWN.findall(text):
         return own[-1]
     if 128 < status < 128 + signal.NSIG:
-        return _killed({"signal": status - 128}, kills)
+        return f"the launcher{_by(status - 128, kills)}"
     return f"the launcher has ended with status {status}, but the run is not done"
 
 
-def _killed(found, kills):
-    rank, number = found.get("rank"), int(found.get("signal") or 0)
-    who = f"rank {rank}" if rank else "a rank" if found.get("host") else "the launcher"
-    where = f" on {found['host']}" if found.get("host") else ""
-    name = found.get("name") or (signal.strsignal(number) if 0 < number < signal.NSIG else None) or f"status {number}"
+def _of_hydra(text):
+    """(rank or None, host or None, number of the signal) of the rank that a signal has ended, or None. Hydra kills the
+    others, and Intel's names them, too.
+    """
+    ended = [(found["rank"], found["host"], _signal(found)) for found in HYDRA.finditer(text)]
+    ended = [rank for rank in ended if rank[2]]
+    first = next((rank for rank in ended if rank[2] != signal.SIGKILL), None)
+    if first or len(ended) < 2:
+        return first or next(iter(ended), None)
+    hosts = {host for _, host, _ in ended}
+    return None, hosts.pop() if len(hosts) == 1 else None, signal.SIGKILL
+
+
+def _signal(found):
+    """The signal in a match of HYDRA, or None."""
+    if found["signal"]:
+        return int(found["signal"])
+    number = int(found["status"])
+    return number if number in USUAL else number - 128 if number > 128 else None
+
+
+def _killed(rank, host, number, kills):
+    who = "a rank" if rank is None else f"rank {rank}" if rank.isdecimal() else f"ranks {rank}"
+    return f"{who}{f' on {host}' if host else ''}{_by(number, kills, '-' in who or ',' in who)}"
+
+
+def _by(number, kills, several=False):
+    name = (signal.strsignal(number) if 0 < number < signal.NSIG else None) or f"number {number}"
     memory = ", probably by the system, as no memory was left" if number == signal.SIGKILL and kills else ""
-    return f"{who}{where} was ended by a signal: {name}{memory}"
+    return f" {'were' if several else 'was'} ended by a signal: {name}{memory}"
 
 
 def memory_kills():

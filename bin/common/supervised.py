@@ -4,18 +4,23 @@ import ctypes
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from argparse import ArgumentTypeError
 from contextlib import suppress
 from pathlib import Path
 
+from bin.common.ending import SUPERVISED, seconds
+from bin.common.looks import Growth, look
 from mpi.mpirun import TWICE, Launcher
 from nptrain.errors import InputError, reason
+from nptrain.files import retried
 from nptrain.run.run_folder import RunFolder
 
-TAIL = 1 << 15  # bytes of the end of its errors that are kept
+TAIL = 1 << 15  # bytes of the end of an output that are kept
 GRACE = 30  # s that a launcher has to end after a rank has said that it has stalled
 LOOK = 0.5  # s between looks at which processes there are
 STALLED = b"train: stalled: "
@@ -47,71 +52,95 @@ class Command:
                 return after
         return None
 
-    def words(self, resume=False):
-        """The words to start it, with snapshots; with `resume`, to go on with what there is."""
+    def begun(self):
+        """Whether there is a run in the folder, or may be one."""
+        return look(RunFolder(self.folder).description.exists, True)
+
+    def words(self, resume=False, passed_s=0):
+        """The words to start it, with snapshots; with `resume`, to go on with what there is. Of a --time-limit, so many
+        seconds have passed.
+        """
         given, more = {word.partition("=")[0] for word in self.train}, []
         if "--snapshot-folder" not in given:
             more.append("--snapshot-folder")
-        description = RunFolder(self.folder).description
-        if resume and "--resume" not in given and description.exists():
+        if resume and "--resume" not in given:
             more.append("--resume")
+        limit = self._value("--time-limit") if passed_s else None
+        if limit:
+            with suppress(ArgumentTypeError):  # the training says so; of two values the last one counts
+                more += ["--time-limit", str(max(0, int(seconds(limit) - passed_s)))]
         return [*self.launcher, *self.train, *more]
 
 
 class Attempt:
-    """One start of these words. `tail` is the end of what they wrote to their standard error, which is passed on, and
-    `signals` are those that were passed on; `why` says why it was killed here, or is None. Raises InputError if it
-    cannot be started.
+    """One start of these words. Their output is passed on, and `signals` are; `why` says why it was killed here, or is
+    None. Raises InputError if it cannot be started.
     """
 
     def __init__(self, words):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of the launcher become children of this process
-        self.tail, self.why, self._others = b"", None, descendants()
+        self.why, self._others, self._stalled = None, descendants(), b""
+        kept = None if os.isatty(1) else subprocess.PIPE  # on a terminal a training shows its progress in a line
         try:
-            self.launcher = Launcher(words, stderr=-1)  # subprocess.PIPE
+            options = {"stdout": kept, "stderr": subprocess.PIPE, "env": {**os.environ, SUPERVISED: "1"}}
+            self.launcher = retried(lambda: Launcher(words, **options), words[0])
         except OSError as error:
             raise InputError(f"{words[0]}: cannot be started: {reason(error)}") from None
         self._seen = descendants()
-        self._reader = threading.Thread(target=self._pass_on, daemon=True)
-        self._reader.start()
+        pipes = [(pipe, to) for pipe, to in zip((self.launcher.process.stdout, self.launcher.process.stderr),
+                                                (sys.__stdout__, sys.__stderr__), strict=True) if pipe]  # fmt: skip
+        self._tails = {to: b"" for _, to in pipes}
+        self._readers = [threading.Thread(target=self._pass_on, args=each, daemon=True) for each in pipes]
+        for reader in self._readers:
+            reader.start()
 
     @property
     def signals(self):
         return self.launcher.signals
 
-    def _pass_on(self):
-        pipe = self.launcher.process.stderr.fileno()
-        while chunk := os.read(pipe, 1 << 16):
-            self.tail = (self.tail + chunk)[-TAIL:]
+    @property
+    def tail(self):
+        """The line of the first rank that has stalled, and the end of each output."""
+        return self._stalled + b"\n".join(self._tails.values())
+
+    def _pass_on(self, pipe, to):
+        line = b""
+        with pipe:
+            while chunk := os.read(pipe.fileno(), 1 << 16):
+                self._tails[to] = (self._tails[to] + chunk)[-TAIL:]
+                *lines, line = (line + chunk).split(b"\n")
+                line = line[-TAIL:]
+                found = next((each for each in lines if STALLED in each), None) if not self._stalled else None
+                if found:
+                    self._stalled = found[found.index(STALLED) :] + b"\n"
+                with suppress(OSError):
+                    os.write(to.fileno(), chunk)
+        if line and to is sys.__stderr__:  # what follows begins on a line of its own
             with suppress(OSError):
-                os.write(sys.__stderr__.fileno(), chunk)
+                os.write(to.fileno(), b"\n")
 
     def wait(self, folder, stall):
         """Wait for the end, and end what is left on this host. It is killed after `stall` seconds without a new line in
         the metrics of the run in a folder (0: never), after a rank has said that it has stalled, and after a second
         SIGINT. Returns the exit status.
         """
-        metrics, size, since, told = RunFolder(folder).metrics, None, time.monotonic(), None
-        looked = since
-        while self.launcher.process.poll() is None:
-            time.sleep(0.05)
-            now, found = time.monotonic(), metrics.stat().st_size if metrics.exists() else 0
-            if now - looked > LOOK:
-                self._seen, looked = self._seen | descendants(), now
-            if found != size:
-                size, since = found, now
-            told = told or (now if STALLED in self.tail else None)
-            if stall and now - since > stall:
-                self.why = f"nothing was logged for {stall} s"
-            if self.why or (told and now - told > GRACE) or self._interrupted_twice():
-                self.launcher.process.kill()
+        looked, told = time.monotonic(), None
+        with Growth(RunFolder(folder).metrics) as metrics:
+            while self.launcher.process.poll() is None:
+                time.sleep(0.05)
+                now = time.monotonic()
+                if now - looked > LOOK:
+                    self._seen, looked = self._seen | descendants(), now
+                told = told or (now if self._stalled else None)
+                if stall and now - metrics.since > stall:
+                    self.why = f"nothing was logged for {stall} s"
+                if self.why or (told and now - told > GRACE) or self._interrupted_twice():
+                    self.launcher.process.kill()
         self._end_orphans()
         for pid in self._seen - self._others:  # what an Open MPI that was killed has left
             shutil.rmtree(Path(tempfile.gettempdir(), f"ompi.{pid}"), ignore_errors=True)
-        self._reader.join(5)
-        if self.tail and not self.tail.endswith(b"\n"):  # what follows begins on a line of its own
-            with suppress(OSError):
-                os.write(sys.__stderr__.fileno(), b"\n")
+        for reader in self._readers:
+            reader.join(5)
         return self.launcher.status()
 
     def _interrupted_twice(self):

@@ -18,7 +18,8 @@ HELD = (errno.EACCES, errno.EAGAIN)
 @contextmanager
 def locked(folder, say):
     """Hold the lock of a run's folder (made if it is missing) within the block. Afterwards the lock file is gone, and
-    so is the folder if nothing is in it. Raises InputError if another process holds it, or if it cannot be written.
+    so is the folder if nothing is in it. Raises InputError if another process holds it, with EAGAIN as its
+    errno, or if it cannot be written.
 
     It is a POSIX record lock, which network file systems pass on to all hosts. On one that has no locks, say(line) is
     called, and the block runs without.
@@ -46,8 +47,10 @@ def _take(path, say):
         if error.errno in HELD:
             holder = os.pread(descriptor, 1000, 0).decode(errors="backslashreplace").strip()
             os.close(descriptor)
-            raise InputError(f"--run-dir: {path.parent} is in use by {holder or 'another process'}; wait for its end, "
-                             "or choose another folder") from None  # fmt: skip
+            held = InputError(f"--run-dir: {path.parent} is in use by {holder or 'another process'}; wait for its end, "
+                              "or choose another folder")  # fmt: skip
+            held.errno = errno.EAGAIN
+            raise held from None
         say(f"{path}: this file system has no locks ({error.strerror}): nothing keeps a second run out of the folder")
     if not path.exists() or path.stat().st_ino != os.fstat(descriptor).st_ino:  # its holder has just ended
         os.close(descriptor)

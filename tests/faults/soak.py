@@ -1,7 +1,8 @@
 """python -m tests.faults.soak [--minutes N] [--ulfm]: the small job under bin/supervise, whose ranks, launchers, hosts'
 processes and supervisors are killed, told to end and stopped at random moments, run after run.
 
-Every run must end with the bits of an undisturbed one. At the end nothing is left, and nothing has grown.
+Every run must end with the bits of an undisturbed one. At the end nothing is left, and nothing has grown. The
+exit status is 1 if processes or files of ours are left.
 """
 
 import argparse
@@ -165,6 +166,7 @@ def main():
     print(*sorted(soak.names))
     grown = (f"{value} {what}" for what, value in soak.growth.items())
     print("grown at most, from a round's first half to its end: " + ", ".join(grown))
+    return int(soak.leaks["processes"] + soak.leaks["files of ours"] > 0)
 
 
 if __name__ == "__main__":
