@@ -17,6 +17,14 @@ class InputError(Exception):
         super().__init__(printable(message, 1000))
 
 
+class ReadError(InputError):
+    """Data that could not be read, or were cut short: a fault of a disk or a network, which says nothing of the record.
+    So no other record may take its place. A new start may help.
+    """
+
+    exit_status = 1
+
+
 class TrainingError(Exception):
     """A run that cannot continue, as its loss is not finite: one line, which names the last checkpoint."""
 

@@ -8,6 +8,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,6 +68,19 @@ class Reduction:
         return cls(world, ranges[world.rank], sums, reducer or ImmediateReducer(), bucket_bytes)
 
 
+class Told(NamedTuple):
+    """What a rank tells the others with its loss; they add it up.
+
+    data_wait_s  seconds that it has waited for images since it was asked last
+    stop         whether it wants the run to end after this step
+    bad_records  that it has replaced, and not named yet
+    """
+
+    data_wait_s: float = 0.0
+    stop: bool = False
+    bad_records: int = 0
+
+
 @dataclass(frozen=True)
 class Step:
     """The result of a step.
@@ -77,6 +91,7 @@ class Step:
     images_per_s  of all ranks together
     times         where this rank's time went (`StepTimer.result`)
     stop          whether any rank wants the run to end after this step, the same on all ranks
+    bad_records   of all ranks, which they have not named yet
     """
 
     loss: float
@@ -85,18 +100,18 @@ class Step:
     images_per_s: float
     times: dict
     stop: bool
+    bad_records: int
 
 
-def train_step(network, recipe, phase, iteration, batches, reduction=None, progress=None, data_wait_s=lambda: 0.0,
-               stop_wanted=bool, before_update=lambda: None):  # fmt: skip
+def train_step(network, recipe, phase, iteration, batches, reduction=None, progress=None, told=Told,
+               before_update=lambda: None):  # fmt: skip
     """One update of the network's weights. Returns a Step.
 
     iteration      of the phase, from 0
     batches        iterator over a `data.loader.Batch` for each worker of this rank and each pass of `phase.iter_size`
     reduction      a Reduction for this recipe and phase; None: this process has all workers
     progress       the phase's Progress before the step; None at its first iteration
-    data_wait_s    seconds that this rank has waited for images since the last call
-    stop_wanted    whether this rank wants the run to end after this step; bool() is False
+    told           called once, for the Told of this rank
     before_update  called when all is summed, before anything is updated
 
     Raises TrainingError, before anything is updated, on a loss or a gradient that is not finite.
@@ -106,12 +121,12 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
     timer, buckets = StepTimer(), Buckets(reduction.sums, reduction.reducer, reduction.bucket_bytes)
 
     def send_loss(loss):
-        values = [loss, data_wait_s() / world.size, stop_wanted()]
+        values = [loss, *told()]
         return buckets.start(8 * len(values), world.allreduce_scalars, values)
 
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is reported below
         pending = _accumulate(network, recipe, phase, batches, reduction, buckets, timer, send_loss)
-    loss, waited, stop = pending.result()
+    loss, *sums = pending.result()
     loss /= count
     if not math.isfinite(loss):
         buckets.wait()
@@ -122,8 +137,9 @@ def train_step(network, recipe, phase, iteration, batches, reduction=None, progr
     update(network.arena, phase, iteration, count, summed, progress.current_step)
     network.arena.blend_statistics(recipe.moving_average_fraction, phase.iter_size, recipe.workers)
     timer.mark("update")
+    waited, stop, bad = Told(*sums)
     speed = recipe.images_of(phase) / timer.total_s
-    return Step(loss, progress, waited, speed, timer.result(buckets), stop > 0)
+    return Step(loss, progress, waited / world.size, speed, timer.result(buckets), stop > 0, int(bad))
 
 
 def _accumulate(network, recipe, phase, batches, reduction, buckets, timer, send_loss):

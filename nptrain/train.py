@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nptrain.caffe_net.writer import trained_net
+from nptrain.data.bad_records import BadRecords
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.data.loader import TrainLoader
 from nptrain.evaluate import evaluate
@@ -25,7 +26,7 @@ from nptrain.run.stragglers import Stragglers
 from nptrain.run.stragglers import line as straggler_line
 from nptrain.run.watchdog import Watchdog
 from nptrain.same_state import expect_finite, expect_same_state
-from nptrain.step import BUCKET_BYTES, Reduction, train_step, worker_range
+from nptrain.step import BUCKET_BYTES, Reduction, Told, train_step, worker_range
 from nptrain.world import World
 
 
@@ -36,7 +37,7 @@ class Options:
     decode_threads      threads that decode images ahead of the step; they call `decode_initializer` first, if not None
     comm_threads        threads that sum over ranks, as many as buckets that can be in flight at once; the same number
                         on all ranks; they call the `comm_initializers` first
-    max_bad_records     damaged training records that a rank replaces by the next good one
+    max_bad_records     damaged training records that all ranks together replace by the next good one, since the start
     check_every         iterations after which ranks compare their weights, as they do before each checkpoint (0: never)
     bucket_bytes, reproducible, compress  as in `step.Reduction.of`
     keep                checkpoints that are kept, see `checkpoint.remove_older`; None: all
@@ -70,7 +71,7 @@ class Trainer:
                  the run goes on, a Checkpoint, whether its test is done, and the last entries of metrics.jsonl (None:
                  there is no log from then on)
     at           the Position
-    bad_records  those that this rank has replaced in the running phase, with the reason
+    bad_records  those that have been replaced since the start
     stopped      set if the run has ended because a rank wanted it, with a checkpoint, before all phases were done
     """
 
@@ -90,7 +91,7 @@ class Trainer:
     take_over: Callable | None = None
     at: Position | None = None
     failed_at: Position | None = None  # where MPI has failed, for the last time, though no rank has died
-    bad_records: dict[int, str] = field(default_factory=dict)
+    bad_records: BadRecords = field(default_factory=BadRecords)
     stopped: bool = False
     saver: Saver = field(init=False)
 
@@ -170,6 +171,8 @@ class Trainer:
                 step = self._step(phase, iteration, batches, reduction, before, loader)
                 self.at = Position(phase.name, done, step.progress)
                 self._log_step(phase, iteration, before, step, stragglers)
+                if step.bad_records:
+                    self.bad_records.name(self.world, options.max_bad_records, self.log.say)
                 last, save_is_due = step.stop or done == stop, step.stop or Saver.is_due(phase, done, stop)
                 if save_is_due or last or (options.check_every and done % options.check_every == 0):
                     self._expect_finite(phase, done)
@@ -187,7 +190,6 @@ class Trainer:
                             self.saver.save(phase, done, step.progress)
                         break
         self.saver.finish()
-        self._log_bad_records()
         return done
 
     def _loader(self, phase, start, stop):
@@ -200,7 +202,7 @@ class Trainer:
             iter_size=phase.iter_size, shuffle=phase.shuffle, prefetch=phase.prefetch,
             threads=options.decode_threads, initializer=options.decode_initializer,
             max_bad_records=options.max_bad_records)  # fmt: skip
-        loader.bad_records = self.bad_records  # also if there was another one in this phase, before ranks died
+        loader.bad_records = self.bad_records  # also those of phases before, and of other ranks
         return loader
 
     def _reducer(self):
@@ -213,7 +215,8 @@ class Trainer:
         self.watchdog.iteration = iteration
         with self.saver.naming_the_last():
             return train_step(self.network, self.recipe, phase, iteration, batches, reduction, progress,
-                              loader.take_wait_s, self.stop_wanted, self.before_update)  # fmt: skip
+                              lambda: Told(loader.take_wait_s(), self.stop_wanted(), self.bad_records.unnamed),
+                              self.before_update)  # fmt: skip
 
     def before_update(self):
         """Wait until the arena may change."""
@@ -246,13 +249,6 @@ class Trainer:
             self.log.say(straggler_line(each))
         self.snapshots.note(entry)
         self.snapshots.begin(phase.name, iteration + 1, progress)
-
-    def _log_bad_records(self):
-        """Log the bad records that ranks have replaced in this phase."""
-        lines = sorted({line for records in self.world.allgather(self.bad_records) for line in records.values()})
-        self.bad_records = {}
-        for line in lines:
-            self.log.say(f"replaced a bad record: {line}")
 
     def _test_is_due(self, phase, done, stop):
         if done == 0:

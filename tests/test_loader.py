@@ -1,5 +1,7 @@
 """Batches: the same for any number of threads, any start and any share of the workers; errors come through."""
 
+import errno
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -8,13 +10,15 @@ import numpy as np
 import pytest
 from images import image, image_file, make_dataset
 
+from nptrain import files
 from nptrain.data import loader as loading
 from nptrain.data.augment import Transform
+from nptrain.data.bad_records import BadRecords
 from nptrain.data.datum import encoded_datum
 from nptrain.data.lmdb_dataset import LmdbDataset, write_lmdb
 from nptrain.data.loader import TestLoader, TrainLoader
 from nptrain.data.sampler import generator, record_indices
-from nptrain.errors import InputError
+from nptrain.errors import InputError, ReadError
 
 TRANSFORM = Transform("random_aspect_ratio", 12)
 
@@ -216,6 +220,46 @@ def test_bad_records_are_replaced_up_to_the_limit(flawed):
         assert found == [[0, 1, 2, 5, 5, 5, 6, 7, 8, 0]] * 2
         assert sorted(bad) == [3, 4, 9]
         assert "record 00000004_4: found 8 bytes that are not an image file" in bad[4]
+
+
+def test_a_record_that_cannot_be_read_is_not_a_bad_one(tmp_path, monkeypatch):
+    """Others would take its place, and the run would end with other bits."""
+    dataset = LmdbDataset(make_dataset(tmp_path / "set", 10))
+    path = tmp_path / "set" / "data.mdb"
+    whole = path.read_bytes()
+    os.truncate(path, len(whole) // 2)
+    for options in ({}, {"max_bad_records": 9}):
+        with pytest.raises(ReadError, match=r"set: record 0000000\d_\d.*: cut short: found \d+ bytes, expected \d+$"):
+            labels(dataset, **options)
+    with pytest.raises(ReadError):
+        dataset.largest_label()
+    path.write_bytes(whole)
+    monkeypatch.setattr(files, "PAUSES", ())
+    monkeypatch.setattr(files.os, "pread", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(ReadError, match=r"cannot be read: Input/output error$"):
+        labels(dataset, max_bad_records=9)
+
+
+class Ranks:
+    """A World of two ranks, of which the other one has sent `other`."""
+
+    def __init__(self, rank, other):
+        self.rank, self.allgather = rank, lambda mine: [mine, other][:: 1 - 2 * rank]
+
+
+def test_ranks_name_bad_records_once_and_count_them_together():
+    ours, said = BadRecords(), []
+    ours |= {4: "four", 7: "seven"}
+    assert ours.unnamed == 2
+    ours.name(Ranks(0, {4: "four", 1: "one"}), 3, said.append)
+    assert said == [f"replaced a bad record: {name}" for name in ("one", "four", "seven")]
+    assert (ours.unnamed, dict(ours)) == (0, {1: "one", 4: "four", 7: "seven"})
+    ours[9] = "nine"
+    ours.name(Ranks(1, {}), 3, said.append)  # rank 0 ends them
+    assert said[3:] == ["replaced a bad record: nine"]
+    line = r"^--max-bad-records: found 5 on all ranks, expected at most 3; the last: two$"
+    with pytest.raises(InputError, match=line):
+        ours.name(Ranks(0, {2: "two"}), 3, said.append)
 
 
 def test_nothing_but_bad_records(tmp_path):

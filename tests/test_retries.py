@@ -15,7 +15,7 @@ from nptrain.caffe import wire
 from nptrain.caffe.model import read_caffemodel
 from nptrain.data import lmdb_dataset
 from nptrain.data.lmdb_dataset import LmdbDataset
-from nptrain.errors import InputError
+from nptrain.errors import InputError, ReadError
 from nptrain.run import checkpoint, manifest
 from nptrain.run.metrics import MetricsFile
 
@@ -75,7 +75,7 @@ def test_records_are_read_again(data, tmp_path, monkeypatch):
 def test_a_record_that_stays_away_is_named(data, monkeypatch, capsys):
     dataset = LmdbDataset(data / "train")
     monkeypatch.setattr(lmdb_dataset.os, "pread", failing(os.pread, range(99)))
-    with pytest.raises(InputError, match=r"record 00000003.*: cannot be read: Input/output error$"):
+    with pytest.raises(ReadError, match=r"record 00000003.*: cannot be read: Input/output error$"):
         dataset[3]
 
 

@@ -12,7 +12,7 @@ import lmdb
 from nptrain.data.classes import write_classes
 from nptrain.data.datum import MAX_PIXELS, decode, parse_datum
 from nptrain.data.lmdb_file import LmdbError, leaves
-from nptrain.errors import InputError, reason
+from nptrain.errors import InputError, ReadError, reason
 from nptrain.files import MAKE_ROOM, read_at, retried, sync_folder, writing
 
 MAX_RECORD = 3 * MAX_PIXELS + (1 << 16)  # bytes: three raw planes, and the fields around them
@@ -31,7 +31,7 @@ class LmdbDataset:
     Any number of threads may read it. Nothing is written to its folder, not even a lock: an LMDB must not be
     changed while it is read. With `classes`, labels must be in 0..classes-1. Raises InputError if `path` is not an
     LMDB, or is empty, damaged or incomplete; on access, if a record is not a Datum, does not decode or has another
-    label.
+    label; ReadError if it cannot be read whole, by an error of the disk or the network.
     """
 
     def __init__(self, path, classes=None):
@@ -89,7 +89,9 @@ class LmdbDataset:
         try:
             record = read_at(self._file, self._sizes[index], self._offsets[index])
         except OSError as error:
-            raise InputError(f"{where}: cannot be read: {error.strerror}") from None
+            raise ReadError(f"{where}: cannot be read: {error.strerror}") from None
+        if len(record) < self._sizes[index]:  # which were there when the data set was opened
+            raise ReadError(f"{where}: cut short: found {len(record)} bytes, expected {self._sizes[index]}")
         return parse_datum(record, where)
 
     def label(self, index):
@@ -106,12 +108,14 @@ class LmdbDataset:
 
     def largest_label(self, most=None):
         """(the largest label, the index of its first record) of all records, or of about `most`, evenly spread. Records
-        that are damaged are passed over. Raises InputError if all are.
+        that are damaged are passed over. Raises InputError if all are; ReadError.
         """
         largest, error = None, None
         for index in range(0, len(self), 1 if most is None else -(-len(self) // most)):
             try:
                 label = self.label(index)
+            except ReadError:
+                raise
             except InputError as found:
                 error = error or found
                 continue

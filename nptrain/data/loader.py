@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nptrain.data.sampler import generator, record_indices
-from nptrain.errors import InputError
+from nptrain.errors import InputError, ReadError
 
 CHUNK = 4  # images of a task: to start a task takes as long as to decode a small image
 
@@ -32,7 +32,7 @@ class _Loader:
 
     def __init__(self, dataset, transform, plans, prefetch, threads, initializer=None, max_bad_records=0):
         self.dataset, self.transform = dataset, transform
-        self.bad_records = {}  # {index: error message} of the bad records read so far
+        self.bad_records = {}  # {index: error message} of those read so far; more may be added
         self._max_bad_records = min(max_bad_records, len(dataset) - 1)
         self._plans, self._prefetch = plans, prefetch
         self._queue = deque()
@@ -88,6 +88,8 @@ class _Loader:
                     return self.transform(image, rng_of(place)), label
                 except InputError as error:
                     raise InputError(f"{self.dataset.where(index)}: {error}") from None
+            except ReadError:
+                raise
             except InputError as error:
                 self.bad_records[index] = str(error)
                 if len(self.bad_records) > self._max_bad_records:
@@ -101,7 +103,7 @@ class TrainLoader(_Loader):
     Yields a Batch for each iteration before `stop_iteration` (None: without end), worker and pass (of `iter_size`), in
     this order. A batch is a pure function of `seed`, the phase's index, iteration, pass and worker. Up to
     `max_bad_records` bad records, which `bad_records` lists, are replaced by the next good ones; at one more the
-    iteration raises InputError.
+    iteration raises InputError. One that cannot be read is not bad: ReadError is raised.
     """
 
     def __init__(

@@ -159,7 +159,7 @@ DISKS = [
             hooks=errors_of("os.pread", number, 60, times))
       for name, number, times, said in (("EIO", errno.EIO, 1, "Input/output error"),
                                         ("ESTALE", errno.ESTALE, 2, "Stale file handle"))),
-    Fault("disk", "EIO at every read of a data set from now on", by="mpirun", status=(2,),
+    Fault("disk", "EIO at every read of a data set from now on", by="mpirun", status=(1,),
           says=TRAIN + "cannot be read: Input/output error", hooks=errors_of("os.pread", errno.EIO, 60, 10**9)),
     Fault("run folder", "renamed in mid-run, then named back", rename_folder, at=(8,), status=(2,), says=GONE,
           mend=name_back),
