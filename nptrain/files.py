@@ -132,7 +132,7 @@ def atomic_write(path, mode="wb"):
     is removed and `path` is unchanged. Raises OSError if the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -143,6 +143,11 @@ def atomic_write(path, mode="wb"):
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def temporary_of(path):
+    """Where this process writes what becomes the file `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def clear_temporary(folder, name="*"):

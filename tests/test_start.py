@@ -155,10 +155,50 @@ def test_without_a_checkpoint_it_begins_anew_with_what_it_began_with(folder, tmp
     begin(folder, iterations=4, weights=str(path))
     args, arena = flags(resume=True), arena_of()
     found, lines = load_start(args, RECIPE, ["1"], folder, arena, data=DATA)
-    assert (found, lines) == (None, [f"phase 1: starts from the weights in {path}"])
+    kept = folder.path / "metrics.jsonl.1"
+    assert (found, lines) == (None, [
+        "--resume: found no checkpoint: 4 iterations are lost, and the run begins anew; its metrics before are in "
+        f"{kept}",
+        f"phase 1: starts from the weights in {path}"])  # fmt: skip
+    assert len(kept.read_text().splitlines()) == 5
     assert args.weights == str(path)  # which run.json will say again
     assert numbers(arena) == ({5}, {0})
+    assert not folder.metrics.exists()
+    begin(folder, iterations=0)  # killed in its first iteration
+    assert load_start(flags(resume=True), RECIPE, ["1"], folder, arena, data=DATA) == (None, [])
     assert folder.metrics.read_text() == ""
+    begin(folder, iterations=1)
+    _, lines = load_start(flags(resume=True), RECIPE, ["1"], folder, arena, data=DATA)
+    assert lines[0].endswith(
+        f": 1 iteration is lost, and the run begins anew; its metrics before are in {kept.parent}/metrics.jsonl.2"
+    )
+
+
+def test_files_without_manifests_are_no_reason_to_begin_anew(folder):
+    begin(folder, iterations=4)
+    for iteration in (2, 3):
+        saved = checkpoint.save(folder.checkpoints, "1", iteration, arena_of(iteration), NET, Progress())
+        saved.manifest.unlink()
+    before = folder.metrics.read_bytes()
+    with pytest.raises(InputError) as caught:
+        load_start(flags(resume=True), RECIPE, ["1"], folder, arena_of(), data=DATA)
+    assert str(caught.value) == (
+        f"{saved.state} and 3 other files: found no manifest, expected phase1_iter_3.json: bring the manifests back; "
+        "or start in another --run-dir by --snapshot or --weights from such a file; or remove them to begin anew"
+    )
+    assert folder.metrics.read_bytes() == before
+
+
+def test_half_of_the_first_checkpoint_is(folder, monkeypatch):
+    """The process was killed before the manifest."""
+    begin(folder, iterations=4)
+    monkeypatch.setattr(checkpoint, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(folder.checkpoints, "1", 3, arena_of(3), NET, Progress())
+    assert {"phase1_iter_3.caffemodel", "phase1_iter_3.solverstate"} <= {p.name for p in folder.checkpoints.iterdir()}
+    found, lines = load_start(flags(resume=True), RECIPE, ["1"], folder, arena_of(), data=DATA)
+    assert found is None
+    assert lines[0].startswith("--resume: found no checkpoint: 4 iterations are lost")
 
 
 def test_a_run_that_cannot_be_resumed_stays_as_it_is(folder):

@@ -18,7 +18,7 @@ from nptrain.run.checkpoint import (
     load_start_of,
     progress_of,
 )
-from nptrain.run.metrics import forget_after
+from nptrain.run.metrics import forget_after, set_aside
 from nptrain.run.run_folder import RunFolder, classes_of, recipe_of
 
 OF_A_START = ("resume", "run_dir", "time_limit", "dry_run", "allow_other_bits")  # arguments that are not the run's
@@ -83,8 +83,9 @@ def load_start(args, recipe, phases, folder, arena, names=None, data=None, newes
     if checkpoint:
         checkpoint = load(checkpoint, arena)
         return checkpoint, lines + forget_after(folder.metrics, checkpoint, names)
-    forget_after(folder.metrics, None, phases)
     checkpoint, first_lines = _load_first(args, recipe, recipe.phase(phases[0]), folder, arena, names)
+    lines += set_aside(folder.metrics)
+    forget_after(folder.metrics, None, phases)  # an iteration that was being written
     return checkpoint, lines + first_lines
 
 

@@ -6,14 +6,16 @@ them; the manifest is in the run's folder.
 """
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 
 from nptrain.caffe.model import read_caffemodel, unmerged, weights_into
 from nptrain.caffe.state import SolverState, read_solverstate, state_into
-from nptrain.errors import InputError
-from nptrain.files import atomic_write, writing
+from nptrain.errors import InputError, counted
+from nptrain.files import atomic_write, temporary_of, writing
 from nptrain.recipes.schedule import Progress
 from nptrain.run.manifest import read_manifest, sha256, write_manifest
 
@@ -64,7 +66,8 @@ def save(folder, phase, iteration, arena, net, progress, prefix=None, copied=lam
     try:
         _write(saved, arena, net, copied)
     except InputError:
-        for path in () if saved.manifest.exists() else (saved.model, saved.state):
+        ours = () if saved.manifest.exists() else (saved.model, saved.state)
+        for path in (temporary_of(saved.manifest), *ours):
             with suppress(OSError):
                 path.unlink()
         raise
@@ -76,6 +79,7 @@ def _write(saved, arena, net, copied):
     with writing(saved.model):
         saved.folder.mkdir(exist_ok=True)  # without the run's folder, should that be gone
         saved.model.parent.mkdir(parents=True, exist_ok=True)
+        temporary_of(saved.manifest).touch()  # after a death, files without a manifest are known as half a checkpoint
     learned_net = f"{prefix}_iter_{iteration}.caffemodel" if prefix else saved.model.name
     with (writing(saved.model), atomic_write(saved.model) as model,
           writing(saved.state), atomic_write(saved.state) as state):  # fmt: skip
@@ -248,7 +252,7 @@ def remove_older(recipe, folder, keep, best):
 
 def latest(recipe, folder, say):
     """The newest checkpoint of a run whose files are complete, or None if none was ever written. Calls say(line) for
-    each damaged one. Raises InputError if there are checkpoints, and all are damaged.
+    each damaged one. Raises InputError if there are checkpoints, and all are damaged or without their manifests.
     """
     damaged = []
     for candidate in reversed(list_complete(folder, [p.name for p in recipe.phases], damaged.append)):
@@ -263,4 +267,20 @@ def latest(recipe, folder, say):
         first = damaged[0].partition(": ")[2]
         raise InputError(f"--resume: all checkpoints are damaged: {first}{more}; remove {folder} to begin anew, or "
                          "give another --run-dir")  # fmt: skip
+    lost = _without_manifest(folder)
+    if lost:
+        more = f" and {counted(len(lost) - 1, 'other file')}" if len(lost) > 1 else ""
+        raise InputError(f"{lost[0]}{more}: found no manifest, expected {lost[0].stem}.json: bring the manifests back; "
+                         "or start in another --run-dir by --snapshot or --weights from such a file; or remove them to "
+                         "begin anew")  # fmt: skip
     return None
+
+
+def _without_manifest(folder):
+    """The weights and states in a folder that have no manifest, newest first, without those whose writer has died."""
+    found = []
+    for path in Path(folder).glob("phase*_iter_*"):
+        name = re.fullmatch(r"phase.+_iter_(\d+)\.(caffemodel|solverstate)", path.name)
+        if name and not any(path.parent.glob(f".{escape(path.stem)}.json.*.tmp")):
+            found.append((int(name[1]), path))
+    return [path for _, path in sorted(found, reverse=True)]

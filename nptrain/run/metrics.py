@@ -1,9 +1,12 @@
 """A run's metrics.jsonl: a line for each iteration and each test."""
 
 import errno
+import itertools
 import json
 import os
+from contextlib import suppress
 from functools import partial
+from os.path import lexists
 from pathlib import Path
 
 from nptrain.errors import InputError, reason
@@ -109,6 +112,21 @@ def forget_after(path, checkpoint, phases, lines=(), tested=False):
     kept += [json.dumps(entry).encode() + b"\n" for entry in lines if last < _place(entry, phases) <= end]
     write_small(path, b"".join(kept))
     return said
+
+
+def set_aside(path):
+    """Rename the metrics.jsonl of a run that begins anew, if it has iterations. Returns lines for the log."""
+    path, count = Path(path), 0
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        with suppress(ValueError, RecursionError):
+            count += "loss" in json.loads(line)
+    if not count:
+        return []
+    kept = next(path.with_name(f"{path.name}.{n}") for n in itertools.count(1) if not lexists(f"{path}.{n}"))
+    with writing(kept):
+        path.rename(kept)
+    lost = f"{count} iterations are" if count > 1 else "1 iteration is"
+    return [f"--resume: found no checkpoint: {lost} lost, and the run begins anew; its metrics before are in {kept}"]
 
 
 def _place(entry, phases):
