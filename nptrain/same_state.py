@@ -5,6 +5,7 @@ network can change that without any error, and then the ranks drift apart.
 """
 
 import hashlib
+from collections import Counter
 from math import isfinite
 
 from nptrain.errors import TrainingError
@@ -21,17 +22,22 @@ def expect_finite(arena, phase, iteration):
 
 def expect_same_state(arena, phase, iteration, world):
     """Raise TrainingError on all ranks unless all have the same bits in the arena after so many updates of a phase. The
-    message names the first rank that differs from rank 0, its host, and the first layer. All ranks call it.
+    message names the first rank that differs from most others, its host, and the first layer; of two ranks, or where no
+    state is that of most, two that differ. All ranks call it.
     """
     mine = (iteration, _digest(arena.weights, arena.history, arena.statistics, arena.factors))
     found = world.allgather(mine)
-    other = next((rank for rank, state in enumerate(found) if state != found[0]), None)
-    if other is None:
+    ((right, count),) = Counter(found).most_common(1)
+    if count == len(found):
         return
-    layers, hosts = world.allgather(_digests(arena)), world.allgather(world.host)
-    place = next((name for name, digest in layers[0].items() if layers[other][name] != digest), "its iteration")
-    raise TrainingError(f"phase {phase.name}, iteration {iteration - 1}: after the update rank {other} on "
-                        f"{hosts[other]} differs from rank 0: {place}")  # fmt: skip
+    odd, one = next(rank for rank, state in enumerate(found) if state != right), found.index(right)
+    layers, names = world.allgather(_digests(arena)), world.allgather(f"rank {world.rank} on {world.host}")
+    place = next((name for name, digest in layers[one].items() if layers[odd][name] != digest), "the iteration")
+    if 2 * count > len(found):
+        who = f"{names[odd]} differs from most others"
+    else:
+        who = " and ".join(names[rank] for rank in sorted((odd, one))) + " differ"
+    raise TrainingError(f"phase {phase.name}, iteration {iteration - 1}: after the update {who}: {place}")
 
 
 def _digest(*arrays):

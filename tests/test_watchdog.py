@@ -16,6 +16,7 @@ from short_runs import arguments
 from nptrain.data.lmdb_dataset import LmdbDataset
 from nptrain.run import watchdog
 from nptrain.run.watchdog import OF_RANKS, Watchdog
+from nptrain.world import World
 
 
 @pytest.fixture
@@ -66,6 +67,23 @@ def test_a_wait_that_lasts_is_said_with_the_stacks(ended, capfd):
     assert "test_a_wait_that_lasts_is_said_with_the_stacks" in errors  # of the stacks
 
 
+@pytest.mark.parametrize("name", watchdog.COLLECTIVES)
+def test_calls_that_wait_for_other_ranks_are_watched(ended, name):
+    ranks = world()
+    setattr(ranks, name, lambda *_: ended.wait(20) or [("a", None)])
+    with Watchdog(0.2, world()) as dog:
+        dog._world = ranks
+        getattr(dog.watched_world(), name)(1)
+        assert ended.is_set()
+
+
+def test_what_waits_is_known():
+    """A new method of a world is either watched, or known to end."""
+    known = {"end_all", "end_together", "one_per_host_first"}
+    methods = {name for name, value in vars(World).items() if callable(value) and not name.startswith("_")}
+    assert methods == {*watchdog.COLLECTIVES} | known
+
+
 def test_who_is_late_is_named(ended, capfd, tmp_path):
     """Rank 1 waits, too; rank 2 computes, 3 is dead, 4 is stopped, 5 reads, and of 6 nothing is known."""
     dead = subprocess.Popen(["true"])
@@ -95,9 +113,11 @@ def test_who_is_late_is_named(ended, capfd, tmp_path):
 
 
 def test_a_rank_of_another_host_is_late(ended, capfd):
-    with Watchdog(0.2, world(0, ("a", "c", "b"))) as dog, dog.waiting(OF_RANKS):
-        assert ended.wait(20)
-    assert lines(capfd)[0].endswith(", late: a rank of b, c")
+    for hosts, named in (("acb", "b or c"), ("abcdef", "one of 5 other hosts")):
+        ended.clear()
+        with Watchdog(0.2, world(0, tuple(hosts))) as dog, dog.waiting(OF_RANKS):
+            assert ended.wait(20)
+        assert lines(capfd)[0].endswith(f", late: a rank of {named}")
 
 
 def test_ranks_of_a_host_see_each_other(ended, capfd, tmp_path):

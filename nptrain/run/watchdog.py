@@ -20,9 +20,10 @@ START = 600  # s: one rank of a host may compile kernels, while the others wait
 PERIOD = 1.0  # s between looks
 DELAY = 2.0  # s in which ranks that have something to say can say it, before one ends all
 LAST = 10.0  # s after which a rank whose world cannot be ended ends itself
+MOST_NAMED = 3  # hosts of which one may be late; of more, most are innocent
 OF_RANKS = "other ranks"
 COLLECTIVES = ("allgather", "allreduce", "allreduce_by", "allreduce_scalars", "barrier", "bcast", "bcast_array",
-               "recover")  # fmt: skip
+               "recover", "reducer")  # fmt: skip
 
 
 class Watchdog:
@@ -120,7 +121,8 @@ class Watchdog:
         if not says:  # rank 0 does, or one on the host of the rank that is late
             time.sleep(2 * DELAY)
         others = sorted({*self._hosts} - {self._world.host})
-        whom = "; ".join(late.values()) or (f"a rank of {', '.join(others[:4])}" if others else "not known")
+        elsewhere = " or ".join(others) if len(others) <= MOST_NAMED else f"one of {len(others)} other hosts"
+        whom = "; ".join(late.values()) or (f"a rank of {elsewhere}" if others else "not known")
         who, why = f"rank {rank} on {self._world.host}", f", late: {whom}" if what == OF_RANKS else ""
         line = f"{who} has waited {time.monotonic() - since:.0f} s for {what} in {_named(self.iteration)}{why}"
         os.write(sys.__stderr__.fileno(), f"train: stalled: {line}\n".encode())
