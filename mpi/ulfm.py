@@ -12,9 +12,6 @@ counts as a death.
 import atexit
 import os
 import pickle
-import select
-import signal
-import socket
 import time
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -23,7 +20,6 @@ import numpy as np
 
 from mpi.world import CHUNK, PAUSE, World, start_mpi
 
-START = 300.0  # s that MPI may take to start
 LAST = 10.0  # s that a rank waits for the others before it ends
 
 
@@ -56,11 +52,10 @@ class SurvivingWorld(World):
 
         mpi4py.rc.finalize = False
         self._stops, self._left, self._reducers = False, [], []
-        with limited(START):
-            self.mpi = start_mpi()
-            with self._deaths():
-                super().__init__()
-            self._ranks = self.allgather((self.host, os.getpid()))  # by number at the start
+        self.mpi = start_mpi()
+        with self._deaths():
+            super().__init__()
+        self._ranks = self.allgather((self.host, os.getpid()))  # by number at the start
         self.members, self._first = list(range(self.size)), self.comm.group
         atexit.register(self._leave)
 
@@ -200,27 +195,3 @@ def _has_ended(process):
             return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
     except OSError:
         return True
-
-
-@contextmanager
-def limited(seconds):
-    """End this process, with a line, if the block takes longer: a rank that dies before MPI knows of it is waited for
-    without end, in C code, while no thread of Python runs. So it is a process of its own that waits.
-    """
-    reading, writing = os.pipe()
-    parent, child = os.getpid(), os.fork()
-    if child == 0:
-        try:
-            os.close(writing)
-            if not select.select([reading], [], [], seconds)[0]:  # else the parent has closed it, or has died
-                who = f"rank {os.environ.get('OMPI_COMM_WORLD_RANK')} on {socket.gethostname()}"
-                os.write(2, f"{who}: MPI has not started within {seconds:.0f} s: a rank has died before it\n".encode())
-                os.kill(parent, signal.SIGKILL)
-        finally:
-            os._exit(0)
-    os.close(reading)
-    try:
-        yield
-    finally:
-        os.close(writing)
-        os.waitpid(child, 0)

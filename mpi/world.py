@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from mpi.limited import FLUSH, limited
 from mpi.reducer import Reducer
 
 # any of these in the environment: an MPI launcher started this process
@@ -20,19 +21,22 @@ PAUSE = 2e-4  # s between checks of a sum in flight: a thread that waits must le
 LEVELS = ("single", "funneled", "serialized", "multiple")  # MPI's thread levels, in rising order
 ASKED_FOR = "multiple"  # any number of threads may call MPI at once, as those of a reducer do
 NEEDED = "serialized"  # one thread at a time calls MPI: the main one, or the only one of a reducer
-FLUSH = 0.5  # s that a rank waits before it ends: the launcher may lose output that it has not passed on yet
+START = 600.0  # s that all ranks may take to start MPI: the first may wait so long for the last
 BELOW_IT = "sums during the backward pass may fail; use an MPI that is built for threads"
 
 
 def connect():
-    """The World, if an MPI launcher started this process, else None. To be called once in a process."""
+    """The World, if an MPI launcher started this process, else None. To be called once in a process, which ends with a
+    line if not all ranks have called it within START seconds.
+    """
     if not any(name in os.environ for name in LAUNCHERS):
         return None
-    if os.environ.get(SURVIVAL, "").lower() in ("1", "true", "yes"):
-        from mpi.ulfm import SurvivingWorld  # which is a World
+    with limited(START):
+        if os.environ.get(SURVIVAL, "").lower() in ("1", "true", "yes"):
+            from mpi.ulfm import SurvivingWorld  # which is a World
 
-        return SurvivingWorld()
-    return World()
+            return SurvivingWorld()
+        return World()
 
 
 def shortfall(library, found, expected=NEEDED):
@@ -63,7 +67,7 @@ class World:
         self._copies, self._of_thread = [], threading.local()
         self.rank, self.size = self.comm.rank, self.comm.size
         self.host = socket.gethostname()
-        self.local = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local = self.comm.Split_type(MPI.COMM_TYPE_SHARED)  # here all ranks wait for each other
         self.local_rank, self.local_size = self.local.rank, self.local.size
         version = MPI.Get_library_version().strip("\0").split(",")[0].splitlines()[0]
         self.library = " ".join(version.split())

@@ -1,5 +1,6 @@
 """Ranks: what they tell each other, on one and on several; a failure of one ends all."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,25 @@ def test_a_mistake_on_all_ranks_is_said_once(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == "script.py: x: found y"
     assert done.stderr.count("found y") == 1
+
+
+def test_a_rank_that_does_not_start_is_not_waited_for_without_end(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import os, sys, time
+sys.path.insert(0, {str(PROJECT)!r})
+from mpi import world
+world.START = 1
+if "1" in map(os.environ.get, ("OMPI_COMM_WORLD_RANK", "PMI_RANK")):
+    time.sleep(100)
+world.connect()
+""")
+    words = [*launcher(2), sys.executable, script]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=60)
+    assert done.returncode
+    assert re.search(
+        r"^rank 0 on \S+: MPI has not started within 1 s: a rank has died before it, or ", done.stderr, re.M
+    )
 
 
 @pytest.mark.parametrize(("workers", "size"), [(896, 896), (896, 7), (4, 3), (2, 3), (1, 1)])
