@@ -4,6 +4,7 @@ The recipe's workers are logical. A rank runs a contiguous range of them, one af
 gradients. The images of worker w in iteration i depend on (seed, phase, i, w) alone.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,8 @@ class Trainer:
     at: Position | None = None
     failed_at: Position | None = None  # where MPI has failed, for the last time, though no rank has died
     bad_records: BadRecords = field(default_factory=BadRecords)
+    slow: set = field(default_factory=set)  # ranks, as Stragglers names them
+    log_s: float = 0.0  # of the last iteration's lines
     stopped: bool = False
     saver: Saver = field(init=False)
 
@@ -209,7 +212,8 @@ class Trainer:
         return self.world.reducer(self.options.comm_threads, self.options.comm_initializers)
 
     def _stragglers(self):
-        return Stragglers(self.world, len(worker_range(self.recipe.workers, self.world.rank, self.world.size)))
+        mine = worker_range(self.recipe.workers, self.world.rank, self.world.size)
+        return Stragglers(self.world, len(mine), self.slow)
 
     def _step(self, phase, iteration, batches, reduction, progress, loader):
         self.watchdog.iteration = iteration
@@ -231,9 +235,11 @@ class Trainer:
         """Log an iteration that is done, `before` which the Progress was another, and begin to keep its state."""
         slow = []
         try:
-            slow = stragglers.after(iteration, step.times)
+            slow = stragglers.after(iteration, {**step.times, "log_s": self.log_s})
         finally:  # also if a rank has died meanwhile: it is done
+            began = time.perf_counter()
             self._log_done(phase, iteration, before, step, slow)
+            self.log_s = time.perf_counter() - began
 
     def _log_done(self, phase, iteration, before, step, slow):
         progress = step.progress

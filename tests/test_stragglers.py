@@ -1,12 +1,14 @@
 """Ranks that are slower than the others for long are named once."""
 
 import json
+import time
 from types import SimpleNamespace
 
 from commands import call
 from short_runs import arguments, metrics
 
 from nptrain.run import stragglers
+from nptrain.run.log import Log
 from nptrain.run.stragglers import ITERATIONS, Stragglers, line
 
 SLOW = {"rank": 1, "host": "<b>", "iterations": [0, 19], "worker_s": 0.4, "median_s": 0.2,
@@ -17,10 +19,10 @@ def said(steps, workers=(1, 1, 1), iterations=ITERATIONS):
     """What ranks say that need so many seconds for forward and for backward; {iteration: lines}."""
     sent = {}
     worlds = [SimpleNamespace(rank=rank, size=len(steps), host=f"node-{rank}") for rank in range(len(steps))]
-    ranks = [Stragglers(world, own) for world, own in zip(worlds, workers, strict=True)]
+    ranks = [Stragglers(world, own, set()) for world, own in zip(worlds, workers, strict=True)]
     for world in worlds[1:]:
         world.allgather = lambda value, world=world: (
-            sent.__setitem__(world.rank, value) or [None, (world.host, {"x": 1.0})]
+            sent.__setitem__(world.rank, value) or [None, (world.host, 1, {"x": 1.0})]
         )
     worlds[0].allgather = lambda value: [value, *(sent[rank] for rank in range(1, len(steps)))]
     found = {}
@@ -38,9 +40,36 @@ def test_a_slow_rank_is_named_once():
     assert lines == {
         19: [
             "rank 2 on node-2 is slow: 0.400 s for each of its workers in iterations 0 to 19, the median of all ranks "
-            "is 0.200 s: images 0.000 s, forward and backward 0.400 s, update 0.000 s"
+            "is 0.200 s: images 0.000 s, forward and backward 0.400 s, update 0.000 s, log 0.000 s"
         ]
     }
+
+
+def test_a_rank_is_named_once_in_all_phases_and_with_another_number():
+    def named(rank, host):
+        return Stragglers(SimpleNamespace(size=2, host="a", allgather=lambda mine: pair(mine, rank, host)), 1, names)
+
+    def pair(mine, rank, host):
+        other = (host, 7, {"images": 9.0})
+        return [mine, other] if rank else [other, mine]
+
+    def lines(stragglers):
+        return [line(each)[:12] for i in range(ITERATIONS) for each in stragglers.after(i, {"forward_s": 0.1})]
+
+    names = set()
+    assert lines(named(1, "b")) == ["rank 1 on b "]
+    assert lines(named(1, "b")) == []  # another phase
+    assert lines(named(0, "b")) == []  # rank 0 has died
+    assert lines(named(0, "c")) == ["rank 0 on c "]
+
+
+def test_a_slow_disk_below_the_run_s_folder_is_a_part(data, tmp_path, monkeypatch):
+    found, write = [], Log.iteration
+    monkeypatch.setattr(Log, "iteration", lambda *args, **named: time.sleep(0.02) or write(*args, **named))
+    monkeypatch.setattr(stragglers.Stragglers, "after", lambda _, iteration, times: found.append(times["log_s"]) or [])
+    words = ["--phase", "1", "--iterations", "3", "--workers", "1", "--threads", "1"]
+    call("train", *arguments(data, tmp_path / "run", *words))
+    assert [seconds >= 0.02 for seconds in found] == [False, True, True]
 
 
 def test_rank_0_is_named_too_and_of_two_the_slower():

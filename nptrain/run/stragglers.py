@@ -1,10 +1,12 @@
 """Ranks that are slower than the others for long: each is named once, with where its time goes."""
 
+import os
 from statistics import median_low
 
 ITERATIONS = 20  # that are compared at once
 SLOW = 1.5  # times the median
-PARTS = {"images": ("data_s",), "forward and backward": ("forward_s", "backward_s"), "update": ("update_s",)}
+PARTS = {"images": ("data_s",), "forward and backward": ("forward_s", "backward_s"), "update": ("update_s",),
+         "log": ("log_s",)}  # fmt: skip
 LEAST_S = 0.01  # a worker's time, below which differences mean nothing
 
 
@@ -13,16 +15,18 @@ class Stragglers:
     each iteration, when nothing is being summed.
 
     workers  of this rank
+    named    those that have been named in this run, by host and process: their numbers change when ranks die
     """
 
-    def __init__(self, world, workers):
-        self._world, self._workers, self._named = world, workers, set()
+    def __init__(self, world, workers, named):
+        self._world, self._workers, self._named = world, workers, named
         self._sums, self._count = dict.fromkeys(PARTS, 0.0), 0
 
     def after(self, iteration, times):
-        """Add the times of an iteration (`Step.times`). Returns for each rank that has been slow for ITERATIONS what
-        `line` makes a line of, the same on all ranks: its rank, host and the first and last iteration; seconds for one
-        of its workers, the median of all ranks, and of its seconds those for each of PARTS.
+        """Add the times of an iteration: those of `Step.times`, and log_s, which this rank has needed for its log since
+        the iteration before. Returns for each rank that has been slow for ITERATIONS what `line` makes a line of, the
+        same on all ranks: its rank, host and the first and last iteration; seconds for one of its workers, the median
+        of all ranks, and of its seconds those for each of PARTS.
         """
         for name, fields in PARTS.items():
             self._sums[name] += sum(times.get(field, 0.0) for field in fields)
@@ -32,13 +36,13 @@ class Stragglers:
         share = max(1, self._workers) * self._count
         mine = {name: seconds / share for name, seconds in self._sums.items()} if self._workers else None
         self._sums, self._count = dict.fromkeys(PARTS, 0.0), 0
-        found = self._world.allgather(mine and (self._world.host, mine))
-        needed = {rank: sum(each[1].values()) for rank, each in enumerate(found) if each}
+        found = self._world.allgather(mine and (self._world.host, os.getpid(), mine))
+        needed = {rank: sum(each[-1].values()) for rank, each in enumerate(found) if each}
         usual, slow = median_low(needed.values()), []
         for rank, seconds in needed.items():
-            if seconds > max(SLOW * usual, LEAST_S) and rank not in self._named:
-                self._named.add(rank)
-                host, parts = found[rank]
+            host, process, parts = found[rank]
+            if seconds > max(SLOW * usual, LEAST_S) and (host, process) not in self._named:
+                self._named.add((host, process))
                 slow.append({"rank": rank, "host": host, "iterations": [iteration + 1 - ITERATIONS, iteration],
                              "worker_s": seconds, "median_s": usual, "parts_s": parts})  # fmt: skip
         return slow
