@@ -33,7 +33,7 @@ def test_a_checkpoint_that_does_not_fit(data, tmp_path):
         _, errors = call("train", *arguments(data, tmp_path / "run", *BRIEF), status=2)
     path = tmp_path / "run" / "checkpoints" / "phase1_iter_1.caffemodel"
     line = "cannot be written: File too large: make room, or write to another disk"
-    assert errors == f"train: {path}: {line}\n"
+    assert errors == f"train: {path}: {line}; there is no checkpoint\n"
     assert os.listdir(path.parent) == []
 
 

@@ -139,7 +139,8 @@ def test_errors_are_said_when_they_come_and_three_in_a_row_end_the_run(saver, mo
     saver.begin(PHASE, 2, Progress())
     with pytest.raises(InputError, match=r"3 times in a row; the last checkpoint is .*phase1_iter_2\.caffemodel$"):
         saver.finish()
-    with pytest.raises(InputError, match=r"make room, or write to another disk$"):
+    last = r"make room, or write to another disk; the last checkpoint is .*phase1_iter_2\.caffemodel$"
+    with pytest.raises(InputError, match=last):
         saver.save(PHASE, 3, Progress())
 
 

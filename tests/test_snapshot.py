@@ -16,9 +16,10 @@ from nptrain.errors import InputError, TrainingError
 from nptrain.network.arena import Arena
 from nptrain.network.layers import Architecture, layers
 from nptrain.recipes.schedule import Progress
+from nptrain.run import snapshot
 from nptrain.run.end import is_done
 from nptrain.run.saver import Saver
-from nptrain.run.snapshot import HEAD, SEAL, Snapshot, SnapshotFile, layout, make_folder, newest, place
+from nptrain.run.snapshot import BLOCK, HEAD, ROW, SEAL, Snapshot, SnapshotFile, layout, make_folder, newest, place
 from nptrain.run.snapshots import Snapshots, files_of, find
 from nptrain.train import Trainer
 from nptrain.world import Solo
@@ -82,6 +83,35 @@ def test_a_changed_bit_is_found_and_the_one_before_is_taken(written, tmp_path, p
     assert found.snapshot.iteration == 5
     assert len(said) == 1
     assert said[0].startswith(f"skipped a snapshot: {copy}: ")
+
+
+@pytest.mark.parametrize("distance", [1, 7, 509, ROW - 1, ROW, 2 * ROW, 5 * ROW + 3, BLOCK // 8 - 1, BLOCK // 8])
+def test_swapped_words_are_found(written, tmp_path, distance):
+    copy = shutil.copy(written[0], tmp_path)
+    words = np.memmap(copy, np.uint64, "r+")
+    first = words.size // 2 + HEAD // 8
+    one, other = first, first + distance
+    assert words[one] != words[other]
+    words[[one, other]] = words[[other, one]]
+    words.flush()
+    found, said = read(copy, arena())
+    assert found.snapshot.iteration == 5
+    assert said == [f"skipped a snapshot: {copy}: damaged, or of another version: its checksum is another one"]
+
+
+def test_one_of_an_earlier_version_is_passed_over(written, tmp_path, monkeypatch):
+    """Whose blocks had plain sums."""
+
+    def plain(seal, block):
+        whole = block[: block.size // 8 * 8]
+        seal.update(np.add.reduce(whole.view(np.uint64)).tobytes() + block[whole.size :].tobytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "_add_block", plain)
+        SnapshotFile(tmp_path / "old", written[1]).write(Snapshot("run", layout(written[1]), "1", 6, PROGRESS))
+    found, said = read(tmp_path / "old", arena())
+    assert found is None
+    assert said == [f"skipped a snapshot: {tmp_path}/old: damaged, or of another version: its checksum is another one"]
 
 
 def test_one_whose_writer_died_in_it_is_passed_over_in_silence(written, tmp_path):

@@ -72,7 +72,7 @@ class Saver:
 
     def save(self, phase, iteration, progress, missing=False):
         """Save a checkpoint, and wait for it on all ranks; with `missing`, only if it is not there. Raises InputError
-        on rank 0 if it cannot be written.
+        on rank 0 if it cannot be written, and names the last one.
         """
         self.finish()
         manifest = checkpoint.Checkpoint(self.folder, phase.name, iteration).manifest
@@ -124,7 +124,7 @@ class Saver:
         except InputError as error:
             self.unsaved += 1
             if not may_fail:
-                raise
+                raise InputError(f"{error}; {self._last()}") from None
             if self.unsaved == MOST_UNSAVED:
                 raise InputError(f"{error}; so it was {MOST_UNSAVED} times in a row; {self._last()}") from None
             self.log.say(f"no checkpoint, and the run goes on: {error}")

@@ -23,6 +23,7 @@ from nptrain.recipes.schedule import Progress
 SEAL = hashlib.sha256().digest_size
 HEAD = 1 << 18  # bytes before the arrays: seal, length of the description, the description
 BLOCK = 1 << 20  # bytes that are copied and summed at once: they stay in a core's cache
+ROW = 1 << 10  # 64-bit words of a block that are one row of its table
 PAGE = 4096
 ALIGNED = 64  # bytes, where an array may begin
 
@@ -165,7 +166,7 @@ def _candidate(slot, path, expected, arena, phases, say):
         parts = [slot[start : start + array.size] for start, array in zip(starts, arrays, strict=True)]
         if _seal(text, parts) == slot[:SEAL].tobytes():
             return Found(snapshot, lambda arena: _fill(arena, parts, text, slot, path))
-        problem = "damaged: its checksum is another one"
+        problem = "damaged, or of another version: its checksum is another one"
     say(f"skipped a snapshot: {path}: {problem}")
     return None
 
@@ -187,9 +188,14 @@ def _seal(text, arrays):
 
 
 def _add_block(seal, block):
-    """Add a block's sum to the hash: at 30 GB/s, where a hash of all bytes would take as long as the copy, thrice."""
-    whole = block[: block.size // 8 * 8]
-    seal.update(np.add.reduce(whole.view(np.uint64)).tobytes() + block[whole.size :].tobytes())
+    """Add the sums of a block's rows and columns, as a table of words, to the hash: two words that are swapped change
+    one of them at least. 200 MB that were just copied take 7 ms; a hash of all bytes would take thrice the copy's time.
+    """
+    whole = block[: block.size // (8 * ROW) * 8 * ROW]
+    table = whole.view(np.uint64).reshape(-1, ROW)
+    for axis in (0, 1):
+        seal.update(np.add.reduce(table, axis=axis).tobytes())
+    seal.update(block[whole.size :].tobytes())
 
 
 def _bytes(array):
