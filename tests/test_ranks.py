@@ -139,10 +139,24 @@ def test_plateau_and_nesterov_resume_bit_for_bit_on_other_ranks(data, tmp_path, 
     assert manifest["losses"] == [entry["loss"] for entry in steps[-4:]]
 
 
-def test_an_error_on_one_rank_ends_all_with_its_line(data, tmp_path):
+@pytest.fixture
+def flawed(tmp_path):
+    """24 records, of which one is bad."""
     records = [(f"{i}", encoded_datum(image_file(image(i, width=36, height=36)), i % 5)) for i in range(24)]
     records[13] = ("bad", b"\xff\xff")
     write_lmdb(tmp_path / "data", records)
+
+
+def test_a_bad_record_that_several_ranks_replace_is_one(data, tmp_path, on_ranks, flawed):
+    words = ["--train-data", tmp_path / "data", "--workers", "2", "--iterations", "40", "--phase", "1",
+             "--max-bad-records", "1", "--set", "1.max_iter=40"]  # fmt: skip
+    output = on_ranks(2).call("train", *arguments(data, tmp_path / "run", *words))
+    lines = [line for line in output.splitlines() if "record 00000013_bad" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("replaced a bad record: ")
+
+
+def test_an_error_on_one_rank_ends_all_with_its_line(data, tmp_path, flawed):
     more = ["--train-data", tmp_path / "data", "--workers", "2"]
     _, errors = run("train", *arguments(data, tmp_path / "run", *more), ranks=2, status=2, timeout=120)
     assert errors.startswith("train: ")

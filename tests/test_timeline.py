@@ -54,7 +54,7 @@ def test_spans_add_up_to_the_times_logged(folder):
 def test_sums_are_in_order_and_add_up_to_the_communication_logged(folder):
     for entry in entries(folder):
         (loss, *buckets), ends = entry["sums"], [end for _, end in entry["spans"]]
-        assert loss[0] == 24  # with the time of waiting, and whether to stop
+        assert loss[0] == 32  # with the time of waiting, whether to stop, and bad records
         assert len(buckets) > 5
         values = Arena(layers(Architecture(18, width=16), 5), fast).gradients.size
         assert sum(size for size, *_ in buckets) == 8 * values  # float64 above two workers
