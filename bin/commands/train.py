@@ -51,7 +51,7 @@ def parser():
     data = p.add_argument_group("data")
     add_data_arguments(data)
     data.add_argument("--max-bad-records", metavar="N", type=int, default=0,
-                      help="damaged training records that a rank may replace (%(default)s)")  # fmt: skip
+                      help="damaged training records that all ranks together may replace (%(default)s)")  # fmt: skip
     run = p.add_argument_group("run")
     run.add_argument("--run-dir", metavar="DIR", help="folder of the run (runs/RECIPE, or runs/SOLVER)")
     run.add_argument("--phase", metavar="NAMES", help="phases to run, e.g. 1 or 1,2 (all)")
