@@ -53,7 +53,7 @@ def test_other_versions_are_said_and_refused_where_the_bits_would_differ(copied,
 
 
 def test_what_is_not_known_is_not_compared():
-    now = versions.versions("Some MPI", "avx2")
+    now = versions.versions("Some MPI", instructions="avx2")
     assert versions.expect_made_with({"numpy": None, "gone": "1", "mpi": "Some MPI"}, now, "run", False) == []
     with pytest.raises(InputError, match="the CPU's instruction set: found avx2, expected avx512f; --allow"):
         versions.expect_made_with({**now, "instructions": "avx512f"}, now, "run", False)

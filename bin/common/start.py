@@ -11,6 +11,7 @@ from nptrain.errors import InputError, printable, within
 from nptrain.recipes.changes import HEAD
 from nptrain.run.checkpoint import (
     Checkpoint,
+    expect_manifests,
     fill_arena,
     latest,
     load,
@@ -96,6 +97,8 @@ def _latest(recipe, folder, newest, lines):
     order = [phase.name for phase in recipe.phases]
     try:
         saved = latest(recipe, folder.checkpoints, lines.append)
+        if not saved:
+            expect_manifests(folder.checkpoints)
     except InputError as error:
         if not newest:
             raise

@@ -187,11 +187,11 @@ class LmdbWriter:
         self._batch, self._batch_bytes = [], 0
 
     def __enter__(self):
-        try:
-            self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be made: {error.strerror}") from None
-        try:
+        try:  # a signal may end it after any call
+            try:
+                self.folder.mkdir(parents=True)
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot be made: {error.strerror}") from None
             with self._writing():
                 # Nothing has to be durable before the end, so nothing is synced before.
                 self._environment = lmdb.open(

@@ -252,7 +252,7 @@ def remove_older(recipe, folder, keep, best):
 
 def latest(recipe, folder, say):
     """The newest checkpoint of a run whose files are complete, or None if none was ever written. Calls say(line) for
-    each damaged one. Raises InputError if there are checkpoints, and all are damaged or without their manifests.
+    each damaged one. Raises InputError if there are checkpoints, and all are damaged.
     """
     damaged = []
     for candidate in reversed(list_complete(folder, [p.name for p in recipe.phases], damaged.append)):
@@ -267,13 +267,17 @@ def latest(recipe, folder, say):
         first = damaged[0].partition(": ")[2]
         raise InputError(f"--resume: all checkpoints are damaged: {first}{more}; remove {folder} to begin anew, or "
                          "give another --run-dir")  # fmt: skip
+    return None
+
+
+def expect_manifests(folder):
+    """Raise InputError if there are weights or states in a folder without their manifests, unless their writer died."""
     lost = _without_manifest(folder)
     if lost:
         more = f" and {counted(len(lost) - 1, 'other file')}" if len(lost) > 1 else ""
         raise InputError(f"{lost[0]}{more}: found no manifest, expected {lost[0].stem}.json: bring the manifests back; "
                          "or start in another --run-dir by --snapshot or --weights from such a file; or remove them to "
                          "begin anew")  # fmt: skip
-    return None
 
 
 def _without_manifest(folder):

@@ -29,7 +29,7 @@ LAYERS = (Layer("fc", "InnerProduct", (Blob((2, 3)), Blob((2,)))),)
 NET = NetParameter(name="net", layer=[{"name": "fc", "type": "InnerProduct"}])
 RECIPE = get_recipe("digits")
 SAVED = (3, 6, 9)
-VERSIONS = versions("MPI", "AVX2")
+VERSIONS = versions("MPI", instructions="AVX2")
 VALUES = (None, True, -1, 0, 1.5, 2**70, 10**400, float("nan"), "x", "x" * 10_000, "../../etc/passwd", [], {}, [1] * 9,
           {"a": {"a": 1}})  # fmt: skip
 
