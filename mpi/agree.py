@@ -17,22 +17,22 @@ class AgreedError(Exception):
 @contextmanager
 def raise_together(world, error_type):
     """Run a block on every rank. If it raises an `error_type` (which has an `exit_status`) on any, all ranks raise
-    AgreedError after the block, with the message of the first rank that failed; its number and host are named unless
-    all failed with the same message. The block must not communicate.
+    AgreedError after the block, with message and status of the first rank that failed; its number and host are named
+    unless all failed with the same message. The block must not communicate.
     """
     error = None
     try:
         yield
     except error_type as caught:
         error = caught
-    reports = world.allgather(None if error is None else (world.rank, world.host, str(error)))
+    reports = world.allgather(None if error is None else (world.rank, world.host, str(error), error.exit_status))
     failed = [report for report in reports if report]
     if not failed:
         return
-    rank, host, line = failed[0]
+    rank, host, line, status = failed[0]
     everywhere = len(failed) == world.size and len({report[2] for report in failed}) == 1
     line = line if everywhere or world.size == 1 else f"rank {rank} on {host}: {line}"
-    raise AgreedError(None if world.rank else line, error_type.exit_status) from error
+    raise AgreedError(None if world.rank else line, status) from error
 
 
 def expect_same(world, facts, error_type):

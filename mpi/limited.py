@@ -5,7 +5,7 @@ import select
 import signal
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 RANK = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")  # where launchers say which rank a process is
 FLUSH = 0.5  # s before the end: the launcher may lose output that it has not passed on yet
@@ -34,4 +34,5 @@ def limited(seconds):
         yield
     finally:
         os.close(writing)
-        os.waitpid(child, 0)
+        with suppress(ChildProcessError):  # where SIGCHLD is ignored
+            os.waitpid(child, 0)

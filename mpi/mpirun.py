@@ -37,8 +37,8 @@ class Launcher:
     are those of subprocess.Popen.
     """
 
-    def __init__(self, words, **options):
-        self.signals, self.process = [], None
+    def __init__(self, words, signals=None, **options):
+        self.signals, self.process = [] if signals is None else signals, None  # those of a start that failed, too
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
                 signal.signal(number, self.catch)

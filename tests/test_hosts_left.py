@@ -58,6 +58,7 @@ def test_a_list_of_slurm():
         ("srun -N 2 -n4 sh -N 7 bin/train", "srun --nodes=2 --exclude=n2 --ntasks=4 sh -N 7 bin/train"),
         ("srun -N 1-3 none/train", "srun --nodes=2 --exclude=n2 --ntasks=4 -N 1-3 none/train"),
         ("srun -N 1-3 sh train", "srun --nodes=2 --exclude=n2 --ntasks=4 sh train"),
+        ("srun -l -p test -N 3 sh train", "srun -l -p test --nodes=2 --exclude=n2 --ntasks=4 sh train"),
         ("srun -x n9 --ntasks=3 sh train", "srun --nodes=2 --exclude=n9,n2 --ntasks=2 sh train"),
         ("mpirun -n 6 bin/train", "mpirun -host n1:2,n3:2 -n 4 bin/train"),
         ("mpirun -ppn 1 -n 2 bin/train", "mpirun -host n1:2,n3:2 -ppn 1 -n 2 bin/train"),

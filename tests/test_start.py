@@ -199,6 +199,10 @@ def test_half_of_the_first_checkpoint_is(folder, monkeypatch):
     found, lines = load_start(flags(resume=True), RECIPE, ["1"], folder, arena_of(), data=DATA)
     assert found is None
     assert lines[0].startswith("--resume: found no checkpoint: 4 iterations are lost")
+    folder.clear_temporary(RECIPE)  # and once more, before the next checkpoint
+    assert list(folder.checkpoints.iterdir()) == []
+    found, _ = load_start(flags(resume=True), RECIPE, ["1"], folder, arena_of(), data=DATA)
+    assert found is None
 
 
 def test_a_run_that_cannot_be_resumed_stays_as_it_is(folder):

@@ -101,6 +101,14 @@ def test_the_same_mistake_twice_is_kept(fake):
     assert errors.splitlines()[-1].endswith("; gives up after 1 restart; go on with --resume run")
 
 
+def test_too_many_bad_records_are_so_in_another_start_too(fake):
+    """A new start would count from 0, after the iteration in which they were found."""
+    line = "--max-bad-records: found 3 on all ranks, expected at most 2; the last: x"
+    calls, errors = fake(f"done(0); {LINE.format(line)}", DONE, status=2)
+    assert len(calls) == 1
+    assert "gives up after 0 restarts" in errors
+
+
 def test_a_run_whose_folder_is_gone_is_not_begun_again(fake):
     gone = "import shutil; shutil.rmtree('run')"
     assert len(fake(f"done(0); {gone}; sys.exit(2)", status=2)[0]) == 1

@@ -204,9 +204,9 @@ def test_a_new_rank_0_holds_the_folder(tmp_path):
     ranks.rank = 1
     with holding(folder, False, ranks) as hold:
         assert not folder.path.exists()
-        assert hold()
+        assert hold(60)
         assert (folder.path / "lock").exists()
-        assert not hold(), "it has it already"
+        assert not hold(60), "it has it already"
     assert not folder.path.exists()
 
 

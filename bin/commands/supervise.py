@@ -53,9 +53,9 @@ def supervise(args, command, hosts):
     """Run a Command until it is done, or cannot go on. Returns the exit status. `hosts` is a file in memory."""
     begun, words, tries, error, start = False, command.words(), 0, None, time.monotonic()
     before = look(partial(Position.of, command.folder), Position())
+    ended = look(partial(stamp, command.folder), None)
     for restart in range(args.restarts + 1):
-        kills, ended = memory_kills(), look(partial(stamp, command.folder), None)
-        attempt = Attempt(words)
+        kills, attempt = memory_kills(), Attempt(words)
         status = attempt.wait(command.folder, args.stall)
         ended = look(partial(stamp, command.folder), None) not in (None, ended)  # by this attempt, not an earlier one
         if ended and look(partial(is_done, command.folder), False, TO_VERIFY):
@@ -73,7 +73,8 @@ def supervise(args, command, hosts):
         died = error or attempt.why or what_died(attempt.tail, status, memory_kills() - kills)
         error = died if mistake else error
         failure = f"supervise: {died}; {at.lost()}"
-        final = (mistake and at.iteration is None) or (error and error == last)
+        final = mistake and (at.iteration is None or "--max-bad-records: found" in died)  # which counts from a start on
+        final = final or (error and error == last)
         if final or tries >= args.tries or restart == args.restarts:
             say(f"{failure}; gives up after {_times(restart, 'restart')}; go on with --resume {command.folder}")
             return status or 1
@@ -81,7 +82,8 @@ def supervise(args, command, hosts):
         begun = begun or at.iteration is not None or command.begun()
         words, missing = words_left(command.words(begun, time.monotonic() + pause - start), hosts)
         say(f"{failure}; {missing}starts again in {pause} s ({restart + 1} of {args.restarts}): {shlex.join(words)}")
-        if not attempt.rest(pause):
+        ended = look(partial(stamp, command.folder), None)
+        if not attempt.rest(pause):  # which sees signals until the next attempt does
             return status_when_told(attempt)
     raise AssertionError
 

@@ -272,7 +272,7 @@ def make_log(args, recipe, folder, caffe):
 
 def log_again(args, recipe, folder, hold, place, tested, lines):
     """As `take_over` of a Trainer: hold the RunFolder, and make the Log of a run that goes on at a Checkpoint."""
-    if hold():
+    if hold(args.stall_timeout / 2 or float("inf")):  # the others wait meanwhile
         folder.clear_temporary(recipe)
     forget_after(folder.metrics, place, [phase.name for phase in recipe.phases], lines, tested)
     return make_log(args, recipe, folder, caffe_log(args, recipe, True))

@@ -155,9 +155,10 @@ def read_once(world, read):
         try:
             found = read()
         except InputError as caught:
-            error = str(caught)
+            error = type(caught), str(caught)
     found, error = world.bcast((found, error))
     with raise_together(world, InputError):
         if error:
-            raise InputError(error)
+            kind, line = error
+            raise kind(line)
     return found

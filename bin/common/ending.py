@@ -37,14 +37,15 @@ def seconds(text):
 @contextmanager
 def holding(folder, resume, world):
     """Rank 0 holds the lock of a RunFolder within the block. A new run that ends before its first iteration leaves
-    nothing there. Yields a function, which a rank that becomes rank 0 calls to hold it; it returns whether this one has
-    not held it before. Raises AgreedError if another process holds it. All ranks call it.
+    nothing there. Yields a function, which a rank that becomes rank 0 calls to hold it, with the seconds that it may
+    wait at most; it returns whether this one has not held it before. Raises AgreedError if another process holds it.
+    All ranks call it.
     """
     with ExitStack() as stack:
         held = []
 
-        def hold(wait_s=TAKE_OVER):
-            start, new, pause, said = time.monotonic(), not held, 0.01, False
+        def hold(limit_s):
+            start, new, pause, said, wait_s = time.monotonic(), not held, 0.01, False, min(limit_s, TAKE_OVER)
             while not held:
                 try:
                     held.append(stack.enter_context(locked(folder.path, tell)))

@@ -9,6 +9,8 @@ LAUNCHERS = ("mpirun", "mpiexec", "mpiexec.hydra", "mpirun.openmpi", "prterun")
 # what runs a command on a host of the job, before its name, beside other steps
 AGENT = ["srun", "--quiet", "--overlap", "--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--nodelist"]
 
+SWITCHES = "EHIkKlOQsuvVXZ"  # short flags of srun that take no value
+
 
 def hosts_of_job():
     """The names of the hosts of the job that this process is in; [] if it is in none."""
@@ -42,8 +44,9 @@ def without_hosts(words, lost, left):
     at = next((at + 1 for at, word in enumerate(words) if Path(word).name == "srun"), None)
     if at is None:
         return None
-    programs = (end for end in range(at, len(words)) if not words[end].startswith("-") and shutil.which(words[end]))
-    end = next(programs, at)
+    values = {after for after, word in enumerate(words, 1) if re.fullmatch(rf"-[^{SWITCHES}-]", word)}
+    programs = (end for end in range(at, len(words)) if not words[end].startswith("-") and end not in values)
+    end = next((end for end in programs if shutil.which(words[end])), at)
     flags, known = words[at:end], os.environ.get
     nodes, flags = _taken(flags, "-N", "--nodes")
     tasks, flags = _taken(flags, "-n", "--ntasks")

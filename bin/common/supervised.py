@@ -83,7 +83,8 @@ class Attempt:
         kept = None if os.isatty(1) else subprocess.PIPE  # on a terminal a training shows its progress in a line
         try:
             options = {"stdout": kept, "stderr": subprocess.PIPE, "env": {**os.environ, SUPERVISED: "1"}}
-            self.launcher = retried(lambda: Launcher(words, **options), words[0])
+            signals = []
+            self.launcher = retried(lambda: Launcher(words, signals, **options), words[0])
         except OSError as error:
             raise InputError(f"{words[0]}: cannot be started: {reason(error)}") from None
         self._seen = descendants()

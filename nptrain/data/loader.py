@@ -93,7 +93,10 @@ class _Loader:
             except InputError as error:
                 self.bad_records[index] = str(error)
                 if len(self.bad_records) > self._max_bad_records:
-                    raise
+                    if not self._max_bad_records:
+                        raise
+                    raise InputError(f"--max-bad-records: found {len(self.bad_records)}, expected at most "
+                                     f"{self._max_bad_records}; the last: {error}") from None  # fmt: skip
                 index = (index + 1) % len(self.dataset)
 
 

@@ -106,9 +106,19 @@ class RunFolder:
             (self.checkpoints, "*"),
             *((p.parent, f"{escape(p.name)}_iter_*") for p in prefixes),
         ]
+        self._remove_half()
         for folder, name in places:
             with writing(folder):
                 clear_temporary(folder, name)
+
+    def _remove_half(self):
+        """Remove weights and states whose manifest was being written: what marks it as half goes, too."""
+        for marker in self.checkpoints.glob(".phase*_iter_*.json.*.tmp"):
+            name = marker.name[1:].partition(".json.")[0]
+            with writing(self.checkpoints):
+                if not (self.checkpoints / f"{name}.json").exists():
+                    for suffix in ("caffemodel", "solverstate"):
+                        (self.checkpoints / f"{name}.{suffix}").unlink(missing_ok=True)
 
     def discard_unused(self):
         """Remove the files of a run that was never begun, and their folder if it is empty then."""
