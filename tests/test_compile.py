@@ -107,9 +107,8 @@ HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+
 SMALL = """
 import hashlib
 import numpy as np
-from kernels import fast, naive, naive_bf16
+from kernels import fast, naive
 from kernels.cache import cache_folder
-from kernels.layout import BF16
 
 print(cache_folder().name.split("-")[0])
 rng = np.random.default_rng(0)
@@ -117,17 +116,6 @@ x, w = (rng.standard_normal(s).astype(np.float32) for s in ((17, 32, 9, 6), (48,
 for mode in ("never", "always"):
     y = fast.unpack(fast.conv_forward(fast.pack(x), fast.pack_weights(w), None, 1, 1, winograd=mode), 48)
     print(np.abs(y - naive.conv_forward(x, w, None, 1, 1)).max() < 1e-3, hashlib.sha256(y.tobytes()).hexdigest())
-x, w, dw = fast.pack(x, dtype=BF16), fast.pack_weights(w), np.zeros((3, 2, 3, 3, 16, 16), np.float32)
-y = fast.conv_forward(x, w, None, 1, 1)
-expected = naive_bf16.conv_forward(fast.unpack(x, 32).astype(naive_bf16.BF16), fast.unpack_weights(w, (48, 32, 3, 3)),
-                                   None, 1, 1)
-print(np.abs(fast.unpack(y, 48) - expected.astype(np.float32)).max() < 0.3, hashlib.sha256(y.tobytes()).hexdigest())
-fast.conv_backward_weights(x, y, dw, None, 1, 1)
-exact = np.zeros((48, 32, 3, 3), np.float32)
-naive_bf16.conv_backward_weights(*(fast.unpack(a, c).astype(naive_bf16.BF16) for a, c in ((x, 32), (y, 48))), exact,
-                                 None, 1, 1)
-found = fast.unpack_weights(dw, exact.shape)
-print(np.abs(found - exact).max() < 1e-5 * np.abs(exact).max(), hashlib.sha256(dw.tobytes()).hexdigest())
 print(len(compiled()) > 0)
 """
 
@@ -135,11 +123,11 @@ print(len(compiled()) > 0)
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="compiles for an x86 CPU")
 def test_another_cpu_has_its_own_cache_and_the_same_results(own_cache):
     name, *cold, compiled = run(SMALL, own_cache, **HASWELL)
-    assert (name, cold[::2], compiled) == ("haswell", ["True"] * 4, "True")
+    assert (name, cold[::2], compiled) == ("haswell", ["True"] * 2, "True")
     assert len(list(own_cache.iterdir())) == 2
     assert run(SMALL, own_cache, **HASWELL) == ["haswell", *cold, "False"]
     name, *own, compiled = run(SMALL, own_cache)
-    assert (own[::2], compiled) == (["True"] * 4, "False")
+    assert (own[::2], compiled) == (["True"] * 2, "False")
     assert len(list(own_cache.iterdir())) == 2
     assert name != "haswell"
 
@@ -160,9 +148,9 @@ print("passed", len(compiled()) > 0)
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="compiles for an x86 CPU")
-def test_bf16_without_its_instructions(tmp_path):
-    """On the recipe's own CPU, whose AVX-512 has none for bf16."""
-    assert run(IN_BF16, tmp_path, **SKYLAKE) == ["passed", "True"]
+@pytest.mark.parametrize("other", [HASWELL, SKYLAKE], ids=["AVX2", "the recipe's AVX-512"])
+def test_bf16_without_its_instructions(tmp_path, other):
+    assert run(IN_BF16, tmp_path, **other) == ["passed", "True"]
 
 
 def test_the_definitions_import_no_compiler():
