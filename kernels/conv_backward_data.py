@@ -5,7 +5,7 @@ import numpy as np
 from kernels.check import expect, expect_activations, expect_stored
 from kernels.convolve import convolve
 from kernels.epilogue import backward_epilogue, no_epilogue
-from kernels.layout import FEW, stored_as, values_of
+from kernels.layout import FEW, lanes_of, stored_as, values_of
 from kernels.sizes import convolved_size
 
 
@@ -32,7 +32,7 @@ def conv_backward_data(dy, w, size, stride=1, pad=0, out=None, accumulate=False,
     expected = tuple(convolved_size(size[i], w.shape[2 + i], stride, pad) for i in (0, 1))
     expect(dy.shape[1:3] == expected, f"dy {dy.shape} is no gradient of a {size} image, expected {expected}")
     few = w.shape[4] <= FEW
-    shape = (w.shape[1], *size, dy.shape[3], FEW if few else 16)
+    shape = (w.shape[1], *size, dy.shape[3], lanes_of(w.shape[4]))
     dx = np.zeros(shape, dy.dtype) if out is None else out
     expect(dx.shape == shape, f"out is {dx.shape}, expected {shape}")
     if fused_norm is not None:

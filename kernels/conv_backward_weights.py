@@ -9,7 +9,7 @@ from kernels.check import expect, expect_activations, expect_stored
 from kernels.division import flattened, is_exchanged, is_pointwise, part_count
 from kernels.input_norm import input_operand
 from kernels.jit import parallel_jit
-from kernels.layout import BF16, FEW
+from kernels.layout import BF16, lanes_of
 from kernels.pair_weight_gradient import pair_weight_gradient
 from kernels.ranges import nth_range
 from kernels.registers import HELD
@@ -46,8 +46,8 @@ def conv_backward_weights(x, dy, dw, dbias=None, stride=1, pad=0, norm=None, *, 
     if dbias is not None:
         dbias += channel_sums(dy)[0].astype(dbias.dtype)
     bf16 = x.dtype == BF16
-    pitch = FEW if lanes <= FEW else 16
-    expect(x.shape[4] == pitch or not bf16, f"x {x.shape} has other lanes than dw {dw.shape}, expected {pitch}")
+    fits = x.shape[4] == lanes_of(lanes)
+    expect(fits or not bf16, f"x {x.shape} has other lanes than dw {dw.shape}, expected {lanes_of(lanes)}")
     by_winograd = uses_winograd(winograd, dw.shape, dy.shape, stride, pad, bf16)
     x, factors = input_operand(x, norm, by_winograd)
     if by_winograd:

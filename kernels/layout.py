@@ -38,9 +38,14 @@ def values_of(stored):
     return (stored.astype(np.uint32) << 16).view(np.float32) if stored.dtype == BF16 else stored
 
 
+def lanes_of(c):
+    """The numbers that a block of c channels has in each pixel of an activation."""
+    return FEW if c <= FEW else LANES
+
+
 def activation_shape(n, c, h, w):
     """The stored shape of an (n, c, h, w) activation."""
-    return (1, h, w, n, FEW) if c <= FEW else (blocks_of(c), h, w, n, LANES)
+    return 1 if c <= FEW else blocks_of(c), h, w, n, lanes_of(c)
 
 
 def unpacked_size(x):

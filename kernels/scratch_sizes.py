@@ -18,7 +18,7 @@ from kernels.division import (
     reads_stored,
     weight_gradient_pieces,
 )
-from kernels.layout import FEW
+from kernels.layout import lanes_of
 from kernels.scratch import (
     EPILOGUE_SUMS,
     NORMALISED,
@@ -125,7 +125,7 @@ def pair_rows(w, dy, stride, pad, threads):
     height = (band - 1) * stride + rows
     width = dy[2] * stride + cols - 1 - 2 * pad  # of the input, at most
     even = (dy[3] + 1) // 2 * 2
-    return {PAIR_INPUTS: (threads, c_blocks * height * width * even * (FEW if lanes <= FEW else 16)),
+    return {PAIR_INPUTS: (threads, c_blocks * height * width * even * lanes_of(lanes)),
             PAIR_OUTPUTS: (threads, 0 if reads_stored(w, dy, pad) else of_part * band * dy[2] * even * 16)}  # fmt: skip
 
 
